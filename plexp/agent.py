@@ -1,0 +1,225 @@
+"""The agent: actor, critic, target critic, observation normaliser."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plexp.distributions import ActionDistribution, Categorical, DiagonalGaussian
+from plexp.errors import ConfigError, Problem
+from plexp.interfaces import CriticKind, Network
+from plexp.normalization import ObservationNormalizer
+from plexp.ranges import PositiveInt
+from plexp.types import Evaluation, Minibatch, Rollout
+
+POLICY_GAIN, CRITIC_GAIN = 0.01, 1.0
+CHUNK = 4096  # rows of one forward pass over a rollout: keeps the memory of large image rollouts flat
+
+
+class PolicyHead(nn.Module):
+    """Features to the parameters of the distribution; for Gaussians it adds log σ as `log_std` says."""
+
+    log_std: Tensor | None
+    fixed_log_std: Tensor | None
+
+    def __init__(self, net: Network, features: int, distribution: ActionDistribution, log_std: str, log_std_init: float) -> None:
+        super().__init__()
+        gaussian = isinstance(distribution, DiagonalGaussian)
+        dims = distribution.num_features
+        self.initial = log_std_init
+        self.linear = net.head(features, dims if gaussian and log_std != "state" else distribution.num_parameters, gain=POLICY_GAIN)
+        self.of_state, self.dims = gaussian and log_std == "state", dims
+        free = nn.Parameter(torch.full((dims,), log_std_init)) if gaussian and log_std == "free" else None
+        self.register_parameter("log_std", free)
+        self.register_buffer("fixed_log_std", torch.zeros(dims) if gaussian and log_std == "identity" else None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        output: Tensor = self.linear(features)
+        log_std = self.fixed_log_std if self.log_std is None else self.log_std
+        if log_std is not None:
+            return torch.cat([output, log_std.expand_as(output)], -1)
+        if self.of_state and self.initial:
+            return output + torch.cat([output.new_zeros(self.dims), output.new_full((self.dims,), self.initial)])
+        return output
+
+
+class Critic(nn.Module):
+    """V(s) [B], or Q(s, ·) [B, actions] of a finite choice, or Q(s, a) [B] with the action as a further input."""
+
+    def __init__(self, net: Network, shape: tuple[int, ...], kind: CriticKind, distribution: ActionDistribution, shared: tuple[nn.Module, int] | None) -> None:
+        super().__init__()
+        self.outputs = distribution.num_features if kind == "q" and isinstance(distribution, Categorical) else 1
+        self.takes_actions = kind == "q" and self.outputs == 1
+        if self.takes_actions and (shared or len(shape) > 1):
+            cause = "for these actions Q(s, a) takes the action as an input, so its trunk can be neither shared nor for images"
+            raise ConfigError(Problem("advantage", ..., cause, "choose an estimator with a V critic, such as gae"))
+        width = (shape[0] + distribution.num_features,) if self.takes_actions else shape
+        self.trunk, features = shared or net.trunk(width)
+        self.head = net.head(features, self.outputs, gain=CRITIC_GAIN)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.on_features(self.trunk(inputs))
+
+    def on_features(self, features: Tensor) -> Tensor:
+        output: Tensor = self.head(features)
+        return output if self.outputs > 1 else output.squeeze(-1)
+
+
+class Agent(nn.Module):
+    """What acts and what judges. `normalizer` belongs to it: saved with it, frozen in evaluation.
+
+    Args:
+        net: the actor's network; `critic_net` the critic's, by default the actor's.
+        log_std: of a Gaussian policy: `free` of the state (one learnt number a dimension), of the `state`, or `identity`
+            (σ = 1, fixed, as in plain policy-gradient texts).
+        log_std_init: where log σ starts; 0 is σ = 1.
+        bounds: how actions are kept within a Box: `clip` what the environment gets, or `tanh` in the policy.
+        action_samples: with Q(s, a) over continuous actions, Σ_a π(a|s) Q(s, a) is the mean over so many sampled actions.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        distribution: ActionDistribution,
+        net: Network,
+        critic_net: Network | None,
+        critic_kind: CriticKind,
+        normalizer: ObservationNormalizer | None,
+        rng: np.random.Generator,
+        *,
+        log_std: Literal["free", "state", "identity"],
+        log_std_init: float,
+        bounds: Literal["clip", "tanh"],
+        action_samples: PositiveInt,
+    ) -> None:
+        super().__init__()
+        self.distribution, self.critic_kind, self.normalizer, self.rng = distribution, critic_kind, normalizer, rng
+        self.bounds, self.action_samples = bounds, action_samples
+        if net.share_trunk and critic_net is not None:
+            cause = "a shared trunk leaves no room for a network of the critic's own"
+            raise ConfigError(Problem("net.share_trunk", True, cause, "give net.share_trunk=false or leave out net@critic_net"))
+        self.trunk, features = net.trunk(shape)
+        self.head = PolicyHead(net, features, distribution, log_std, log_std_init)
+        shared = (self.trunk, features) if net.share_trunk else None
+        self.shares_trunk = shared is not None and critic_kind != "none"
+        self.critic = None if critic_kind == "none" else Critic(critic_net or net, shape, critic_kind, distribution, shared)
+        self.target_critic: Critic | None = None
+
+    def add_target_critic(self) -> None:
+        """From now on rollouts are appraised by a copy of the critic that follows it (Mnih et al. 2015)."""
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)  # type: ignore[union-attr]
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        """[B, *obs] as the networks see them."""
+        return observations if self.normalizer is None else self.normalizer(observations)
+
+    def policy(self, observations: Tensor) -> Tensor:
+        """Normalised observations [B, *obs] -> the distribution's parameters [B, P]."""
+        parameters: Tensor = self.head(self.trunk(observations))
+        return parameters
+
+    @torch.inference_mode()
+    def act(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """Observations [N, *obs] as the environment gave them -> sampled actions [N, *act]."""
+        return self.distribution.sample(self.policy(self.normalize(observations)), noise)
+
+    @torch.inference_mode()
+    def act_greedily(self, observations: Tensor) -> Tensor:
+        """Observations [N, *obs] as the environment gave them -> the mode of the policy [N, *act]."""
+        return self.distribution.mode(self.policy(self.normalize(observations)))
+
+    def evaluate(self, minibatch: Minibatch) -> Evaluation:
+        """What today's networks say of a minibatch, with gradients; one pass through a shared trunk."""
+        features = self.trunk(minibatch.observations)
+        log_probs, entropy = self.distribution.evaluate(self.head(features), minibatch.actions)
+        if self.critic is None or minibatch.value_targets is None:
+            return Evaluation(log_probs, entropy, None)
+        predictions = self.predict(minibatch, features if self.shares_trunk else None)
+        return Evaluation(log_probs, entropy, predictions)
+
+    def predict(self, minibatch: Minibatch, features: Tensor | None = None) -> Tensor:
+        """[B] what the critic is trained on: V(s), or Q(s, a) of the action that was taken."""
+        critic = self.critic
+        assert critic is not None
+        if critic.takes_actions:
+            return self._action_values(critic, minibatch.observations, minibatch.actions)
+        output = critic(minibatch.observations) if features is None else critic.on_features(features)
+        return output if critic.outputs == 1 else output.gather(-1, minibatch.actions.unsqueeze(-1)).squeeze(-1)
+
+    @torch.no_grad()
+    def appraise(self, rollout: Rollout, *, fresh: bool) -> Rollout:
+        """The rollout with the values of today's critic (the target critic, if there is one) filled in.
+
+        `fresh`: today's policy is the one that acted, so `log_probs` are filled in too; otherwise `log_ratios` are.
+        """
+        steps, envs = rollout.rewards.shape
+        observations = rollout.observations.flatten(0, 1)
+        actions = rollout.actions.flatten(0, 1)
+        successors = torch.cat([rollout.last_observations, rollout.final_observations])
+        rows = steps * envs
+        every = torch.cat([observations, successors]) if self.critic is not None else observations
+        chunks = [self._appraise_rows(part, actions[start : start + CHUNK]) for start, part in _chunks(every)]
+        log_probs, values, action_values = (torch.cat(column).cpu() for column in zip(*chunks, strict=True))
+        log_probs, action_values = log_probs[:rows].view(steps, envs), action_values[:rows].view(steps, envs)
+        changed = {"log_probs": log_probs} if fresh else {"log_ratios": log_probs - rollout.log_probs}
+        if self.critic is None:
+            return replace(rollout, **changed)
+        next_values = values[envs : rows + envs].clone()
+        next_values[rollout.final_index] = values[rows + envs :]
+        return replace(
+            rollout,
+            values=values[:rows].view(steps, envs),
+            next_values=next_values.view(steps, envs),
+            action_values=action_values,
+            **changed,
+        )
+
+    def _appraise_rows(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log π(a|s) and Q(s, a) of the rows that have an action, V(s) of all; zeros where there is no such critic."""
+        device = next(self.parameters()).device
+        observations, actions = self.normalize(observations.to(device)), actions.to(device)
+        features = self.trunk(observations)
+        parameters = self.head(features)
+        acted = len(actions)
+        log_probs, _ = self.distribution.evaluate(parameters[:acted], actions)
+        critic = self.target_critic or self.critic
+        if critic is None:
+            return log_probs, log_probs, log_probs
+        if self.critic_kind == "v":
+            shared = self.shares_trunk and self.target_critic is None
+            return log_probs, critic.on_features(features) if shared else critic(observations), torch.zeros_like(log_probs)
+        if isinstance(self.distribution, Categorical):
+            q = critic(observations)
+            values = (self.distribution.probabilities(parameters) * q).sum(-1)
+            return log_probs, values, q[:acted].gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        samples = []
+        for _ in range(self.action_samples):
+            noise = torch.from_numpy(self.distribution.draw_noise(self.rng, len(observations))).to(device)
+            samples.append(self._action_values(critic, observations, self.distribution.sample(parameters, noise)))
+        return log_probs, torch.stack(samples).mean(0), self._action_values(critic, observations[:acted], actions)
+
+    def _action_values(self, critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
+        values: Tensor = critic(torch.cat([observations, self.distribution.encode(actions)], -1))
+        return values
+
+
+class GreedyPolicy(nn.Module):
+    """What is handed on: observations [B, *obs] as the environment gives them -> actions as it takes them."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def forward(self, observations: Tensor) -> Tensor:
+        agent = self.agent
+        parameters = agent.policy(agent.normalize(observations))
+        return agent.distribution.to_environment(agent.distribution.mode(parameters))
+
+
+def _chunks(rows: Tensor) -> list[tuple[int, Tensor]]:
+    return [(start, rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]

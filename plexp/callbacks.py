@@ -1,0 +1,162 @@
+"""What listens to a run: the record on its grid, evaluation, the progress bar."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from plexp.evaluation import EvaluationResult
+from plexp.trainer import Progress
+from plexp.types import Metrics
+
+
+class Log(Protocol):
+    """Where metrics go."""
+
+    def __call__(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+
+class Grid:
+    """Multiples of `every` steps: the same for every seed, however long its rollouts and episodes are."""
+
+    def __init__(self, every: int | None) -> None:
+        self.every, self.last = every, 0
+
+    def passed(self, steps: int) -> range:
+        """The grid points that were reached since the last call."""
+        if self.every is None:
+            return range(0)
+        first, self.last = self.last + self.every, steps // self.every * self.every
+        return range(first, self.last + 1, self.every)
+
+
+class Recorder:
+    """Logs `train/` and `time/` metrics: at each grid point the mean since the last one."""
+
+    def __init__(self, log: Log, every: int) -> None:
+        self.log, self.grid = log, Grid(every)
+        self.sums: dict[str, list[float]] = defaultdict(list)
+        self.start = (0, 0.0)
+
+    def on_start(self, progress: Progress) -> None:
+        self.start = (progress.steps, progress.seconds)
+
+    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self.sums[f"train/{name}"].append(value)
+        for episode in progress.finished:
+            self.sums["train/episode_return"].append(episode.total_reward)
+            self.sums["train/episode_length"].append(episode.length)
+        points = self.grid.passed(progress.steps)
+        if points:
+            self._write(progress, points[-1])
+
+    def on_end(self, progress: Progress) -> None:
+        if self.sums and not self.grid.last:  # a run shorter than one interval; a later rest would lie off the grid
+            self._write(progress, progress.steps)
+
+    def _write(self, progress: Progress, step: int) -> None:
+        means = {name: statistics.fmean(values) for name, values in self.sums.items()}
+        steps, seconds = progress.steps - self.start[0], progress.seconds - self.start[1]
+        means |= {"train/episodes": progress.episodes, "time/seconds": progress.seconds}
+        means["time/steps_per_second"] = steps / max(seconds, 1e-9)
+        self.log(means, step)
+        self.sums.clear()
+        self.start = (progress.steps, progress.seconds)
+
+
+class Evaluator:
+    """Greedy evaluations at fixed steps, and a last one of `final_episodes`; keeps the learning curve.
+
+    A rollout that passes several grid points is evaluated once and logged at each: it is the agent one had there.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[int, int], EvaluationResult],
+        log: Log,
+        *,
+        every: int | None,
+        episodes: int,
+        final_episodes: int,
+        solved_return: float | None,
+        stop_when_solved: bool,
+    ) -> None:
+        self.evaluate, self.log, self.grid = evaluate, log, Grid(every)
+        self.episodes, self.final_episodes = episodes, final_episodes
+        self.solved_return, self.stop_when_solved = solved_return, stop_when_solved
+        self.count = 0
+        self.curve: list[tuple[int, float]] = []
+        """(step, mean return) of each evaluation on the grid."""
+        self.solved_at: int | None = None
+        """The first grid point whose mean return reached `solved_return`."""
+        self.final: EvaluationResult | None = None
+
+    def on_start(self, progress: Progress) -> None:
+        if self.grid.every is not None:
+            self._evaluate(range(1), progress)
+
+    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+        points = self.grid.passed(progress.steps)
+        if points:
+            self._evaluate(points, progress)
+
+    def on_end(self, progress: Progress) -> None:
+        self.final = self.evaluate(self.count, self.final_episodes)
+        mean, deviation = float(self.final.returns.mean()), float(self.final.returns.std())
+        self.log({"eval/final_return": mean, "eval/final_return_std": deviation}, progress.steps)
+
+    def _evaluate(self, points: range, progress: Progress) -> None:
+        result = self.evaluate(self.count, self.episodes)
+        self.count += 1
+        mean = float(result.returns.mean())
+        metrics = {"eval/return": mean, "eval/return_std": float(result.returns.std())}
+        metrics["eval/length"] = float(result.lengths.mean())
+        for step in points:
+            self.log(metrics, step)
+            self.curve.append((step, mean))
+        if self.solved_return is not None and mean >= self.solved_return and self.solved_at is None:
+            self.solved_at = points[0]
+            progress.solved = self.stop_when_solved
+
+
+class ProgressBar:
+    """A bar on a terminal, a line for each tenth elsewhere."""
+
+    def __init__(self, name: str, total_timesteps: int, evaluator: Evaluator, console: Console) -> None:
+        self.name, self.total, self.evaluator, self.console = name, total_timesteps, evaluator, console
+        self.tenths = 0
+        self.recent: list[float] = []
+        columns = [TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[note]}")]
+        self.bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=4, expand=True)
+
+    def on_start(self, progress: Progress) -> None:
+        if self.console.is_terminal:
+            self.task = self.bar.add_task(self.name, total=self.total, note="")
+            self.bar.start()
+
+    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+        self.recent = (self.recent + [episode.total_reward for episode in progress.finished])[-100:]
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=progress.steps, note=self._note())
+        elif int(progress.fraction * 10) > self.tenths:
+            self.tenths = int(progress.fraction * 10)
+            speed = progress.steps / progress.seconds
+            self.console.print(f"{self.name}  {progress.steps:,} steps  {self._note()}  {speed:,.0f} steps/s", soft_wrap=True)
+
+    def on_end(self, progress: Progress) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back; also after an exception."""
+        self.bar.stop()
+
+    def _note(self) -> str:
+        parts = [f"train {statistics.fmean(self.recent):.1f}"] if self.recent else []
+        parts += [f"eval {self.evaluator.curve[-1][1]:.1f}"] if self.evaluator.curve else []
+        return "  ".join(parts)

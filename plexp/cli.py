@@ -1,0 +1,213 @@
+"""The commands. Importing this module, composing and completing need neither torch nor mlflow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from plexp import CONF, plugin_folders
+
+log = logging.getLogger("plexp")
+OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+_status = OK
+_sweep_folder: Path | None = None
+
+
+class UserConf(SearchPathPlugin):
+    """Finds `conf/` of the current folder too, for plugins of one's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in plugin_folders()[1:]:
+            if (folder / "conf").is_dir():
+                search_path.append("plexp-user", f"file://{folder / 'conf'}")
+
+
+class SweepFolder(Callback):
+    """Remembers where the jobs of a sweep leave their results."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        global _sweep_folder
+        _sweep_folder = Path(config.hydra.sweep.dir)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit status: 0 done, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    match arguments[:1]:
+        case ["plugins"]:
+            return _plugins(arguments[1:])
+        case ["ui"]:
+            return _ui(arguments[1:])
+    return _experiment(arguments)
+
+
+def _experiment(arguments: list[str]) -> int:
+    from plexp.explain import explain
+
+    global _status
+    _status = OK
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, to be said in one line
+    os.environ["PLEXP_SWEEP"] = time.strftime("%Y-%m-%d_%H-%M-%S")
+    Plugins.instance().register(UserConf)
+    sys.argv = ["plexp", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except KeyboardInterrupt as interrupt:
+        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except Exception as error:
+        lines = explain(error, arguments)
+        if lines is None:
+            raise
+        print("\n".join(lines), file=sys.stderr)
+        return USAGE
+    finally:
+        if _sweep_folder is not None and _sweep_folder.is_dir():
+            _status = max(_status, _report(_sweep_folder))
+    return _status
+
+
+def task(cfg: DictConfig) -> float | None:
+    """One job: build, run, report. It never raises, but for an interrupt, so that a sweep goes on without it."""
+    global _status
+    hydra_config = HydraConfig.get()
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    result: dict[str, Any] = {"job": hydra_config.job.get("num", 0), "overrides": list(hydra_config.overrides.task)}
+    started = time.time()
+    try:
+        with _sigterm_as_interrupt():
+            result |= {"status": "FINISHED", **_run(cfg, in_sweep)}
+    except KeyboardInterrupt:
+        result |= {"status": "KILLED"}
+        raise
+    except Exception as error:
+        _status, lines = _say(error)
+        result |= {"status": "REFUSED" if _status == USAGE else "FAILED", "error": lines}
+        log.error("\n".join(lines))
+        if _status == FAILED:
+            log.debug(traceback.format_exc())
+            Path(hydra_config.runtime.output_dir, "traceback.txt").write_text(traceback.format_exc())
+    finally:
+        result["seconds"] = time.time() - started
+        Path(hydra_config.runtime.output_dir, "result.json").write_text(json.dumps(result, indent=1))
+    return result.get("final_return")
+
+
+def _run(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from plexp.experiment import build
+    from plexp.run import run, verdict
+
+    experiment = build(cfg)
+    tags = {"sweep": os.environ["PLEXP_SWEEP"]} if in_sweep else {}
+    console = Console(quiet=in_sweep)
+    outcome = run(experiment, OmegaConf.to_yaml(cfg, resolve=True), tags, console)
+    speed = outcome.steps / max(outcome.seconds, 1e-9)
+    log.info("%s: %s", outcome.name, verdict(outcome))
+    effort = f"{outcome.steps:,} steps in {outcome.seconds:.1f} s ({speed:,.0f} steps/s)"
+    console.print(f"[bold]{outcome.name}[/bold]  {effort}", highlight=False)
+    console.print(f"{verdict(outcome)}", highlight=False, soft_wrap=True)
+    console.print(f"MLflow run {outcome.run_id}; browse it with: python -m plexp ui", highlight=False, soft_wrap=True)
+    return asdict(outcome)
+
+
+def _say(error: Exception) -> tuple[int, list[str]]:
+    """The exit status of a failed job and the lines that say why."""
+    from plexp.errors import ConfigError, TrainingError
+    from plexp.tracking import StoreError
+
+    if isinstance(error, ConfigError | StoreError):
+        return USAGE, str(error).splitlines()
+    if isinstance(error, TrainingError):
+        return FAILED, [str(error)]
+    return FAILED, [f"{type(error).__name__}: {error}"]
+
+
+def _report(folder: Path) -> int:
+    """Print what ran and what failed; 1 if any job did."""
+    from rich.console import Console
+    from rich.table import Table
+
+    files = sorted(folder.glob("*/result.json"), key=lambda file: int(file.parent.name) if file.parent.name.isdigit() else 0)
+    results = [(file.parent, json.loads(file.read_text())) for file in files]
+    if not results:
+        return OK
+    table = Table(title=f"sweep {os.environ['PLEXP_SWEEP']}", title_justify="left")
+    for column in ("job", "overrides", "status", "final return", "seconds"):
+        table.add_column(column, justify="right" if column in ("final return", "seconds") else "left")
+    for _, result in results:
+        final = f"{result['final_return']:.1f}" if "final_return" in result else ""
+        table.add_row(str(result["job"]), " ".join(result["overrides"]), result["status"], final, f"{result['seconds']:.1f}")
+    console = Console()
+    console.print(table)
+    failed = [(where, result) for where, result in results if result["status"] != "FINISHED"]
+    for where, result in failed:
+        console.print(f"job {result['job']}: {'; '.join(result.get('error', ['interrupted']))} (log in {where})", soft_wrap=True)
+    return FAILED if failed else OK
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM raises, so that the run is closed as KILLED."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _plugins(arguments: list[str]) -> int:
+    from plexp.catalogue import describe, overview
+
+    parser = argparse.ArgumentParser("plexp plugins", description="List every plugin, or describe one.")
+    parser.add_argument("name", nargs="?", help="a plugin, such as ppo, or a group and a plugin, such as algo/ppo")
+    name = parser.parse_args(arguments).name
+    return overview() if name is None else describe(name)
+
+
+def _ui(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("plexp ui", description="Browse the runs in MLflow.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder given as outputs=")
+    parser.add_argument("--uri", help="another store, as given as tracker.uri=")
+    options = parser.parse_args(arguments)
+    from plexp.tracking import serve
+
+    return serve(uri=options.uri, outputs=options.outputs.absolute(), host=options.host, port=options.port)

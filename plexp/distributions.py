@@ -1,0 +1,224 @@
+"""What a policy is over each action space.
+
+Each class turns what the actor's head gives, `parameters` [B, P], into log-probabilities, entropies and actions. They hold
+no tensors that learn. Noise is drawn for a whole rollout at once from numpy's stream; `sample` only transforms it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Array = npt.NDArray[Any]
+LOG_2PI = math.log(2 * math.pi)
+
+
+class ActionDistribution(Protocol):
+    """π(·|s) over one action space, given the actor's output."""
+
+    num_parameters: int
+    """P: the width of the actor's output."""
+    num_features: int
+    """The width of `encode`: how an action enters a Q critic."""
+
+    def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
+        """[*shape, ...] float32: what `sample` needs for that many actions."""
+        ...
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """[B, *act] an action of each row, from noise [B, ...]."""
+        ...
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """[B, *act] the greedy action."""
+        ...
+
+    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """log π(a|s) [B] and the entropy of π(·|s) [B], both in nats."""
+        ...
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """[B, num_features] float32: an action as the input of a Q critic."""
+        ...
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        """[B, *space.shape] what the environment gets."""
+        ...
+
+
+class Categorical:
+    """softmax(logits) over n actions; sampled as argmax(logits + Gumbel noise)."""
+
+    def __init__(self, n: int, start: int = 0) -> None:
+        self.num_parameters = self.num_features = n
+        self.start = start
+
+    def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
+        return rng.gumbel(size=(*shape, self.num_parameters)).astype(np.float32)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        return (parameters + noise).argmax(-1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return parameters.argmax(-1)
+
+    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs = functional.log_softmax(parameters, -1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropy
+
+    def probabilities(self, parameters: Tensor) -> Tensor:
+        """[B, n] π(a|s) of every action."""
+        return functional.softmax(parameters, -1)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        return functional.one_hot(actions, self.num_features).float()
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        return actions + self.start if self.start else actions
+
+
+class MultiCategorical:
+    """Independent softmax policies over several choices (MultiDiscrete); the joint log-probability is their sum."""
+
+    def __init__(self, sizes: Array, start: Array) -> None:
+        self.parts = [Categorical(int(n)) for n in sizes.reshape(-1)]
+        self.sizes = [part.num_parameters for part in self.parts]
+        self.num_parameters = self.num_features = sum(self.sizes)
+        self.shape, self.start = sizes.shape, torch.as_tensor(start.reshape(-1), dtype=torch.int64)
+
+    def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
+        return rng.gumbel(size=(*shape, self.num_parameters)).astype(np.float32)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        return self.mode(parameters + noise)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return torch.stack([logits.argmax(-1) for logits in parameters.split(self.sizes, -1)], -1)
+
+    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        rows = zip(self.parts, parameters.split(self.sizes, -1), actions.unbind(-1), strict=True)
+        log_probs, entropies = zip(*[part.evaluate(logits, action) for part, logits, action in rows], strict=True)
+        return torch.stack(log_probs).sum(0), torch.stack(entropies).sum(0)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        rows = zip(self.parts, actions.unbind(-1), strict=True)
+        return torch.cat([part.encode(action) for part, action in rows], -1)
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        return (actions + self.start.to(actions.device)).reshape(-1, *self.shape)
+
+
+class Bernoulli:
+    """Independent coins (MultiBinary), each with a logit; sampled as logit + logistic noise > 0."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.num_parameters = self.num_features = math.prod(shape)
+
+    def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
+        return rng.logistic(size=(*shape, self.num_parameters)).astype(np.float32)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        return self.mode(parameters + noise)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return (parameters > 0).to(torch.int8)
+
+    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        log_on, log_off = functional.logsigmoid(parameters), functional.logsigmoid(-parameters)
+        entropy = -(log_on.exp() * log_on + log_off.exp() * log_off)
+        return torch.where(actions.bool(), log_on, log_off).sum(-1), entropy.sum(-1)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        return actions.float()
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        return actions.reshape(-1, *self.shape)
+
+
+class DiagonalGaussian:
+    """N(μ, diag σ²); `parameters` is μ and log σ side by side. The environment gets the action clipped to its bounds.
+
+    Log-probabilities and entropies are those of the unclipped action, as is usual in policy-gradient implementations.
+    """
+
+    LOG_STD_RANGE = (-10.0, 4.0)
+
+    def __init__(self, low: Array, high: Array) -> None:
+        self.shape = low.shape
+        self.num_features = low.size
+        self.num_parameters = 2 * low.size
+        self.low = torch.as_tensor(low.reshape(-1), dtype=torch.float32)
+        self.high = torch.as_tensor(high.reshape(-1), dtype=torch.float32)
+
+    def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
+        return rng.standard_normal(size=(*shape, self.num_features), dtype=np.float32)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        mean, log_std = self.split(parameters)
+        return mean + log_std.exp() * noise
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return parameters[..., : self.num_features]
+
+    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.split(parameters)
+        standardised = (actions - mean) * (-log_std).exp()
+        log_probs = (-0.5 * standardised.square() - log_std - 0.5 * LOG_2PI).sum(-1)
+        return log_probs, (log_std + (0.5 + 0.5 * LOG_2PI)).sum(-1)
+
+    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and log σ, [B, dims] each; log σ is kept within LOG_STD_RANGE."""
+        mean, log_std = parameters.split(self.num_features, -1)
+        return mean, log_std.clamp(*self.LOG_STD_RANGE)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        return actions
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        bounded = torch.minimum(torch.maximum(actions, self.low.to(actions.device)), self.high.to(actions.device))
+        return bounded.reshape(-1, *self.shape)
+
+
+class SquashedGaussian(DiagonalGaussian):
+    """u ~ N(μ, diag σ²), a = low + (high − low)(tanh u + 1)/2: never outside the bounds. Actions are stored as u.
+
+    log π(a) = log N(u) − Σ log[(high − low)/2 · (1 − tanh² u)] (Haarnoja et al. 2018, appendix C). The entropy adds
+    E[log(1 − tanh² u)], which has no closed form, by Gauss–Hermite quadrature: differentiable, and no noise.
+    """
+
+    NODES = 16
+
+    def __init__(self, low: Array, high: Array) -> None:
+        super().__init__(low, high)
+        self.half_width = (self.high - self.low) / 2
+        nodes, weights = np.polynomial.hermite_e.hermegauss(self.NODES)
+        self.nodes = torch.as_tensor(nodes, dtype=torch.float32)
+        self.weights = torch.as_tensor(weights / weights.sum(), dtype=torch.float32)
+
+    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs, entropy = super().evaluate(parameters, actions)
+        mean, log_std = self.split(parameters)
+        nodes, weights = self.nodes.to(mean.device), self.weights.to(mean.device)
+        expected = (self._log_slope(mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * nodes) * weights).sum(-1)
+        scale = self.half_width.log().to(mean.device)
+        return log_probs - (self._log_slope(actions) + scale).sum(-1), entropy + (expected + scale).sum(-1)
+
+    @staticmethod
+    def _log_slope(u: Tensor) -> Tensor:
+        """log(1 − tanh² u) = 2 (log 2 − u − softplus(−2u)), which does not overflow."""
+        return 2 * (math.log(2) - u - functional.softplus(-2 * u))
+
+    def encode(self, actions: Tensor) -> Tensor:
+        return actions.tanh()
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        low, half = self.low.to(actions.device), self.half_width.to(actions.device)
+        return (low + half * (actions.tanh() + 1)).reshape(-1, *self.shape)

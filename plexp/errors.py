@@ -1,0 +1,38 @@
+"""What plexp says to its user when something is wrong: one line that names key, value, cause and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a configuration.
+
+    `key` is the dotted key as it is typed on the command line, `cause` says why the value cannot be, `remedy` what to type.
+    """
+
+    key: str
+    value: object
+    cause: str
+    remedy: str
+
+    def __str__(self) -> str:
+        shown = "" if self.value is ... else f"={'null' if self.value is None else self.value}"
+        return f"{self.key}{shown}: {self.cause}; {self.remedy}"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be run, with all its problems. Exit status 2; no run is created."""
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
+        return type(self), (self.problems,)
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on (an environment that raises or returns NaN, a loss that is not finite): one line, exit 1."""

@@ -1,0 +1,68 @@
+"""Plays whole episodes greedily, on environments of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.vector import AutoresetMode
+
+from plexp.agent import Agent
+from plexp.errors import TrainingError
+from plexp.interfaces import Environment
+from plexp.seeding import EpisodeSeeds
+
+PARALLEL = 10  # environments side by side
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Of E episodes."""
+
+    returns: npt.NDArray[np.float64]
+    """[E] undiscounted, as the environment pays them."""
+    lengths: npt.NDArray[np.int64]
+    """[E] in steps."""
+
+
+def evaluate(agent: Agent, environment: Environment, seeds: EpisodeSeeds, episodes: int) -> EvaluationResult:
+    """The returns of exactly `episodes` greedy episodes, the same number of each environment (short ones are not favoured).
+
+    Raises TrainingError if an environment raises.
+    """
+    num_envs = max(n for n in range(1, min(PARALLEL, episodes) + 1) if episodes % n == 0)
+    quota = episodes // num_envs
+    env = environment.make(num_envs, seeds)
+    try:
+        return _play(agent, env, num_envs, quota)
+    except Exception as error:
+        raise TrainingError(f"the environment raised {type(error).__name__} in evaluation: {error}") from error
+    finally:
+        env.close()
+
+
+def _play(agent: Agent, env: Any, num_envs: int, quota: int) -> EvaluationResult:
+    same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
+    device = next(agent.parameters()).device
+    dtype = np.uint8 if env.single_observation_space.dtype == np.uint8 else np.float32
+    totals, steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+    returns: list[list[float]] = [[] for _ in range(num_envs)]
+    lengths: list[list[int]] = [[] for _ in range(num_envs)]
+    ended = np.zeros(num_envs, np.bool_)
+    observations, _ = env.reset()
+    while any(len(played) < quota for played in returns):
+        actions = agent.act_greedily(torch.from_numpy(np.array(observations, dtype)).to(device)).cpu()
+        resets = ended & (not same_step)
+        observations, rewards, terminated, truncated, _ = env.step(agent.distribution.to_environment(actions).numpy())
+        totals += rewards * ~resets
+        steps += ~resets
+        ended = terminated | truncated
+        for i in np.flatnonzero(ended):
+            if len(returns[i]) < quota:
+                returns[i].append(float(totals[i]))
+                lengths[i].append(int(steps[i]))
+            totals[i], steps[i] = 0, 0
+    return EvaluationResult(np.array(returns).reshape(-1), np.array(lengths, np.int64).reshape(-1))

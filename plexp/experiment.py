@@ -1,0 +1,192 @@
+"""From a composed configuration to objects: the one place where configuration meets classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Le
+from gymnasium.vector import VectorEnv
+from omegaconf import DictConfig, OmegaConf
+
+from plexp import registry
+from plexp.agent import Agent
+from plexp.collector import Collector
+from plexp.errors import ConfigError, Problem
+from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network
+from plexp.learner import Learner
+from plexp.normalization import ObservationNormalizer, RewardScaler
+from plexp.ranges import NonNegativeInt, PositiveInt, UnitInterval
+from plexp.seeding import Streams
+from plexp.spaces import action_distribution, is_image, observation_shape
+from plexp.trainer import Trainer
+
+Values = Mapping[str, Any]
+Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
+
+ROOT: dict[str, Any] = {
+    "seed": Seed,
+    "gamma": UnitInterval,
+    "total_timesteps": PositiveInt,
+    "total_episodes": PositiveInt | None,
+    "device": str,
+    "torch_threads": PositiveInt,
+    "outputs": str,
+}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "evaluation": {
+        "every": PositiveInt | None,
+        "episodes": PositiveInt,
+        "final_episodes": PositiveInt,
+        "stop_when_solved": bool,
+    },
+    "tracker": {"uri": str | None, "experiment": str, "every": PositiveInt, "log_model": bool},
+}
+PROBLEM: dict[str, Any] = {"gamma": UnitInterval, "total_timesteps": PositiveInt, "evaluation_every": PositiveInt | None}
+"""What an env sheet says of the problem, for the root to take up."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All the objects of one run."""
+
+    values: dict[str, Any]
+    """The resolved configuration."""
+    environment: Environment
+    agent: Agent
+    trainer: Trainer
+    training_env: VectorEnv[Any, Any, Any]
+    streams: Streams
+    group: str
+    """Its name without the seed, e.g. `ppo-mlp2x64-gae-cartpole`."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}-s{self.values['seed']}"
+
+
+def build(cfg: DictConfig) -> Experiment:
+    """Check everything, then make the objects of one experiment.
+
+    Raises ConfigError with all problems found; nothing has been created or written by then.
+    """
+    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    classes = _check(values)
+    torch.set_num_threads(values["torch_threads"])
+    device = _device(values["device"])
+    streams = Streams(values["seed"])
+    advantage: AdvantageEstimator = _make(classes["advantage"], values["advantage"])
+    environment: Environment = _make(classes["env"], values["env"])
+    net: Network = _make(classes["net"], values["net"])
+    critic_net = _make(classes["critic_net"], values["critic_net"]) if "critic_net" in classes else None
+    env = environment.make(environment.num_envs, streams.training)
+    try:
+        agent = _agent(values, environment, env, net, critic_net, advantage, streams).to(device)
+        learner_keys = registry.parameters(Learner)
+        learner = Learner(agent, advantage, streams.minibatches, **_pick(values["algo"], learner_keys))
+        algorithm: Algorithm = _make(classes["algo"], values["algo"], agent=agent, learner=learner, advantage=advantage)
+        _check_schedule(values, algorithm, advantage, environment)
+        scaler = RewardScaler(env.num_envs, values["gamma"]) if environment.scale_rewards else None
+        complete = algorithm.complete_episodes or advantage.complete_episodes
+        collector = Collector(
+            env, agent, streams.actions, scaler, num_steps=algorithm.num_steps, complete_episodes=complete
+        )
+    except BaseException:
+        env.close()
+        raise
+    limits = {"total_timesteps": values["total_timesteps"], "total_episodes": values["total_episodes"]}
+    trainer = Trainer(agent, collector, algorithm, **limits)
+    parts = [values["algo"]["plugin"], net.label, values["advantage"]["plugin"], environment.label]
+    return Experiment(values, environment, agent, trainer, env, streams, "-".join(parts))
+
+
+def _agent(
+    values: Values,
+    environment: Environment,
+    env: VectorEnv[Any, Any, Any],
+    net: Network,
+    critic_net: Network | None,
+    advantage: AdvantageEstimator,
+    streams: Streams,
+) -> Agent:
+    space, policy = env.single_observation_space, values["policy"]
+    shape = observation_shape(space)
+    if is_image(space) and environment.normalize_observations:
+        remedy = "give env.normalize_observations=false"
+        raise ConfigError(Problem("env.normalize_observations", True, "images are scaled by the network", remedy))
+    normalizer = ObservationNormalizer(shape) if environment.normalize_observations else None
+    distribution = action_distribution(env.single_action_space, policy["bounds"])
+    torch.manual_seed(streams.weights)
+    return Agent(shape, distribution, net, critic_net, advantage.critic, normalizer, streams.actions, **policy)
+
+
+def _check(values: dict[str, Any]) -> dict[str, type]:
+    """The plugin classes of all groups; raises ConfigError with everything that is wrong."""
+    problems: list[Problem] = []
+    classes: dict[str, type] = {}
+    groups = {group: group for group in registry.GROUPS}
+    if "critic_net" in values:
+        groups["critic_net"] = "net"
+    for section, group in groups.items():
+        sheet = dict(values.get(section) or {})
+        try:
+            cls = registry.find(group, sheet.pop("plugin", None))
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        classes[section] = cls
+        types = registry.parameters(cls) | (PROBLEM if group == "env" else {})
+        problems += registry.check(cls.__name__, section, types, sheet, getattr(cls, "refused", None))
+    problems += registry.check("Agent", "policy", registry.parameters(Agent), values.get("policy") or {})
+    for section, types in SECTIONS.items():
+        problems += registry.check(section, section, types, values.get(section) or {})
+    known = {*groups, *SECTIONS, "policy"}
+    problems += registry.check("plexp", "", ROOT, {k: v for k, v in values.items() if k not in known})
+    if problems:
+        raise ConfigError(problems)
+    return classes
+
+
+def _check_schedule(values: Values, algorithm: Algorithm, advantage: AdvantageEstimator, environment: Environment) -> None:
+    """What algorithm, estimator and environment must agree on."""
+    algo, estimator = values["algo"]["plugin"], values["advantage"]["plugin"]
+    if advantage.complete_episodes and getattr(algorithm, "updates_every_step", False):
+        cause = f"{estimator} needs whole episodes, and algo={algo} learns after every step"
+        raise ConfigError(Problem("advantage", estimator, cause, "give advantage=td, or algo=reinforce"))
+    number = getattr(algorithm, "num_minibatches", 1)
+    rows = algorithm.num_steps * environment.num_envs
+    if advantage.complete_episodes or algorithm.complete_episodes or rows % number == 0:
+        return
+    cause = f"the rollout has {algorithm.num_steps} steps x {environment.num_envs} environments = {rows} rows"
+    cause += ", fewer than minibatches" if number > rows else ", which it does not divide"
+    fitting = [n for n in range(1, rows + 1) if rows % n == 0]
+    remedy = f"give algo.num_minibatches={min(fitting, key=lambda n: abs(n - number))}"
+    raise ConfigError(Problem("algo.num_minibatches", number, cause, remedy))
+
+
+def _make(cls: type, sheet: Values, **wired: Any) -> Any:
+    """A plugin from its sheet; it gets those of `wired` that its positional parameters name."""
+    import inspect
+
+    positional = [n for n, p in inspect.signature(cls).parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    unknown = [name for name in positional if name not in wired]
+    if unknown:
+        given = ", ".join(wired) or "nothing"
+        cause = f"{cls.__name__} asks for {', '.join(unknown)}, and {given} is wired into its kind of plugin"
+        raise ConfigError(Problem("plugin", sheet["plugin"], cause, "make its own parameters keyword-only"))
+    return cls(*(wired[name] for name in positional), **_pick(sheet, registry.own_parameters(cls)))
+
+
+def _pick(sheet: Values, names: Any) -> dict[str, Any]:
+    return {name: sheet[name] for name in sheet if name in names}
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(Problem("device", name, f"not usable here ({str(error).splitlines()[0]})", "give device=cpu")) from error
+    return device

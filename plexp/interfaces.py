@@ -1,0 +1,83 @@
+"""What each kind of plugin must be. Fulfil the Protocol; inheriting is not needed.
+
+A plugin's positional parameters are wired in by `experiment.build` by their names (`agent`, `advantage`, `learner`, ...);
+its keyword-only parameters are its configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeAlias
+
+from gymnasium.vector import VectorEnv
+from torch import nn
+
+from plexp.types import Metrics, Rollout, Targets
+
+CriticKind: TypeAlias = Literal["none", "v", "q"]
+EpisodeSeed: TypeAlias = Callable[[int, int], int]
+"""(environment's index, episode's index) -> the seed that this episode is reset with."""
+
+
+class Algorithm(Protocol):
+    """How a policy becomes better: a loss and its schedule (group `algo`)."""
+
+    num_steps: int
+    """T: steps of each environment in one rollout; the least, where the estimator needs whole episodes."""
+    complete_episodes: bool
+    """True: each rollout begins with new episodes and ends with their ends."""
+
+    def update(self, rollout: Rollout, progress: float) -> Metrics:
+        """Learn from one rollout; `progress` is the share of the training budget that is used up, 0…1 (for annealing)."""
+        ...
+
+
+class AdvantageEstimator(Protocol):
+    """Φ, the weight of ∇ log π in the policy gradient (group `advantage`)."""
+
+    critic: CriticKind
+    """Which critic the agent must have: none, V(s), or Q(s, a)."""
+    complete_episodes: bool
+    """True: it cannot bootstrap, so rollouts must end with the ends of episodes."""
+    off_policy: bool
+    """True: it corrects for rollouts of an older policy, so that rollouts may be replayed."""
+
+    def __call__(self, rollout: Rollout) -> Targets: ...
+
+
+class Network(Protocol):
+    """The shape of the function approximators (group `net`)."""
+
+    label: str
+    """For the run's name, e.g. `mlp3x64`."""
+    share_trunk: bool
+    """True: actor and critic have one trunk and a head each."""
+
+    def trunk(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+        """The body for observations [B, *shape], and the number of features it gives: [B, features].
+
+        Raises ConfigError for a shape it cannot take.
+        """
+        ...
+
+    def head(self, features: int, outputs: int, *, gain: float) -> nn.Module:
+        """The last layer, [B, features] -> [B, outputs]; `gain` of its initialisation: 0.01 for policies, 1 for critics."""
+        ...
+
+
+class Environment(Protocol):
+    """A problem (group `env`)."""
+
+    num_envs: int
+    normalize_observations: bool
+    scale_rewards: bool
+    solved_return: float | None
+    label: str
+    """For the run's name, e.g. `lunarlander`."""
+
+    def make(self, num_envs: int, episode_seed: EpisodeSeed) -> VectorEnv[Any, Any, Any]:
+        """A vector environment whose `metadata["autoreset_mode"]` is SAME_STEP or NEXT_STEP.
+
+        Raises ConfigError for an unknown id or a missing package.
+        """
+        ...

@@ -1,0 +1,291 @@
+"""Gradient descent, once for all algorithms: replay, targets, epochs, minibatches, gradients, clipping, the optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plexp import losses
+from plexp.agent import Agent
+from plexp.errors import ConfigError, Problem, TrainingError
+from plexp.interfaces import AdvantageEstimator
+from plexp.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
+from plexp.types import Evaluation, Metrics, Minibatch, Rollout
+
+Terms: TypeAlias = dict[str, Tensor]
+Loss: TypeAlias = Callable[[Minibatch], tuple[Tensor, Terms]]
+"""A minibatch -> what is minimised, and its terms (detached) for the record."""
+
+
+class Learner:
+    """Fits an agent to rollouts. Its parameters stand in the sheet of the algorithm that uses it.
+
+    Args:
+        learning_rate: Adam's step size, of actor and critic; larger: faster, less steady.
+        critic_learning_rate: the critic's own; null: the same.
+        anneal_learning_rate: both fall linearly to 0 over the training budget.
+        adam_eps: added to Adam's denominator; larger: smaller steps where gradients are small.
+        max_grad_norm: gradients are scaled down to this L2 norm, of all parameters together; null: never.
+        ent_coef: weight of the entropy bonus, in return per nat; larger: more exploration.
+        vf_coef: weight of the critic's loss beside the policy's, where one step trains both.
+        clip_value: keeps the critic within ± so much of its old predictions (`losses.clipped_squared_error`); null: off.
+        critic_epochs: passes over the batch for the critic alone; null: it is trained in the policy's passes.
+        standardize_advantages: to mean 0 and deviation 1 over each `minibatch`, `rollout` or `episode`, or `off`.
+        target_update_every: updates between two moves of a target critic, from which values are then taken; null: no target.
+        target_tau: how far it moves: target ← (1 − τ)·target + τ·critic; 1 is a hard copy, small with every=1 is Polyak's.
+        replay_rollouts: so many of the last rollouts are learnt from again, appraised by today's critic; needs an
+            estimator that corrects for the older policy.
+    """
+
+    configured_with_owner = True
+
+    def __init__(
+        self,
+        agent: Agent,
+        advantage: AdvantageEstimator,
+        rng: np.random.Generator,
+        *,
+        learning_rate: PositiveFloat,
+        critic_learning_rate: PositiveFloat | None,
+        anneal_learning_rate: bool,
+        adam_eps: PositiveFloat,
+        max_grad_norm: PositiveFloat | None,
+        ent_coef: NonNegativeFloat,
+        vf_coef: PositiveFloat,
+        clip_value: PositiveFloat | None,
+        critic_epochs: PositiveInt | None,
+        standardize_advantages: Literal["minibatch", "rollout", "episode", "off"],
+        target_update_every: PositiveInt | None,
+        target_tau: PositiveFraction,
+        replay_rollouts: NonNegativeInt,
+    ) -> None:
+        settings = {
+            "critic_learning_rate": critic_learning_rate,
+            "clip_value": clip_value,
+            "critic_epochs": critic_epochs,
+            "target_update_every": target_update_every,
+        }
+        _refuse(agent, advantage, settings, replay_rollouts)
+        self.agent, self.advantage, self.rng = agent, advantage, rng
+        self.anneal_learning_rate, self.ent_coef, self.vf_coef = anneal_learning_rate, ent_coef, vf_coef
+        self.clip_value, self.critic_epochs, self.standardize_advantages = clip_value, critic_epochs, standardize_advantages
+        self.target_update_every, self.target_tau, self.updates = target_update_every, target_tau, 0
+        self.replay: deque[Rollout] = deque(maxlen=replay_rollouts)
+        if target_update_every is not None:
+            agent.add_target_critic()
+        actor = [*agent.trunk.parameters(), *agent.head.parameters()]
+        shared = set(actor)
+        critic = [p for p in agent.critic.parameters() if p not in shared] if agent.critic else []
+        groups = [(actor, learning_rate), (critic, critic_learning_rate or learning_rate)]
+        apart = [groups] if critic_epochs is None else [groups[:1], groups[1:]]
+        self.steps = [GradientStep(part, adam_eps, max_grad_norm) for part in apart]
+
+    def fit(
+        self,
+        rollout: Rollout,
+        loss: Loss,
+        progress: float,
+        *,
+        epochs: int = 1,
+        num_minibatches: int = 1,
+        target_kl: float | None = None,
+    ) -> Metrics:
+        """Learn from a rollout (and those replayed); what it did, averaged over the minibatches.
+
+        `target_kl`: no further epoch begins once the mean approx_kl of one exceeds it, in nats.
+        Raises TrainingError for a loss or gradient that is not finite, before it touches a parameter.
+        """
+        batch = self._batch(rollout)
+        for step in self.steps:
+            step.anneal(1 - progress if self.anneal_learning_rate else 1.0)
+        policy_batch = batch if self.critic_epochs is None else _replace_targets(batch)
+        records = self._descend(self.steps[0], policy_batch, loss, epochs, num_minibatches, target_kl)
+        if self.critic_epochs is not None:
+            records += self._descend(self.steps[1], batch, self.critic_alone, self.critic_epochs, num_minibatches, None)
+        self._after_update(rollout)
+        metrics = _means(records)
+        metrics["learning_rate"] = self.steps[0].learning_rate
+        if batch.value_targets is not None:
+            metrics["explained_variance"] = float(losses.explained_variance(batch.values, batch.value_targets))
+        return {name: value for name, value in metrics.items() if not math.isnan(value)}
+
+    def total(
+        self, policy_losses: Tensor, evaluation: Evaluation, minibatch: Minibatch, weight: float = 1.0, **terms: Tensor
+    ) -> tuple[Tensor, Terms]:
+        """policy loss − ent_coef · entropy + vf_coef · value loss, each a mean over the minibatch, and the terms.
+
+        policy_losses: [B]. `weight` multiplies the first two.
+        """
+        policy_loss, entropy = policy_losses.mean(), evaluation.entropy.mean()
+        terms |= {"policy_loss": policy_loss, "entropy": entropy}
+        total = policy_loss - self.ent_coef * entropy if self.ent_coef else policy_loss
+        if weight != 1.0:
+            total = weight * total
+        if evaluation.predictions is not None:
+            terms["value_loss"] = self.value_loss(evaluation.predictions, minibatch)
+            total = total + self.vf_coef * terms["value_loss"]
+        return total, {name: term.detach() for name, term in terms.items()}
+
+    def critic_alone(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+        """The loss of a critic with epochs of its own."""
+        loss = self.value_loss(self.agent.predict(minibatch), minibatch)
+        return loss, {"value_loss": loss.detach()}
+
+    def value_loss(self, predictions: Tensor, minibatch: Minibatch) -> Tensor:
+        """Mean of ½ (prediction − target)², clipped if `clip_value` says so."""
+        targets = minibatch.value_targets
+        assert targets is not None
+        if self.clip_value is None:
+            return losses.squared_error(predictions, targets).mean()
+        return losses.clipped_squared_error(predictions, minibatch.values, targets, self.clip_value).mean()
+
+    def _descend(
+        self, step: GradientStep, batch: Minibatch, loss: Loss, epochs: int, num_minibatches: int, target_kl: float | None
+    ) -> list[dict[str, Tensor]]:
+        records: list[dict[str, Tensor]] = []
+        for _ in range(epochs):
+            epoch = []
+            for minibatch in self._minibatches(batch, num_minibatches):
+                total, terms = loss(minibatch)
+                terms["grad_norm"] = step(total, terms)
+                epoch.append(terms)
+            records += epoch
+            if target_kl is not None and float(torch.stack([terms["approx_kl"] for terms in epoch]).mean()) > target_kl:
+                break
+        return records
+
+    def _minibatches(self, batch: Minibatch, number: int) -> Iterator[Minibatch]:
+        """The batch in a new order, in `number` parts of (almost) one size; in its own order if there is one part."""
+        rows = len(batch.advantages)
+        fields = [batch.observations, batch.actions, batch.log_probs, batch.advantages, batch.importance_weights, batch.values]
+        targets = [] if batch.value_targets is None else [batch.value_targets]
+        if number > 1:
+            order = torch.from_numpy(self.rng.permutation(rows)).to(batch.advantages.device)
+            fields, targets = [field[order] for field in fields], [field[order] for field in targets]
+        parts = zip(*[field.tensor_split(min(number, rows)) for field in fields + targets], strict=True)
+        for observations, actions, log_probs, advantages, weights, values, *value_targets in parts:
+            if self.standardize_advantages == "minibatch":
+                advantages = losses.standardize(advantages)
+            yield Minibatch(observations, actions, log_probs, advantages, weights, values, *(value_targets or [None]))
+
+    @torch.no_grad()
+    def _batch(self, rollout: Rollout) -> Minibatch:
+        """All valid rows of the rollout and of those replayed, normalised, with their targets, on the agent's device."""
+        rollouts = [rollout, *(self.agent.appraise(old, fresh=False) for old in self.replay)]
+        rows = [self._rows(each) for each in rollouts]
+        device = next(self.agent.parameters()).device
+        columns = [None if column[0] is None else torch.cat(column).to(device) for column in zip(*rows, strict=True)]
+        observations, *others = columns
+        return Minibatch(self.agent.normalize(observations), *others)
+
+    def _rows(self, rollout: Rollout) -> list[Tensor | None]:
+        targets, done = self.advantage(rollout), rollout.terminated | rollout.truncated
+        advantages, valid = targets.advantages, rollout.valid
+        if self.standardize_advantages == "episode":
+            advantages = losses.standardize_episodes(advantages, done, valid)
+        elif self.standardize_advantages == "rollout":
+            advantages = advantages.masked_scatter(valid, losses.standardize(advantages[valid]))
+        weights = torch.ones_like(advantages) if targets.importance_weights is None else targets.importance_weights
+        values = rollout.action_values if self.agent.critic_kind == "q" else rollout.values
+        fields = [rollout.observations, rollout.actions, rollout.log_probs, advantages, weights, values, targets.value_targets]
+        whole = bool(valid.all())
+        return [None if f is None else f.flatten(0, 1) if whole else f[valid] for f in fields]
+
+    @torch.no_grad()
+    def _after_update(self, rollout: Rollout) -> None:
+        self.replay.append(rollout)
+        self.updates += 1
+        target, critic = self.agent.target_critic, self.agent.critic
+        if target is not None and critic is not None and self.updates % (self.target_update_every or 1) == 0:
+            for slow, fast in zip(target.parameters(), critic.parameters(), strict=True):
+                slow.lerp_(fast, self.target_tau)
+
+
+class GradientStep:
+    """One step of Adam on parameters that are views of one flat vector: one norm and one update whatever the network.
+
+    Kingma and Ba 2015; gradient clipping by the global norm as in Pascanu et al. 2013.
+    """
+
+    def __init__(self, groups: list[tuple[list[nn.Parameter], float]], eps: float, max_grad_norm: float | None) -> None:
+        self.max_grad_norm = max_grad_norm
+        parameters = [p for members, _ in groups for p in members]
+        self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+        self.gradients = torch.zeros_like(self.flat)
+        start, slices = 0, []
+        for members, rate in groups:
+            first = start
+            for p in members:
+                stop = start + p.numel()
+                p.data = self.flat[start:stop].view_as(p)
+                p.grad = self.gradients[start:stop].view_as(p)
+                start = stop
+            if members:
+                part = nn.Parameter(self.flat[first:start])
+                part.grad = self.gradients[first:start]
+                slices.append({"params": [part], "lr": rate})
+        self.rates = [float(part["lr"]) for part in slices]  # type: ignore[arg-type]
+        self.optimizer = torch.optim.Adam(slices, eps=eps, fused=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first group, as annealed."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def anneal(self, factor: float) -> None:
+        """Set the learning rates to `factor` times their first values."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def __call__(self, total: Tensor, terms: Terms) -> Tensor:
+        """Minimise `total` by one step; the norm of its gradient before clipping. Raises TrainingError if not finite."""
+        self.gradients.zero_()
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.linalg.vector_norm(self.gradients)
+        size = float(norm)
+        if not math.isfinite(size):
+            values = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
+            raise TrainingError(f"the gradient is not finite ({values}); a smaller algo.learning_rate or max_grad_norm may help")
+        if self.max_grad_norm is not None and size > self.max_grad_norm:
+            self.gradients.mul_(self.max_grad_norm / (size + 1e-6))
+        self.optimizer.step()
+        return norm
+
+
+def _means(records: list[dict[str, Tensor]]) -> dict[str, float]:
+    names = {name: None for record in records for name in record}
+    return {name: float(torch.stack([r[name] for r in records if name in r]).mean()) for name in names}
+
+
+def _replace_targets(batch: Minibatch) -> Minibatch:
+    from dataclasses import replace
+
+    return replace(batch, value_targets=None)
+
+
+def _refuse(agent: Agent, advantage: AdvantageEstimator, settings: dict[str, float | int | None], replay_rollouts: int) -> None:
+    """Raise ConfigError for what does not make sense with this agent and estimator, all at once."""
+    name = type(advantage).__name__
+    problems = []
+    if agent.critic is None:
+        for key, value in settings.items():
+            if value is not None:
+                remedy = f"give algo.{key}=null or an estimator with a critic, such as advantage=gae"
+                problems.append(Problem(f"algo.{key}", value, f"there is no critic with the estimator {name}", remedy))
+    if settings["critic_epochs"] is not None and agent.shares_trunk:
+        remedy = "give net.share_trunk=false or algo.critic_epochs=null"
+        problems.append(Problem("algo.critic_epochs", settings["critic_epochs"], "actor and critic share a trunk", remedy))
+    if settings["clip_value"] is not None and settings["target_update_every"] is not None:
+        cause = "the values of the rollout are the target critic's, not the old critic's"
+        problems.append(Problem("algo.clip_value", settings["clip_value"], cause, "give algo.clip_value=null or algo.target_update_every=null"))
+    if replay_rollouts and not advantage.off_policy:
+        cause = f"the estimator {name} does not correct for the older policy of a replayed rollout"
+        problems.append(Problem("algo.replay_rollouts", replay_rollouts, cause, "give advantage=vtrace or algo.replay_rollouts=0"))
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,71 @@
+"""Running statistics of what the agent meets. Both change only between updates, so a rollout and its loss see one scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+
+class ObservationNormalizer(nn.Module):
+    """(x − mean)/√(var + ε), clipped to ±10; saved with the agent, frozen in evaluation.
+
+    Mean and variance are those of all observations so far, merged rollout by rollout (Chan et al. 1979).
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+    CLIP, EPSILON = 10.0, 1e-8
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("var", torch.ones(shape))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[..., *obs] -> [..., *obs]"""
+        return ((observations - self.mean) * (self.var + self.EPSILON).rsqrt()).clamp(-self.CLIP, self.CLIP)
+
+    @torch.no_grad()
+    def update(self, observations: Tensor) -> None:
+        """Merge [B, *obs] into the statistics."""
+        rows = observations.to(self.mean.device, torch.float64)
+        batch, total = rows.shape[0], self.count + rows.shape[0]
+        delta = rows.mean(0) - self.mean
+        squares = self.var * self.count + rows.var(0, correction=0) * batch + delta.square() * self.count * batch / total
+        self.mean.add_(delta * batch / total)
+        self.var.copy_(squares / total)
+        self.count.copy_(total)
+
+
+class RewardScaler:
+    """Divides rewards by the running standard deviation of the discounted return, so that a critic meets values near one.
+
+    It does not shift them: a shift would change what is optimal wherever episodes end. Returns that plexp reports are
+    those of the environment.
+    """
+
+    EPSILON = 1e-8
+
+    def __init__(self, num_envs: int, gamma: float) -> None:
+        self.gamma = gamma
+        self.returns = np.zeros(num_envs)
+        self.mean, self.var, self.count = 0.0, 1.0, 0.0
+
+    def __call__(self, rewards: npt.NDArray[Any], done: npt.NDArray[np.bool_], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        """rewards, done, valid [T, N] -> rewards [T, N] of one scale, that of all returns so far including these."""
+        discounted = np.empty(rewards.shape)
+        for t in range(rewards.shape[0]):
+            self.returns = discounted[t] = np.where(valid[t], self.gamma * self.returns + rewards[t], self.returns)
+            self.returns = np.where(done[t], 0.0, self.returns)
+        rows = discounted[valid]
+        batch, total = len(rows), self.count + len(rows)
+        delta = rows.mean() - self.mean
+        squares = self.var * self.count + rows.var() * batch + delta**2 * self.count * batch / total
+        self.mean, self.var, self.count = self.mean + delta * batch / total, squares / total, total
+        return (rewards / np.sqrt(self.var + self.EPSILON)).astype(np.float32)

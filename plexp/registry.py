@@ -1,0 +1,136 @@
+"""Plugins: register, find, and the schema of a plugin from its signature."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from plexp.errors import ConfigError, Problem
+
+GROUPS = ("algo", "advantage", "net", "env")
+T = TypeVar("T")
+_plugins: dict[tuple[str, str], type] = {}
+
+
+def register(group: str, name: str) -> Callable[[type[T]], type[T]]:
+    """Make a class known as `plugin: name` of `conf/<group>/*.yaml`. The module must be `plugins/<group>/<name>.py`."""
+    if group not in GROUPS:
+        raise ValueError(f"register({group!r}, {name!r}): there are the groups {', '.join(GROUPS)}")
+
+    def decorate(cls: type[T]) -> type[T]:
+        known = _plugins.get((group, name))
+        if known and known.__module__ != cls.__module__:
+            raise ValueError(f"{group}={name} is registered twice: in {known.__module__} and in {cls.__module__}")
+        _plugins[group, name] = cls
+        return cls
+
+    return decorate
+
+
+def names(group: str) -> list[str]:
+    """The plugins of a group, by their files; imports none of them."""
+    return sorted(file.stem for folder in _folders(group) for file in folder.glob("*.py") if file.stem != "__init__")
+
+
+def find(group: str, name: object) -> type:
+    """The class of a plugin, importing its one file.
+
+    Raises ConfigError for a name that is none, a file that is not there or does not import.
+    """
+    key = f"{group}.plugin"
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name not in names(group):
+        raise ConfigError(Problem(key, name, "there is no such plugin", nearest(str(name), names(group))))
+    try:
+        importlib.import_module(f"plexp.plugins.{group}.{name}")
+    except Exception as error:
+        cause = f"plugins/{group}/{name}.py does not import ({type(error).__name__}: {error})"
+        raise ConfigError(Problem(key, name, cause, "mend the file or choose another plugin")) from error
+    if (group, name) not in _plugins:
+        cause = f"plugins/{group}/{name}.py registers nothing by that name"
+        raise ConfigError(Problem(key, name, cause, f'put @register("{group}", "{name}") above its class'))
+    return _plugins[group, name]
+
+
+def parameters(cls: type) -> dict[str, Any]:
+    """The configuration of a class: its keyword-only parameters with their annotated types.
+
+    What is wired in and marked `configured_with_owner` (the learner of an algorithm) takes its values from the same
+    sheet, so its parameters belong to it.
+    """
+    hints = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+    found: dict[str, Any] = {}
+    for parameter in list(inspect.signature(cls).parameters.values()):
+        annotation = hints.get(parameter.name, Any)
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            found[parameter.name] = annotation
+        elif getattr(annotation, "configured_with_owner", False):
+            found.update(parameters(annotation))
+    return found
+
+
+def own_parameters(cls: type) -> set[str]:
+    """The names of the keyword-only parameters of `cls` itself."""
+    return {p.name for p in inspect.signature(cls).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def check(title: str, key: str, types: Mapping[str, Any], values: Mapping[str, Any], refused: Mapping[str, str] | None = None) -> list[Problem]:
+    """All that is wrong with `values` for a plugin called `title`, whose section is `key` ("" for the root).
+
+    `refused` gives the reason for names that others of its kind have and this one cannot have.
+    """
+    model = create_model(title, __config__=ConfigDict(extra="forbid", strict=True), **{k: (t, ...) for k, t in types.items()})  # type: ignore[call-overload]
+    try:
+        model(**values)
+    except ValidationError as error:
+        problems = {}
+        for fault in error.errors():
+            name = str(fault["loc"][0])
+            problems.setdefault(name, _problem(title, key, name, fault, types, refused or {}))
+        return list(problems.values())
+    return []
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """The remedy for a misspelt word."""
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(words)}"
+
+
+def describe_type(annotation: Any) -> str:
+    """A type as a person reads it: `float > 0`, `int ≥ 1 or null`, `one of minibatch, off`."""
+    if annotation is type(None):
+        return "null"
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        symbols = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+        bounds = [f"{sign} {getattr(m, attr):g}" for m in arguments[1:] for attr, sign in symbols.items() if hasattr(m, attr) and getattr(m, attr) is not None]
+        return " ".join([describe_type(arguments[0]), " and ".join(bounds)]).strip()
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is Union or type(annotation).__name__ == "UnionType":
+        return " or ".join(map(describe_type, arguments))
+    return annotation.__name__ if isinstance(annotation, type) and not arguments else str(annotation).replace("typing.", "")
+
+
+def _problem(title: str, key: str, name: str, fault: Mapping[str, Any], types: Mapping[str, Any], refused: Mapping[str, str]) -> Problem:
+    dotted = f"{key}.{name}" if key else name
+    if fault["type"] == "extra_forbidden":
+        if name in refused:
+            return Problem(dotted, fault["input"], f"{title} cannot use it", refused[name])
+        return Problem(dotted, ..., f"{title} has no such parameter", nearest(name, sorted(types)))
+    if fault["type"] == "missing":
+        return Problem(dotted, ..., "has no value", f"give {describe_type(types[name])}")
+    return Problem(dotted, fault["input"], fault["msg"].replace("Input should be", "must be"), f"give {describe_type(types[name])}")
+
+
+def _folders(group: str) -> list[Any]:
+    import plexp
+    from pathlib import Path
+
+    return [folder for root in plexp.__path__ if (folder := Path(root) / "plugins" / group).is_dir()]

@@ -1,0 +1,138 @@
+"""One run: train an experiment and keep everything of it in MLflow."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from plexp.agent import GreedyPolicy
+from plexp.callbacks import Evaluator, ProgressBar, Recorder
+from plexp.evaluation import EvaluationResult, evaluate
+from plexp.experiment import Experiment
+from plexp.figures import learning_curve
+from plexp.provenance import provenance
+from plexp.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run went."""
+
+    name: str
+    run_id: str
+    final_return: float
+    final_return_std: float
+    steps: int
+    episodes: int
+    seconds: float
+    """Of collecting and updating."""
+    solved_at: int | None
+    solved_return: float | None
+
+
+def run(experiment: Experiment, config_yaml: str, tags: Mapping[str, str], console: Console) -> Outcome:
+    """Train to the end under a new MLflow run: FINISHED, KILLED by Ctrl-C or SIGTERM, or FAILED with the traceback.
+
+    Raises StoreError, before any run exists, if the store cannot be reached; TrainingError if the training cannot go on.
+    """
+    values = experiment.values
+    tracker = Tracker(
+        uri=values["tracker"]["uri"],
+        outputs=Path(values["outputs"]).absolute(),
+        experiment=values["tracker"]["experiment"],
+        run_name=experiment.name,
+        params=dict(_flat(values)),
+        tags={"group": experiment.group, "kind": "training", **provenance(), **tags},
+    )
+    try:
+        outcome = _train(experiment, tracker, config_yaml, console)
+    except KeyboardInterrupt:
+        tracker.finish("KILLED")
+        raise
+    except BaseException as error:
+        tracker.set_tags({"error": f"{type(error).__name__}: {error}"})
+        tracker.log_text(traceback.format_exc(), "traceback.txt")
+        tracker.finish("FAILED")
+        raise
+    finally:
+        experiment.training_env.close()
+    tracker.finish("FINISHED")
+    return outcome
+
+
+def _train(experiment: Experiment, tracker: Tracker, config_yaml: str, console: Console) -> Outcome:
+    values, environment, agent = experiment.values, experiment.environment, experiment.agent
+    tracker.log_text(config_yaml, "config.yaml")
+
+    def play(index: int, episodes: int) -> EvaluationResult:
+        return evaluate(agent, environment, experiment.streams.evaluation(index), episodes)
+
+    evaluator = Evaluator(play, tracker.log, solved_return=environment.solved_return, **values["evaluation"])
+    bar = ProgressBar(experiment.name, values["total_timesteps"], evaluator, console)
+    try:
+        progress = experiment.trainer.run([Recorder(tracker.log, values["tracker"]["every"]), evaluator, bar])
+    finally:
+        bar.close()
+    final = evaluator.final
+    assert final is not None
+    outcome = Outcome(
+        experiment.name,
+        tracker.run_id,
+        float(final.returns.mean()),
+        float(final.returns.std()),
+        progress.steps,
+        progress.episodes,
+        progress.seconds,
+        evaluator.solved_at,
+        environment.solved_return,
+    )
+    _keep(experiment, tracker, evaluator, outcome)
+    return outcome
+
+
+def _keep(experiment: Experiment, tracker: Tracker, evaluator: Evaluator, outcome: Outcome) -> None:
+    """The agent, the learning curve and the description."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "agent.safetensors"
+        save_file({k: v.detach().cpu().clone() for k, v in experiment.agent.state_dict().items()}, path)
+        tracker.log_file(path)
+    if evaluator.curve:
+        tracker.log_figure(learning_curve(experiment.name, evaluator.curve, outcome.solved_return), "learning_curve.png")
+    if experiment.values["tracker"]["log_model"]:
+        example = torch.from_numpy(experiment.trainer.collector.observations).repeat(2, *[1] * 8)[:2]
+        tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
+    tracker.describe(describe(experiment.values, outcome))
+
+
+def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
+    """Two lines of Markdown: what it was and how it went."""
+    what = f"**{values['algo']['plugin']}** with {values['advantage']['plugin']} on **{values['env']['id']}**, seed {values['seed']}"
+    rate = outcome.steps / max(outcome.seconds, 1e-9)
+    effort = f"{outcome.steps:,} steps, {outcome.episodes:,} episodes, {outcome.seconds:.0f} s of training ({rate:,.0f} steps/s)"
+    return f"{what}: {effort}.  \n{verdict(outcome)}."
+
+
+def verdict(outcome: Outcome) -> str:
+    """`final return 251.3 ± 40.1 over the last evaluation; solved (≥ 200) at step 350,000`."""
+    text = f"final return {outcome.final_return:.1f} ± {outcome.final_return_std:.1f} (mean ± deviation of the last evaluation)"
+    if outcome.solved_return is None:
+        return text
+    mark = f"(≥ {outcome.solved_return:g})"
+    return f"{text}; " + (f"solved {mark} at step {outcome.solved_at:,}" if outcome.solved_at is not None else f"not solved {mark}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names, as they are typed on the command line."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,82 @@
+"""The loop: collect, update, tell the callbacks. It knows no algorithm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from plexp.agent import Agent
+from plexp.collector import Collector, Episode
+from plexp.interfaces import Algorithm
+from plexp.types import Metrics
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    steps: int = 0
+    """Environment steps learnt from."""
+    episodes: int = 0
+    updates: int = 0
+    fraction: float = 0.0
+    """Share of the training budget that is used up, 0…1."""
+    seconds: float = 0.0
+    """Spent collecting and updating; evaluation and tracking are not in it."""
+    finished: list[Episode] = field(default_factory=list)
+    """Episodes that ended in the last iteration."""
+    solved: bool = False
+    """Set by a callback to end the training early."""
+
+
+class Callback(Protocol):
+    """Is told what happens; changes nothing but `Progress.solved`."""
+
+    def on_start(self, progress: Progress) -> None: ...
+
+    def on_iteration(self, progress: Progress, metrics: Metrics) -> None: ...
+
+    def on_end(self, progress: Progress) -> None: ...
+
+
+class Trainer:
+    """Runs an algorithm until `total_timesteps` environment steps, or `total_episodes` if that is given, are reached."""
+
+    def __init__(
+        self, agent: Agent, collector: Collector, algorithm: Algorithm, *, total_timesteps: int, total_episodes: int | None
+    ) -> None:
+        self.agent, self.collector, self.algorithm = agent, collector, algorithm
+        self.total_timesteps, self.total_episodes = total_timesteps, total_episodes
+
+    def run(self, callbacks: Sequence[Callback]) -> Progress:
+        """Train; `on_end` is called only if it came to its end."""
+        progress = Progress()
+        for callback in callbacks:
+            callback.on_start(progress)
+        while progress.fraction < 1 and not progress.solved:
+            metrics = self.iterate(progress)
+            for callback in callbacks:
+                callback.on_iteration(progress, metrics)
+        for callback in callbacks:
+            callback.on_end(progress)
+        return progress
+
+    def iterate(self, progress: Progress) -> Metrics:
+        """One rollout and what is learnt from it; moves `progress` on."""
+        started = time.perf_counter()
+        rollout = self.collector.collect()
+        metrics = self.algorithm.update(rollout, progress.fraction)
+        if self.agent.normalizer is not None:
+            self.agent.normalizer.update(rollout.observations[rollout.valid])
+        progress.finished = self.collector.episodes
+        progress.steps += rollout.num_valid
+        progress.episodes += len(progress.finished)
+        progress.updates += 1
+        used = progress.steps / self.total_timesteps
+        if self.total_episodes is not None:
+            used = max(used, progress.episodes / self.total_episodes)
+        progress.fraction = min(1.0, used)
+        progress.seconds += time.perf_counter() - started
+        return metrics

@@ -1,0 +1,28 @@
+"""Φ = δ."""
+
+from __future__ import annotations
+
+from plexp.interfaces import CriticKind
+from plexp.losses import one_step_targets
+from plexp.ranges import UnitInterval
+from plexp.registry import register
+from plexp.types import Rollout, Targets
+
+
+@register("advantage", "td")
+class TD:
+    """Φ_t = δ_t = r + γ·(1 − terminated)·V(s_{t+1}) − V(s_t): the one-step actor-critic's weight (Sutton and Barto 2018, ch. 13.5).
+
+    The critic regresses on r + γ·V(s_{t+1}). Least variance, most bias: all it knows of the future is V.
+    """
+
+    critic: CriticKind = "v"
+    complete_episodes = False
+    off_policy = False
+
+    def __init__(self, *, gamma: UnitInterval) -> None:
+        self.gamma = gamma
+
+    def __call__(self, rollout: Rollout) -> Targets:
+        targets = one_step_targets(rollout, self.gamma)
+        return Targets(targets - rollout.values, targets)

@@ -1,0 +1,42 @@
+"""Advantage actor-critic."""
+
+from __future__ import annotations
+
+from plexp.agent import Agent
+from plexp.learner import Learner, Terms
+from plexp.losses import policy_gradient
+from plexp.ranges import PositiveInt
+from plexp.registry import register
+from plexp.types import Metrics, Minibatch, Rollout
+from torch import Tensor
+
+
+@register("algo", "a2c")
+class A2C:
+    """Advantage actor-critic: n steps of N environments, one pass (Mnih et al. 2016, algorithm S3, synchronous).
+
+    Minimises −A log π(a|s) − ent_coef · H + vf_coef · ½ (V − target)², means over the rollout. With its usual `gae`,
+    λ = 1, A is the paper's longest available n-step advantage.
+
+    Args:
+        num_steps: n, steps of each environment in a rollout; larger: less bias, fewer updates.
+        num_minibatches: gradient steps in the one pass over a rollout.
+    """
+
+    complete_episodes = False
+    refused = {
+        "update_epochs": "its gradient holds only for the policy that acted; use algo=ppo, or algo.replay_rollouts",
+        "clip_eps": "it has no ratio to clip; use algo=ppo",
+        "target_kl": "it makes one pass; use algo=ppo",
+    }
+
+    def __init__(self, agent: Agent, learner: Learner, *, num_steps: PositiveInt, num_minibatches: PositiveInt) -> None:
+        self.agent, self.learner, self.num_steps, self.num_minibatches = agent, learner, num_steps, num_minibatches
+
+    def update(self, rollout: Rollout, progress: float) -> Metrics:
+        return self.learner.fit(rollout, self.loss, progress, num_minibatches=self.num_minibatches)
+
+    def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+        evaluation = self.agent.evaluate(minibatch)
+        losses = policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total(losses, evaluation, minibatch)

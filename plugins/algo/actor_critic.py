@@ -1,0 +1,40 @@
+"""One-step actor-critic."""
+
+from __future__ import annotations
+
+from plexp.agent import Agent
+from plexp.learner import Learner, Terms
+from plexp.losses import policy_gradient
+from plexp.registry import register
+from plexp.types import Metrics, Minibatch, Rollout
+from torch import Tensor
+
+
+@register("algo", "actor_critic")
+class ActorCritic:
+    """One-step actor-critic: an update of actor and critic after every step (Sutton and Barto 2018, ch. 13.5).
+
+    Minimises −δ_t log π(a_t|s_t) and ½ (V(s_t) − r_t − γ V(s_{t+1}))². As in most implementations, γ^t is left out.
+    """
+
+    num_steps = 1
+    complete_episodes = False
+    updates_every_step = True
+    refused = {
+        "num_steps": "an update takes one step; use algo=a2c for n steps",
+        "update_epochs": "its gradient holds only for the policy that acted; use algo=ppo",
+        "num_minibatches": "an update takes one step; use algo=a2c or algo=ppo",
+        "clip_eps": "it has no ratio to clip; use algo=ppo",
+        "target_kl": "it makes one pass; use algo=ppo",
+    }
+
+    def __init__(self, agent: Agent, learner: Learner) -> None:
+        self.agent, self.learner = agent, learner
+
+    def update(self, rollout: Rollout, progress: float) -> Metrics:
+        return self.learner.fit(rollout, self.loss, progress)
+
+    def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+        evaluation = self.agent.evaluate(minibatch)
+        losses = policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total(losses, evaluation, minibatch)

@@ -1,0 +1,72 @@
+"""Proximal policy optimisation."""
+
+from __future__ import annotations
+
+from plexp.agent import Agent
+from plexp.learner import Learner, Terms
+from plexp.losses import approximate_kl, clipped_surrogate
+from plexp.ranges import Fraction, PositiveFloat, PositiveInt
+from plexp.registry import register
+from plexp.types import Metrics, Minibatch, Rollout
+from torch import Tensor
+
+
+@register("algo", "ppo")
+class PPO:
+    """Proximal Policy Optimization with a clipped surrogate (Schulman et al. 2017, eq. 7 and 9).
+
+    Minimises −min(r A, clip(r, 1 − ε, 1 + ε) A) − ent_coef · H + vf_coef · ½ (V − target)², means over a minibatch, with
+    r = π(a|s)/π_old(a|s); the paper maximises the negative, with the coefficients c₂ and 2 c₁.
+
+    Args:
+        num_steps: T, steps of each environment in a rollout; larger: less bias, fewer updates.
+        update_epochs: passes over each rollout; more: more from each step, and further from the old policy.
+        num_minibatches: gradient steps in each pass; more: smaller, noisier steps.
+        clip_eps: ε, how far one update may move the policy's probabilities.
+        anneal_clip: ε falls linearly to 0 over the training budget.
+        target_kl: no further pass once the mean approx_kl of one exceeds it, in nats; null: never.
+    """
+
+    complete_episodes = False
+
+    def __init__(
+        self,
+        agent: Agent,
+        learner: Learner,
+        *,
+        num_steps: PositiveInt,
+        update_epochs: PositiveInt,
+        num_minibatches: PositiveInt,
+        clip_eps: Fraction,
+        anneal_clip: bool,
+        target_kl: PositiveFloat | None,
+    ) -> None:
+        self.agent, self.learner = agent, learner
+        self.num_steps, self.update_epochs, self.num_minibatches = num_steps, update_epochs, num_minibatches
+        self.initial_clip_eps = self.clip_eps = clip_eps
+        self.anneal_clip, self.target_kl = anneal_clip, target_kl
+
+    def update(self, rollout: Rollout, progress: float) -> Metrics:
+        self.clip_eps = self.initial_clip_eps * (1 - progress if self.anneal_clip else 1)
+        return self.learner.fit(
+            rollout,
+            self.loss,
+            progress,
+            epochs=self.update_epochs,
+            num_minibatches=self.num_minibatches,
+            target_kl=self.target_kl,
+        )
+
+    def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+        evaluation = self.agent.evaluate(minibatch)
+        log_ratios = evaluation.log_probs - minibatch.log_probs
+        ratios = log_ratios.exp()
+        losses = clipped_surrogate(ratios, minibatch.advantages, self.clip_eps)
+        change = ratios.detach()
+        return self.learner.total(
+            losses,
+            evaluation,
+            minibatch,
+            approx_kl=approximate_kl(log_ratios.detach()),
+            clip_fraction=((change - 1).abs() > self.clip_eps).float().mean(),
+        )

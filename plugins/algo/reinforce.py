@@ -1,0 +1,41 @@
+"""REINFORCE."""
+
+from __future__ import annotations
+
+from plexp.agent import Agent
+from plexp.learner import Learner, Terms
+from plexp.losses import policy_gradient
+from plexp.registry import register
+from plexp.types import Metrics, Minibatch, Rollout
+from torch import Tensor
+
+
+@register("algo", "reinforce")
+class REINFORCE:
+    """REINFORCE: one update after each complete episode (Williams 1992; Sutton and Barto 2018, ch. 13.3).
+
+    Minimises −Σ_t Φ_t log π(a_t|s_t), summed over the steps of an episode and averaged over the N episodes of a rollout,
+    one of each environment. As in most implementations, γ^t is left out of the gradient.
+    """
+
+    num_steps = 1
+    complete_episodes = True
+    refused = {
+        "num_steps": "an update takes one complete episode of each environment; use algo=a2c for n steps",
+        "update_epochs": "its gradient holds only for the policy that acted; use algo=ppo",
+        "num_minibatches": "an update is one step on complete episodes; use algo=a2c or algo=ppo",
+        "clip_eps": "it has no ratio to clip; use algo=ppo",
+        "target_kl": "it makes one pass; use algo=ppo",
+    }
+
+    def __init__(self, agent: Agent, learner: Learner) -> None:
+        self.agent, self.learner, self.steps_per_episode = agent, learner, 1.0
+
+    def update(self, rollout: Rollout, progress: float) -> Metrics:
+        self.steps_per_episode = rollout.num_valid / rollout.rewards.shape[1]
+        return self.learner.fit(rollout, self.loss, progress)
+
+    def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+        evaluation = self.agent.evaluate(minibatch)
+        losses = policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total(losses, evaluation, minibatch, weight=self.steps_per_episode)

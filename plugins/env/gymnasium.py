@@ -1,0 +1,94 @@
+"""Any environment of gymnasium."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium import error as gymnasium_error
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import FlattenObservation
+
+from plexp.errors import ConfigError, Problem
+from plexp.interfaces import EpisodeSeed
+from plexp.ranges import PositiveInt
+from plexp.registry import register
+from plexp.seeding import SeededEpisodes
+
+
+@register("env", "gymnasium")
+class GymnasiumEnvironment:
+    """An environment of gymnasium by its id, several side by side (Towers et al. 2024).
+
+    Dict, Tuple, Discrete, MultiDiscrete and MultiBinary observations are flattened to a vector (one-hot where discrete).
+    Resets are SAME_STEP, and every episode starts from a seed of its own.
+
+    Args:
+        id: `Name-v0`, or `module:Name-v0` to import a module that registers it.
+        kwargs: further arguments of the environment.
+        max_episode_steps: time limit of an episode; null: the environment's own.
+        num_envs: environments side by side in training.
+        vectorization: `sync` steps them in turn, `async` in a process each (for slow ones).
+        normalize_observations: to mean 0 and deviation 1, by running statistics that belong to the agent.
+        scale_rewards: divide by the running deviation of the discounted return; reported returns stay the environment's.
+        solved_return: the mean return from which the problem counts as solved; null: there is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        kwargs: dict[str, Any],
+        max_episode_steps: PositiveInt | None,
+        num_envs: PositiveInt,
+        vectorization: Literal["sync", "async"],
+        normalize_observations: bool,
+        scale_rewards: bool,
+        solved_return: float | None,
+    ) -> None:
+        self.id, self.kwargs, self.max_episode_steps, self.num_envs = id, kwargs, max_episode_steps, num_envs
+        self.vectorization, self.normalize_observations = vectorization, normalize_observations
+        self.scale_rewards, self.solved_return = scale_rewards, solved_return
+        name = re.sub(r"-v\d+$", "", id.rpartition(":")[2])
+        flags = [key for key, value in kwargs.items() if value is True]
+        self.label = re.sub(r"[^a-z0-9_]+", "-", "_".join([name, *flags]).lower()).strip("-")
+
+    def make(self, num_envs: int, episode_seed: EpisodeSeed) -> VectorEnv[Any, Any, Any]:
+        makers = [partial(self._make_one, index, episode_seed) for index in range(num_envs)]
+        try:
+            if self.vectorization == "async":
+                return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+            return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        except gymnasium_error.DependencyNotInstalled as error:
+            raise ConfigError(Problem("env.id", self.id, "a package is missing", _one_line(error))) from error
+        except (gymnasium_error.UnregisteredEnv, gymnasium_error.MalformedEnvironmentIdentifier) as error:
+            raise ConfigError(Problem("env.id", self.id, "there is no such environment", _suggest(self.id))) from error
+        except ModuleNotFoundError as error:
+            remedy = f"pip install the package that holds {error.name}"
+            raise ConfigError(Problem("env.id", self.id, f"the module {error.name} is missing", remedy)) from error
+        except (TypeError, gymnasium_error.Error) as error:
+            raise ConfigError(Problem("env.id", self.id, f"cannot be made ({_one_line(error)})", "see env.kwargs")) from error
+
+    def _make_one(self, index: int, episode_seed: EpisodeSeed) -> gymnasium.Env[Any, Any]:
+        env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, disable_env_checker=True, **self.kwargs)
+        space = env.observation_space
+        if not isinstance(space, spaces.Box):
+            if not space.is_np_flattenable:
+                remedy = "wrap it into Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of these"
+                raise ConfigError(Problem("env.id", self.id, f"the observation space {space} does not flatten", remedy))
+            env = FlattenObservation(env)
+        return SeededEpisodes(env, index, episode_seed)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _suggest(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(gymnasium.registry), n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else "see gymnasium.pprint_registry(), or give module:Name-v0"

@@ -27,12 +27,16 @@ class PolicyHead(nn.Module):
     log_std: Tensor | None
     fixed_log_std: Tensor | None
 
-    def __init__(self, net: Network, features: int, distribution: ActionDistribution, log_std: str, log_std_init: float) -> None:
+    def __init__(
+        self, net: Network, features: int, distribution: ActionDistribution, log_std: str, log_std_init: float
+    ) -> None:
         super().__init__()
         gaussian = isinstance(distribution, DiagonalGaussian)
         dims = distribution.num_features
         self.initial = log_std_init
-        self.linear = net.head(features, dims if gaussian and log_std != "state" else distribution.num_parameters, gain=POLICY_GAIN)
+        self.linear = net.head(
+            features, dims if gaussian and log_std != "state" else distribution.num_parameters, gain=POLICY_GAIN
+        )
         self.of_state, self.dims = gaussian and log_std == "state", dims
         free = nn.Parameter(torch.full((dims,), log_std_init)) if gaussian and log_std == "free" else None
         self.register_parameter("log_std", free)
@@ -51,7 +55,14 @@ class PolicyHead(nn.Module):
 class Critic(nn.Module):
     """V(s) [B], or Q(s, ·) [B, actions] of a finite choice, or Q(s, a) [B] with the action as a further input."""
 
-    def __init__(self, net: Network, shape: tuple[int, ...], kind: CriticKind, distribution: ActionDistribution, shared: tuple[nn.Module, int] | None) -> None:
+    def __init__(
+        self,
+        net: Network,
+        shape: tuple[int, ...],
+        kind: CriticKind,
+        distribution: ActionDistribution,
+        shared: tuple[nn.Module, int] | None,
+    ) -> None:
         super().__init__()
         self.outputs = distribution.num_features if kind == "q" and isinstance(distribution, Categorical) else 1
         self.takes_actions = kind == "q" and self.outputs == 1
@@ -102,12 +113,16 @@ class Agent(nn.Module):
         self.bounds, self.action_samples = bounds, action_samples
         if net.share_trunk and critic_net is not None:
             cause = "a shared trunk leaves no room for a network of the critic's own"
-            raise ConfigError(Problem("net.share_trunk", True, cause, "give net.share_trunk=false or leave out net@critic_net"))
+            raise ConfigError(
+                Problem("net.share_trunk", True, cause, "give net.share_trunk=false or leave out net@critic_net")
+            )
         self.trunk, features = net.trunk(shape)
         self.head = PolicyHead(net, features, distribution, log_std, log_std_init)
         shared = (self.trunk, features) if net.share_trunk else None
         self.shares_trunk = shared is not None and critic_kind != "none"
-        self.critic = None if critic_kind == "none" else Critic(critic_net or net, shape, critic_kind, distribution, shared)
+        self.critic = (
+            None if critic_kind == "none" else Critic(critic_net or net, shape, critic_kind, distribution, shared)
+        )
         self.target_critic: Critic | None = None
 
     def add_target_critic(self) -> None:
@@ -192,7 +207,11 @@ class Agent(nn.Module):
             return log_probs, log_probs, log_probs
         if self.critic_kind == "v":
             shared = self.shares_trunk and self.target_critic is None
-            return log_probs, critic.on_features(features) if shared else critic(observations), torch.zeros_like(log_probs)
+            return (
+                log_probs,
+                critic.on_features(features) if shared else critic(observations),
+                torch.zeros_like(log_probs),
+            )
         if isinstance(self.distribution, Categorical):
             q = critic(observations)
             values = (self.distribution.probabilities(parameters) * q).sum(-1)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from plexp.evaluation import EvaluationResult
 from plexp.trainer import Progress
@@ -41,6 +42,8 @@ class Recorder:
     def __init__(self, log: Log, every: int) -> None:
         self.log, self.grid = log, Grid(every)
         self.sums: dict[str, list[float]] = defaultdict(list)
+        self.episodes: list[tuple[int, float, int]] = []
+        """(environment steps so far, return, length) of every training episode."""
         self.start = (0, 0.0)
 
     def on_start(self, progress: Progress) -> None:
@@ -52,6 +55,7 @@ class Recorder:
         for episode in progress.finished:
             self.sums["train/episode_return"].append(episode.total_reward)
             self.sums["train/episode_length"].append(episode.length)
+            self.episodes.append((progress.steps, episode.total_reward, episode.length))
         points = self.grid.passed(progress.steps)
         if points:
             self._write(progress, points[-1])
@@ -128,26 +132,27 @@ class Evaluator:
 class ProgressBar:
     """A bar on a terminal, a line for each tenth elsewhere."""
 
-    def __init__(self, name: str, total_timesteps: int, evaluator: Evaluator, console: Console) -> None:
-        self.name, self.total, self.evaluator, self.console = name, total_timesteps, evaluator, console
+    def __init__(self, name: str, evaluator: Evaluator, console: Console) -> None:
+        self.name, self.evaluator, self.console = name, evaluator, console
         self.tenths = 0
         self.recent: list[float] = []
-        columns = [TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[note]}")]
-        self.bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=4, expand=True)
+        columns = [TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[note]}")]
+        self.bar = Bar(
+            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=4, expand=True
+        )
 
     def on_start(self, progress: Progress) -> None:
         if self.console.is_terminal:
-            self.task = self.bar.add_task(self.name, total=self.total, note="")
+            self.task = self.bar.add_task(self.name, total=1.0, note="")
             self.bar.start()
 
     def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
         self.recent = (self.recent + [episode.total_reward for episode in progress.finished])[-100:]
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=progress.steps, note=self._note())
+            self.bar.update(self.task, completed=progress.fraction, note=self._note(progress))
         elif int(progress.fraction * 10) > self.tenths:
             self.tenths = int(progress.fraction * 10)
-            speed = progress.steps / progress.seconds
-            self.console.print(f"{self.name}  {progress.steps:,} steps  {self._note()}  {speed:,.0f} steps/s", soft_wrap=True)
+            self.console.print(f"{self.name}  {self._note(progress)}", soft_wrap=True, highlight=False)
 
     def on_end(self, progress: Progress) -> None:
         self.close()
@@ -156,7 +161,8 @@ class ProgressBar:
         """Give the terminal back; also after an exception."""
         self.bar.stop()
 
-    def _note(self) -> str:
-        parts = [f"train {statistics.fmean(self.recent):.1f}"] if self.recent else []
+    def _note(self, progress: Progress) -> str:
+        parts = [f"{progress.steps:,} steps", f"{progress.steps / progress.seconds:,.0f}/s"]
+        parts += [f"train {statistics.fmean(self.recent):.1f}"] if self.recent else []
         parts += [f"eval {self.evaluator.curve[-1][1]:.1f}"] if self.evaluator.curve else []
         return "  ".join(parts)

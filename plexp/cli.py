@@ -25,6 +25,7 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from plexp import CONF, plugin_folders
 
@@ -82,10 +83,10 @@ def _experiment(arguments: list[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
     except Exception as error:
-        lines = explain(error, arguments)
-        if lines is None:
+        problem = explain(error, arguments)
+        if problem is None:
             raise
-        print("\n".join(lines), file=sys.stderr)
+        print(problem, file=sys.stderr)
         return USAGE
     finally:
         if _sweep_folder is not None and _sweep_folder.is_dir():
@@ -98,7 +99,10 @@ def task(cfg: DictConfig) -> float | None:
     global _status
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
-    result: dict[str, Any] = {"job": hydra_config.job.get("num", 0), "overrides": list(hydra_config.overrides.task)}
+    result: dict[str, Any] = {
+        "job": hydra_config.job.num if in_sweep else 0,
+        "overrides": list(hydra_config.overrides.task),
+    }
     started = time.time()
     try:
         with _sigterm_as_interrupt():
@@ -143,10 +147,13 @@ def _run(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
 def _say(error: Exception) -> tuple[int, list[str]]:
     """The exit status of a failed job and the lines that say why."""
     from plexp.errors import ConfigError, TrainingError
+    from plexp.explain import explain
     from plexp.tracking import StoreError
 
     if isinstance(error, ConfigError | StoreError):
         return USAGE, str(error).splitlines()
+    if isinstance(error, OmegaConfBaseException):
+        return USAGE, [str(explain(error, []))]
     if isinstance(error, TrainingError):
         return FAILED, [str(error)]
     return FAILED, [f"{type(error).__name__}: {error}"]
@@ -157,7 +164,9 @@ def _report(folder: Path) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    files = sorted(folder.glob("*/result.json"), key=lambda file: int(file.parent.name) if file.parent.name.isdigit() else 0)
+    files = sorted(
+        folder.glob("*/result.json"), key=lambda file: int(file.parent.name) if file.parent.name.isdigit() else 0
+    )
     results = [(file.parent, json.loads(file.read_text())) for file in files]
     if not results:
         return OK
@@ -166,12 +175,16 @@ def _report(folder: Path) -> int:
         table.add_column(column, justify="right" if column in ("final return", "seconds") else "left")
     for _, result in results:
         final = f"{result['final_return']:.1f}" if "final_return" in result else ""
-        table.add_row(str(result["job"]), " ".join(result["overrides"]), result["status"], final, f"{result['seconds']:.1f}")
+        table.add_row(
+            str(result["job"]), " ".join(result["overrides"]), result["status"], final, f"{result['seconds']:.1f}"
+        )
     console = Console()
     console.print(table)
     failed = [(where, result) for where, result in results if result["status"] != "FINISHED"]
     for where, result in failed:
-        console.print(f"job {result['job']}: {'; '.join(result.get('error', ['interrupted']))} (log in {where})", soft_wrap=True)
+        console.print(
+            f"job {result['job']}: {'; '.join(result.get('error', ['interrupted']))} (log in {where})", soft_wrap=True
+        )
     return FAILED if failed else OK
 
 
@@ -194,11 +207,16 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 def _plugins(arguments: list[str]) -> int:
     from plexp.catalogue import describe, overview
+    from plexp.errors import ConfigError
 
     parser = argparse.ArgumentParser("plexp plugins", description="List every plugin, or describe one.")
     parser.add_argument("name", nargs="?", help="a plugin, such as ppo, or a group and a plugin, such as algo/ppo")
     name = parser.parse_args(arguments).name
-    return overview() if name is None else describe(name)
+    try:
+        return overview() if name is None else describe(name)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return USAGE
 
 
 def _ui(arguments: list[str]) -> int:
@@ -210,4 +228,5 @@ def _ui(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from plexp.tracking import serve
 
-    return serve(uri=options.uri, outputs=options.outputs.absolute(), host=options.host, port=options.port)
+    status: int = serve(uri=options.uri, outputs=options.outputs.absolute(), host=options.host, port=options.port)
+    return status

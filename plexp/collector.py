@@ -124,7 +124,9 @@ class Collector:
             raise TrainingError(f"the environment raised {type(error).__name__} in step: {error}") from error
         return np.array(observations, self.dtype), rewards, terminated, truncated, info
 
-    def _rollout(self, rows: list[tuple[Array, Tensor, Array, Array, Array, Array]], finals: list[Array], final_index: list[int]) -> Rollout:
+    def _rollout(
+        self, rows: list[tuple[Array, Tensor, Array, Array, Array, Array]], finals: list[Array], final_index: list[int]
+    ) -> Rollout:
         observations, actions, rewards, terminated, truncated, valid = zip(*rows, strict=True)
         seen, paid = np.stack(observations), np.stack(rewards)
         ended, cut, counted = np.stack(terminated), np.stack(truncated), np.stack(valid)
@@ -156,4 +158,6 @@ def _check_finite(what: str, array: Array) -> None:
     if np.isfinite(array).all():
         return
     step, env = np.argwhere(~np.isfinite(array))[0][:2]
-    raise TrainingError(f"environment {env} returned the {what} {array[step, env]} in step {step} of the rollout: not finite")
+    raise TrainingError(
+        f"environment {env} returned the {what} {array[step, env]} in step {step} of the rollout: not finite"
+    )

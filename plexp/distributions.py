@@ -100,10 +100,10 @@ class MultiCategorical:
         return self.mode(parameters + noise)
 
     def mode(self, parameters: Tensor) -> Tensor:
-        return torch.stack([logits.argmax(-1) for logits in parameters.split(self.sizes, -1)], -1)
+        return torch.stack([logits.argmax(-1) for logits in torch.split(parameters, self.sizes, -1)], -1)
 
     def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        rows = zip(self.parts, parameters.split(self.sizes, -1), actions.unbind(-1), strict=True)
+        rows = zip(self.parts, torch.split(parameters, self.sizes, -1), actions.unbind(-1), strict=True)
         log_probs, entropies = zip(*[part.evaluate(logits, action) for part, logits, action in rows], strict=True)
         return torch.stack(log_probs).sum(0), torch.stack(entropies).sum(0)
 
@@ -176,7 +176,7 @@ class DiagonalGaussian:
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log σ, [B, dims] each; log σ is kept within LOG_STD_RANGE."""
-        mean, log_std = parameters.split(self.num_features, -1)
+        mean, log_std = torch.split(parameters, self.num_features, -1)
         return mean, log_std.clamp(*self.LOG_STD_RANGE)
 
     def encode(self, actions: Tensor) -> Tensor:

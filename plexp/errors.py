@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,3 +37,9 @@ class ConfigError(Exception):
 
 class TrainingError(RuntimeError):
     """A run that cannot go on (an environment that raises or returns NaN, a loss that is not finite): one line, exit 1."""
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """The remedy for a misspelt word."""
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(words)}"

@@ -18,7 +18,7 @@ from plexp.errors import ConfigError, Problem
 from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network
 from plexp.learner import Learner
 from plexp.normalization import ObservationNormalizer, RewardScaler
-from plexp.ranges import NonNegativeInt, PositiveInt, UnitInterval
+from plexp.ranges import PositiveInt, UnitInterval
 from plexp.seeding import Streams
 from plexp.spaces import action_distribution, is_image, observation_shape
 from plexp.trainer import Trainer
@@ -44,7 +44,11 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     "tracker": {"uri": str | None, "experiment": str, "every": PositiveInt, "log_model": bool},
 }
-PROBLEM: dict[str, Any] = {"gamma": UnitInterval, "total_timesteps": PositiveInt, "evaluation_every": PositiveInt | None}
+PROBLEM: dict[str, Any] = {
+    "gamma": UnitInterval,
+    "total_timesteps": PositiveInt,
+    "evaluation_every": PositiveInt | None,
+}
 """What an env sheet says of the problem, for the root to take up."""
 
 
@@ -72,6 +76,9 @@ def build(cfg: DictConfig) -> Experiment:
 
     Raises ConfigError with all problems found; nothing has been created or written by then.
     """
+    missing = [Problem(key, ..., "has no value", f"give {key}=…") for key in sorted(OmegaConf.missing_keys(cfg))]
+    if missing:
+        raise ConfigError(missing)
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     classes = _check(values)
     torch.set_num_threads(values["torch_threads"])
@@ -149,7 +156,9 @@ def _check(values: dict[str, Any]) -> dict[str, type]:
     return classes
 
 
-def _check_schedule(values: Values, algorithm: Algorithm, advantage: AdvantageEstimator, environment: Environment) -> None:
+def _check_schedule(
+    values: Values, algorithm: Algorithm, advantage: AdvantageEstimator, environment: Environment
+) -> None:
     """What algorithm, estimator and environment must agree on."""
     algo, estimator = values["algo"]["plugin"], values["advantage"]["plugin"]
     if advantage.complete_episodes and getattr(algorithm, "updates_every_step", False):
@@ -170,7 +179,9 @@ def _make(cls: type, sheet: Values, **wired: Any) -> Any:
     """A plugin from its sheet; it gets those of `wired` that its positional parameters name."""
     import inspect
 
-    positional = [n for n, p in inspect.signature(cls).parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    positional = [
+        n for n, p in inspect.signature(cls).parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
     unknown = [name for name in positional if name not in wired]
     if unknown:
         given = ", ".join(wired) or "nothing"
@@ -188,5 +199,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(Problem("device", name, f"not usable here ({str(error).splitlines()[0]})", "give device=cpu")) from error
+        raise ConfigError(
+            Problem("device", name, f"not usable here ({str(error).splitlines()[0]})", "give device=cpu")
+        ) from error
     return device

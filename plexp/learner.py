@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plexp import losses
 from plexp.agent import Agent
-from plexp.errors import ConfigError, Problem, TrainingError
+from plexp.errors import ConfigError, Problem
+from plexp.gradient import GradientStep, Terms
 from plexp.interfaces import AdvantageEstimator
 from plexp.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from plexp.types import Evaluation, Metrics, Minibatch, Rollout
 
-Terms: TypeAlias = dict[str, Tensor]
 Loss: TypeAlias = Callable[[Minibatch], tuple[Tensor, Terms]]
 """A minibatch -> what is minimised, and its terms (detached) for the record."""
 
@@ -74,7 +75,11 @@ class Learner:
         _refuse(agent, advantage, settings, replay_rollouts)
         self.agent, self.advantage, self.rng = agent, advantage, rng
         self.anneal_learning_rate, self.ent_coef, self.vf_coef = anneal_learning_rate, ent_coef, vf_coef
-        self.clip_value, self.critic_epochs, self.standardize_advantages = clip_value, critic_epochs, standardize_advantages
+        self.clip_value, self.critic_epochs, self.standardize_advantages = (
+            clip_value,
+            critic_epochs,
+            standardize_advantages,
+        )
         self.target_update_every, self.target_tau, self.updates = target_update_every, target_tau, 0
         self.replay: deque[Rollout] = deque(maxlen=replay_rollouts)
         if target_update_every is not None:
@@ -104,7 +109,7 @@ class Learner:
         batch = self._batch(rollout)
         for step in self.steps:
             step.anneal(1 - progress if self.anneal_learning_rate else 1.0)
-        policy_batch = batch if self.critic_epochs is None else _replace_targets(batch)
+        policy_batch = batch if self.critic_epochs is None else replace(batch, value_targets=None)
         records = self._descend(self.steps[0], policy_batch, loss, epochs, num_minibatches, target_kl)
         if self.critic_epochs is not None:
             records += self._descend(self.steps[1], batch, self.critic_alone, self.critic_epochs, num_minibatches, None)
@@ -146,7 +151,13 @@ class Learner:
         return losses.clipped_squared_error(predictions, minibatch.values, targets, self.clip_value).mean()
 
     def _descend(
-        self, step: GradientStep, batch: Minibatch, loss: Loss, epochs: int, num_minibatches: int, target_kl: float | None
+        self,
+        step: GradientStep,
+        batch: Minibatch,
+        loss: Loss,
+        epochs: int,
+        num_minibatches: int,
+        target_kl: float | None,
     ) -> list[dict[str, Tensor]]:
         records: list[dict[str, Tensor]] = []
         for _ in range(epochs):
@@ -163,7 +174,14 @@ class Learner:
     def _minibatches(self, batch: Minibatch, number: int) -> Iterator[Minibatch]:
         """The batch in a new order, in `number` parts of (almost) one size; in its own order if there is one part."""
         rows = len(batch.advantages)
-        fields = [batch.observations, batch.actions, batch.log_probs, batch.advantages, batch.importance_weights, batch.values]
+        fields = [
+            batch.observations,
+            batch.actions,
+            batch.log_probs,
+            batch.advantages,
+            batch.importance_weights,
+            batch.values,
+        ]
         targets = [] if batch.value_targets is None else [batch.value_targets]
         if number > 1:
             order = torch.from_numpy(self.rng.permutation(rows)).to(batch.advantages.device)
@@ -178,13 +196,17 @@ class Learner:
     def _batch(self, rollout: Rollout) -> Minibatch:
         """All valid rows of the rollout and of those replayed, normalised, with their targets, on the agent's device."""
         rollouts = [rollout, *(self.agent.appraise(old, fresh=False) for old in self.replay)]
-        rows = [self._rows(each) for each in rollouts]
+        parts = [self._rows(each) for each in rollouts]
         device = next(self.agent.parameters()).device
-        columns = [None if column[0] is None else torch.cat(column).to(device) for column in zip(*rows, strict=True)]
-        observations, *others = columns
-        return Minibatch(self.agent.normalize(observations), *others)
+        fields = {name: [part[name] for part in parts] for name in parts[0]}
+        columns = {
+            name: (column[0] if len(column) == 1 else torch.cat(column)).to(device) for name, column in fields.items()
+        }
+        columns["observations"] = self.agent.normalize(columns["observations"])
+        return Minibatch(**{"value_targets": None, **columns})  # type: ignore[arg-type]
 
-    def _rows(self, rollout: Rollout) -> list[Tensor | None]:
+    def _rows(self, rollout: Rollout) -> dict[str, Tensor]:
+        """The fields of a Minibatch of the valid rows of one rollout; `value_targets` only if there is a critic."""
         targets, done = self.advantage(rollout), rollout.terminated | rollout.truncated
         advantages, valid = targets.advantages, rollout.valid
         if self.standardize_advantages == "episode":
@@ -192,10 +214,18 @@ class Learner:
         elif self.standardize_advantages == "rollout":
             advantages = advantages.masked_scatter(valid, losses.standardize(advantages[valid]))
         weights = torch.ones_like(advantages) if targets.importance_weights is None else targets.importance_weights
-        values = rollout.action_values if self.agent.critic_kind == "q" else rollout.values
-        fields = [rollout.observations, rollout.actions, rollout.log_probs, advantages, weights, values, targets.value_targets]
+        fields = {
+            "observations": rollout.observations,
+            "actions": rollout.actions,
+            "log_probs": rollout.log_probs,
+            "advantages": advantages,
+            "importance_weights": weights,
+            "values": rollout.action_values if self.agent.critic_kind == "q" else rollout.values,
+        }
+        if targets.value_targets is not None:
+            fields["value_targets"] = targets.value_targets
         whole = bool(valid.all())
-        return [None if f is None else f.flatten(0, 1) if whole else f[valid] for f in fields]
+        return {name: field.flatten(0, 1) if whole else field[valid] for name, field in fields.items()}
 
     @torch.no_grad()
     def _after_update(self, rollout: Rollout) -> None:
@@ -207,69 +237,14 @@ class Learner:
                 slow.lerp_(fast, self.target_tau)
 
 
-class GradientStep:
-    """One step of Adam on parameters that are views of one flat vector: one norm and one update whatever the network.
-
-    Kingma and Ba 2015; gradient clipping by the global norm as in Pascanu et al. 2013.
-    """
-
-    def __init__(self, groups: list[tuple[list[nn.Parameter], float]], eps: float, max_grad_norm: float | None) -> None:
-        self.max_grad_norm = max_grad_norm
-        parameters = [p for members, _ in groups for p in members]
-        self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.gradients = torch.zeros_like(self.flat)
-        start, slices = 0, []
-        for members, rate in groups:
-            first = start
-            for p in members:
-                stop = start + p.numel()
-                p.data = self.flat[start:stop].view_as(p)
-                p.grad = self.gradients[start:stop].view_as(p)
-                start = stop
-            if members:
-                part = nn.Parameter(self.flat[first:start])
-                part.grad = self.gradients[first:start]
-                slices.append({"params": [part], "lr": rate})
-        self.rates = [float(part["lr"]) for part in slices]  # type: ignore[arg-type]
-        self.optimizer = torch.optim.Adam(slices, eps=eps, fused=True)
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the first group, as annealed."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def anneal(self, factor: float) -> None:
-        """Set the learning rates to `factor` times their first values."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-
-    def __call__(self, total: Tensor, terms: Terms) -> Tensor:
-        """Minimise `total` by one step; the norm of its gradient before clipping. Raises TrainingError if not finite."""
-        self.gradients.zero_()
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.linalg.vector_norm(self.gradients)
-        size = float(norm)
-        if not math.isfinite(size):
-            values = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
-            raise TrainingError(f"the gradient is not finite ({values}); a smaller algo.learning_rate or max_grad_norm may help")
-        if self.max_grad_norm is not None and size > self.max_grad_norm:
-            self.gradients.mul_(self.max_grad_norm / (size + 1e-6))
-        self.optimizer.step()
-        return norm
-
-
 def _means(records: list[dict[str, Tensor]]) -> dict[str, float]:
     names = {name: None for record in records for name in record}
     return {name: float(torch.stack([r[name] for r in records if name in r]).mean()) for name in names}
 
 
-def _replace_targets(batch: Minibatch) -> Minibatch:
-    from dataclasses import replace
-
-    return replace(batch, value_targets=None)
-
-
-def _refuse(agent: Agent, advantage: AdvantageEstimator, settings: dict[str, float | int | None], replay_rollouts: int) -> None:
+def _refuse(
+    agent: Agent, advantage: AdvantageEstimator, settings: dict[str, float | int | None], replay_rollouts: int
+) -> None:
     """Raise ConfigError for what does not make sense with this agent and estimator, all at once."""
     name = type(advantage).__name__
     problems = []
@@ -280,12 +255,23 @@ def _refuse(agent: Agent, advantage: AdvantageEstimator, settings: dict[str, flo
                 problems.append(Problem(f"algo.{key}", value, f"there is no critic with the estimator {name}", remedy))
     if settings["critic_epochs"] is not None and agent.shares_trunk:
         remedy = "give net.share_trunk=false or algo.critic_epochs=null"
-        problems.append(Problem("algo.critic_epochs", settings["critic_epochs"], "actor and critic share a trunk", remedy))
+        problems.append(
+            Problem("algo.critic_epochs", settings["critic_epochs"], "actor and critic share a trunk", remedy)
+        )
     if settings["clip_value"] is not None and settings["target_update_every"] is not None:
         cause = "the values of the rollout are the target critic's, not the old critic's"
-        problems.append(Problem("algo.clip_value", settings["clip_value"], cause, "give algo.clip_value=null or algo.target_update_every=null"))
+        problems.append(
+            Problem(
+                "algo.clip_value",
+                settings["clip_value"],
+                cause,
+                "give algo.clip_value=null or algo.target_update_every=null",
+            )
+        )
     if replay_rollouts and not advantage.off_policy:
         cause = f"the estimator {name} does not correct for the older policy of a replayed rollout"
-        problems.append(Problem("algo.replay_rollouts", replay_rollouts, cause, "give advantage=vtrace or algo.replay_rollouts=0"))
+        problems.append(
+            Problem("algo.replay_rollouts", replay_rollouts, cause, "give advantage=vtrace or algo.replay_rollouts=0")
+        )
     if problems:
         raise ConfigError(problems)

@@ -37,7 +37,7 @@ def continuations(rollout: Rollout, discount: float) -> Tensor:
 
 
 def bootstrapped_returns(rollout: Rollout, gamma: float) -> Tensor:
-    """G_t = r_t + γ·G_{t+1} to the end of the episode, [T, N]; where it is cut off, V of the true successor stands for the rest."""
+    """G_t = r_t + γ·G_{t+1} to the end of the episode, [T, N]; V of the true successor stands for what is cut off."""
     goes_on = continuations(rollout, gamma)
     goes_on[-1] = 0
     terms = torch.where(goes_on > 0, rollout.rewards, one_step_targets(rollout, gamma))
@@ -95,11 +95,11 @@ def standardize(x: Tensor) -> Tensor:
 
 
 def standardize_episodes(advantages: Tensor, done: Tensor, valid: Tensor) -> Tensor:
-    """Each episode of a rollout [T, N] standardised by itself; invalid rows are left out; one-step episodes stay as they are."""
+    """Each episode of a rollout [T, N] standardised by itself, over its valid rows; one-step episodes stay as they are."""
     before = done.long().cumsum(0) - done.long()
     episode = before + torch.arange(done.shape[1]) * (done.shape[0] + 1)
     result = advantages.clone()
-    for index in episode[valid].unique():
+    for index in set(episode[valid].tolist()):
         rows = (episode == index) & valid
         result[rows] = standardize(advantages[rows])
     return result

@@ -19,6 +19,8 @@ class ObservationNormalizer(nn.Module):
     mean: Tensor
     var: Tensor
     count: Tensor
+    scale: Tensor
+    offset: Tensor
     CLIP, EPSILON = 10.0, 1e-8
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -26,10 +28,12 @@ class ObservationNormalizer(nn.Module):
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("var", torch.ones(shape))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(shape))
+        self.register_buffer("offset", torch.zeros(shape))
 
     def forward(self, observations: Tensor) -> Tensor:
         """[..., *obs] -> [..., *obs]"""
-        return ((observations - self.mean) * (self.var + self.EPSILON).rsqrt()).clamp(-self.CLIP, self.CLIP)
+        return torch.addcmul(self.offset, observations, self.scale).clamp(-self.CLIP, self.CLIP)
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:
@@ -37,10 +41,14 @@ class ObservationNormalizer(nn.Module):
         rows = observations.to(self.mean.device, torch.float64)
         batch, total = rows.shape[0], self.count + rows.shape[0]
         delta = rows.mean(0) - self.mean
-        squares = self.var * self.count + rows.var(0, correction=0) * batch + delta.square() * self.count * batch / total
+        squares = (
+            self.var * self.count + rows.var(0, correction=0) * batch + delta.square() * self.count * batch / total
+        )
         self.mean.add_(delta * batch / total)
         self.var.copy_(squares / total)
         self.count.copy_(total)
+        self.scale.copy_((self.var + self.EPSILON).rsqrt())
+        self.offset.copy_(-self.mean * self.scale)
 
 
 class RewardScaler:
@@ -57,7 +65,9 @@ class RewardScaler:
         self.returns = np.zeros(num_envs)
         self.mean, self.var, self.count = 0.0, 1.0, 0.0
 
-    def __call__(self, rewards: npt.NDArray[Any], done: npt.NDArray[np.bool_], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    def __call__(
+        self, rewards: npt.NDArray[Any], done: npt.NDArray[np.bool_], valid: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float32]:
         """rewards, done, valid [T, N] -> rewards [T, N] of one scale, that of all returns so far including these."""
         discounted = np.empty(rewards.shape)
         for t in range(rewards.shape[0]):
@@ -68,4 +78,5 @@ class RewardScaler:
         delta = rows.mean() - self.mean
         squares = self.var * self.count + rows.var() * batch + delta**2 * self.count * batch / total
         self.mean, self.var, self.count = self.mean + delta * batch / total, squares / total, total
-        return (rewards / np.sqrt(self.var + self.EPSILON)).astype(np.float32)
+        scaled: npt.NDArray[np.float32] = (rewards / np.sqrt(self.var + self.EPSILON)).astype(np.float32)
+        return scaled

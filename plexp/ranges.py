@@ -14,4 +14,12 @@ PositiveFraction: TypeAlias = Annotated[float, Gt(0), Le(1)]
 UnitInterval: TypeAlias = Annotated[float, Ge(0), Le(1)]
 """0 ≤ x ≤ 1"""
 
-__all__ = ["Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveFraction", "PositiveInt", "UnitInterval"]
+__all__ = [
+    "Fraction",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveFraction",
+    "PositiveInt",
+    "UnitInterval",
+]

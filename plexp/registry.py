@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from plexp.errors import ConfigError, Problem
+import plexp
+from plexp.errors import ConfigError, Problem, nearest
 
 GROUPS = ("algo", "advantage", "net", "env")
 T = TypeVar("T")
@@ -35,7 +36,7 @@ def register(group: str, name: str) -> Callable[[type[T]], type[T]]:
 
 def names(group: str) -> list[str]:
     """The plugins of a group, by their files; imports none of them."""
-    return sorted(file.stem for folder in _folders(group) for file in folder.glob("*.py") if file.stem != "__init__")
+    return sorted(file.stem for folder in folders(group) for file in folder.glob("*.py") if file.stem != "__init__")
 
 
 def find(group: str, name: object) -> type:
@@ -79,27 +80,25 @@ def own_parameters(cls: type) -> set[str]:
     return {p.name for p in inspect.signature(cls).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def check(title: str, key: str, types: Mapping[str, Any], values: Mapping[str, Any], refused: Mapping[str, str] | None = None) -> list[Problem]:
+def check(
+    title: str, key: str, types: Mapping[str, Any], values: Mapping[str, Any], refused: Mapping[str, str] | None = None
+) -> list[Problem]:
     """All that is wrong with `values` for a plugin called `title`, whose section is `key` ("" for the root).
 
     `refused` gives the reason for names that others of its kind have and this one cannot have.
     """
-    model = create_model(title, __config__=ConfigDict(extra="forbid", strict=True), **{k: (t, ...) for k, t in types.items()})  # type: ignore[call-overload]
+    model = create_model(
+        title, __config__=ConfigDict(extra="forbid", strict=True), **{k: (t, ...) for k, t in types.items()}
+    )  # type: ignore[call-overload]
     try:
         model(**values)
     except ValidationError as error:
-        problems = {}
+        problems: dict[str, Problem] = {}
         for fault in error.errors():
             name = str(fault["loc"][0])
             problems.setdefault(name, _problem(title, key, name, fault, types, refused or {}))
         return list(problems.values())
     return []
-
-
-def nearest(word: str, words: list[str]) -> str:
-    """The remedy for a misspelt word."""
-    close = difflib.get_close_matches(word, words, n=1)
-    return f"did you mean {close[0]}?" if close else f"there are {', '.join(words)}"
 
 
 def describe_type(annotation: Any) -> str:
@@ -109,16 +108,27 @@ def describe_type(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         symbols = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-        bounds = [f"{sign} {getattr(m, attr):g}" for m in arguments[1:] for attr, sign in symbols.items() if hasattr(m, attr) and getattr(m, attr) is not None]
+        bounds = [
+            f"{sign} {getattr(m, attr):g}"
+            for m in arguments[1:]
+            for attr, sign in symbols.items()
+            if hasattr(m, attr) and getattr(m, attr) is not None
+        ]
         return " ".join([describe_type(arguments[0]), " and ".join(bounds)]).strip()
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin is Union or type(annotation).__name__ == "UnionType":
         return " or ".join(map(describe_type, arguments))
-    return annotation.__name__ if isinstance(annotation, type) and not arguments else str(annotation).replace("typing.", "")
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and not arguments
+        else str(annotation).replace("typing.", "")
+    )
 
 
-def _problem(title: str, key: str, name: str, fault: Mapping[str, Any], types: Mapping[str, Any], refused: Mapping[str, str]) -> Problem:
+def _problem(
+    title: str, key: str, name: str, fault: Mapping[str, Any], types: Mapping[str, Any], refused: Mapping[str, str]
+) -> Problem:
     dotted = f"{key}.{name}" if key else name
     if fault["type"] == "extra_forbidden":
         if name in refused:
@@ -126,11 +136,11 @@ def _problem(title: str, key: str, name: str, fault: Mapping[str, Any], types: M
         return Problem(dotted, ..., f"{title} has no such parameter", nearest(name, sorted(types)))
     if fault["type"] == "missing":
         return Problem(dotted, ..., "has no value", f"give {describe_type(types[name])}")
-    return Problem(dotted, fault["input"], fault["msg"].replace("Input should be", "must be"), f"give {describe_type(types[name])}")
+    return Problem(
+        dotted, fault["input"], fault["msg"].replace("Input should be", "must be"), f"give {describe_type(types[name])}"
+    )
 
 
-def _folders(group: str) -> list[Any]:
-    import plexp
-    from pathlib import Path
-
+def folders(group: str) -> list[Path]:
+    """Where the plugins of a group may lie."""
     return [folder for root in plexp.__path__ if (folder := Path(root) / "plugins" / group).is_dir()]

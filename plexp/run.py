@@ -76,9 +76,10 @@ def _train(experiment: Experiment, tracker: Tracker, config_yaml: str, console: 
         return evaluate(agent, environment, experiment.streams.evaluation(index), episodes)
 
     evaluator = Evaluator(play, tracker.log, solved_return=environment.solved_return, **values["evaluation"])
-    bar = ProgressBar(experiment.name, values["total_timesteps"], evaluator, console)
+    recorder = Recorder(tracker.log, values["tracker"]["every"])
+    bar = ProgressBar(experiment.name, evaluator, console)
     try:
-        progress = experiment.trainer.run([Recorder(tracker.log, values["tracker"]["every"]), evaluator, bar])
+        progress = experiment.trainer.run([recorder, evaluator, bar])
     finally:
         bar.close()
     final = evaluator.final
@@ -95,6 +96,8 @@ def _train(experiment: Experiment, tracker: Tracker, config_yaml: str, console: 
         environment.solved_return,
     )
     _keep(experiment, tracker, evaluator, outcome)
+    rows = "".join(f"{steps},{total:g},{length}\n" for steps, total, length in recorder.episodes)
+    tracker.log_text("steps,return,length\n" + rows, "episodes.csv")
     return outcome
 
 
@@ -105,7 +108,9 @@ def _keep(experiment: Experiment, tracker: Tracker, evaluator: Evaluator, outcom
         save_file({k: v.detach().cpu().clone() for k, v in experiment.agent.state_dict().items()}, path)
         tracker.log_file(path)
     if evaluator.curve:
-        tracker.log_figure(learning_curve(experiment.name, evaluator.curve, outcome.solved_return), "learning_curve.png")
+        tracker.log_figure(
+            learning_curve(experiment.name, evaluator.curve, outcome.solved_return), "learning_curve.png"
+        )
     if experiment.values["tracker"]["log_model"]:
         example = torch.from_numpy(experiment.trainer.collector.observations).repeat(2, *[1] * 8)[:2]
         tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
@@ -114,19 +119,22 @@ def _keep(experiment: Experiment, tracker: Tracker, evaluator: Evaluator, outcom
 
 def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
     """Two lines of Markdown: what it was and how it went."""
-    what = f"**{values['algo']['plugin']}** with {values['advantage']['plugin']} on **{values['env']['id']}**, seed {values['seed']}"
+    algo, advantage, env = values["algo"]["plugin"], values["advantage"]["plugin"], values["env"]["id"]
+    what = f"**{algo}** with {advantage} on **{env}**, seed {values['seed']}"
     rate = outcome.steps / max(outcome.seconds, 1e-9)
-    effort = f"{outcome.steps:,} steps, {outcome.episodes:,} episodes, {outcome.seconds:.0f} s of training ({rate:,.0f} steps/s)"
+    effort = f"{outcome.steps:,} steps, {outcome.episodes:,} episodes, {outcome.seconds:.0f} s ({rate:,.0f} steps/s)"
     return f"{what}: {effort}.  \n{verdict(outcome)}."
 
 
 def verdict(outcome: Outcome) -> str:
     """`final return 251.3 ± 40.1 over the last evaluation; solved (≥ 200) at step 350,000`."""
-    text = f"final return {outcome.final_return:.1f} ± {outcome.final_return_std:.1f} (mean ± deviation of the last evaluation)"
+    text = f"final return {outcome.final_return:.1f} ± {outcome.final_return_std:.1f} (mean ± deviation over episodes)"
     if outcome.solved_return is None:
         return text
     mark = f"(≥ {outcome.solved_return:g})"
-    return f"{text}; " + (f"solved {mark} at step {outcome.solved_at:,}" if outcome.solved_at is not None else f"not solved {mark}")
+    return f"{text}; " + (
+        f"solved {mark} at step {outcome.solved_at:,}" if outcome.solved_at is not None else f"not solved {mark}"
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

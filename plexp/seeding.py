@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from plexp.interfaces import EpisodeSeed
+
 
 @dataclass(frozen=True)
 class EpisodeSeeds:
@@ -41,7 +43,7 @@ class Streams:
 class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Gives every `reset` the seed of its episode, whatever a vector environment asks for."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], index: int, episode_seed: EpisodeSeeds) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], index: int, episode_seed: EpisodeSeed) -> None:
         super().__init__(env)
         self.index, self.episode_seed, self.episode = index, episode_seed, -1
 

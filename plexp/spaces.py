@@ -36,9 +36,13 @@ def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"
             if np.isfinite(space.low).all() and np.isfinite(space.high).all():
                 return SquashedGaussian(space.low, space.high)
             remedy = "give policy.bounds=clip"
-            raise ConfigError(Problem("policy.bounds", bounds, f"tanh needs finite bounds, and the actions are {space}", remedy))
+            raise ConfigError(
+                Problem("policy.bounds", bounds, f"tanh needs finite bounds, and the actions are {space}", remedy)
+            )
     supported = "Discrete, Box of floats, MultiDiscrete and MultiBinary"
-    raise ConfigError(Problem("env", ..., f"the action space {space} is not supported", f"wrap it into one of {supported}"))
+    raise ConfigError(
+        Problem("env", ..., f"the action space {space} is not supported", f"wrap it into one of {supported}")
+    )
 
 
 def observation_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
@@ -49,7 +53,9 @@ def observation_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
     if isinstance(space, spaces.Box) and space.shape:
         return space.shape
     supported = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
-    raise ConfigError(Problem("env", ..., f"the observation space {space} is not supported", f"wrap it into one of {supported}"))
+    raise ConfigError(
+        Problem("env", ..., f"the observation space {space} is not supported", f"wrap it into one of {supported}")
+    )
 
 
 def is_image(space: spaces.Space[Any]) -> bool:

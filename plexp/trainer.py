@@ -45,7 +45,13 @@ class Trainer:
     """Runs an algorithm until `total_timesteps` environment steps, or `total_episodes` if that is given, are reached."""
 
     def __init__(
-        self, agent: Agent, collector: Collector, algorithm: Algorithm, *, total_timesteps: int, total_episodes: int | None
+        self,
+        agent: Agent,
+        collector: Collector,
+        algorithm: Algorithm,
+        *,
+        total_timesteps: int,
+        total_episodes: int | None,
     ) -> None:
         self.agent, self.collector, self.algorithm = agent, collector, algorithm
         self.total_timesteps, self.total_episodes = total_timesteps, total_episodes

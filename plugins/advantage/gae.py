@@ -11,8 +11,9 @@ from plexp.types import Rollout, Targets
 
 @register("advantage", "gae")
 class GAE:
-    """Φ_t = A_t = δ_t + γλ·(1 − done)·A_{t+1} (Schulman et al. 2016, eq. 16), with δ_t = r + γ·(1 − terminated)·V(s_{t+1}) − V(s_t).
+    """Φ_t = A_t = δ_t + γλ·(1 − done)·A_{t+1} (Schulman et al. 2016, eq. 16).
 
+    δ_t = r + γ·(1 − terminated)·V(s_{t+1}) − V(s_t), with V of the true successor where the episode was cut off.
     The critic regresses on A_t + V(s_t), the λ-return. λ = 0 is `td`, λ = 1 is `baseline`.
     """
 
@@ -24,5 +25,7 @@ class GAE:
         self.gamma, self.gae_lambda = gamma, gae_lambda
 
     def __call__(self, rollout: Rollout) -> Targets:
-        advantages = discounted_sums(td_errors(rollout, self.gamma), continuations(rollout, self.gamma * self.gae_lambda))
+        advantages = discounted_sums(
+            td_errors(rollout, self.gamma), continuations(rollout, self.gamma * self.gae_lambda)
+        )
         return Targets(advantages, advantages + rollout.values)

@@ -11,7 +11,7 @@ from plexp.types import Rollout, Targets
 
 @register("advantage", "q_baseline")
 class QBaseline:
-    """Φ_t = G_t − Q(s_t, a_t). Here to be studied, not to be used: its expectation is zero under an exact Q.
+    """Φ_t = G_t − Q(s_t, a_t), to be studied, not used: its expectation is zero under an exact Q.
 
     E[G_t | s_t, a_t] = Q(s_t, a_t), so a critic that has learnt its target leaves only noise to the policy: a baseline
     may depend on the state but not on the action (Sutton and Barto 2018, eq. 13.10). It learns while the critic is wrong.

@@ -11,7 +11,7 @@ from plexp.types import Rollout, Targets
 
 @register("advantage", "returns")
 class Returns:
-    """Φ_t = G_t = Σ_k γ^k r_{t+k} to the end of the episode: REINFORCE's weight (Williams 1992; Sutton and Barto 2018, ch. 13.3).
+    """Φ_t = G_t = Σ_k γ^k r_{t+k} to the end of the episode, as in REINFORCE (Sutton and Barto 2018, ch. 13.3).
 
     No critic, so nothing stands for what a time limit cuts off: G of a truncated episode is the sum up to the cut.
     """

@@ -11,7 +11,7 @@ from plexp.types import Rollout, Targets
 
 @register("advantage", "td")
 class TD:
-    """Φ_t = δ_t = r + γ·(1 − terminated)·V(s_{t+1}) − V(s_t): the one-step actor-critic's weight (Sutton and Barto 2018, ch. 13.5).
+    """Φ_t = δ_t = r + γ·(1 − terminated)·V(s_{t+1}) − V(s_t), one step and V (Sutton and Barto 2018, ch. 13.5).
 
     The critic regresses on r + γ·V(s_{t+1}). Least variance, most bias: all it knows of the future is V.
     """

@@ -24,7 +24,9 @@ class VTrace:
     complete_episodes = False
     off_policy = True
 
-    def __init__(self, *, gamma: UnitInterval, gae_lambda: UnitInterval, rho_bar: PositiveFloat, c_bar: PositiveFloat) -> None:
+    def __init__(
+        self, *, gamma: UnitInterval, gae_lambda: UnitInterval, rho_bar: PositiveFloat, c_bar: PositiveFloat
+    ) -> None:
         self.gamma, self.gae_lambda, self.rho_bar, self.c_bar = gamma, gae_lambda, rho_bar, c_bar
 
     def __call__(self, rollout: Rollout) -> Targets:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from torch import Tensor
+
 from plexp.agent import Agent
-from plexp.learner import Learner, Terms
+from plexp.gradient import Terms
+from plexp.learner import Learner
 from plexp.losses import policy_gradient
 from plexp.ranges import PositiveInt
 from plexp.registry import register
 from plexp.types import Metrics, Minibatch, Rollout
-from torch import Tensor
 
 
 @register("algo", "a2c")
@@ -24,7 +28,7 @@ class A2C:
     """
 
     complete_episodes = False
-    refused = {
+    refused: ClassVar = {
         "update_epochs": "its gradient holds only for the policy that acted; use algo=ppo, or algo.replay_rollouts",
         "clip_eps": "it has no ratio to clip; use algo=ppo",
         "target_kl": "it makes one pass; use algo=ppo",

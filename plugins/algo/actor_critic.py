@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from torch import Tensor
+
 from plexp.agent import Agent
-from plexp.learner import Learner, Terms
+from plexp.gradient import Terms
+from plexp.learner import Learner
 from plexp.losses import policy_gradient
 from plexp.registry import register
 from plexp.types import Metrics, Minibatch, Rollout
-from torch import Tensor
 
 
 @register("algo", "actor_critic")
@@ -20,7 +24,7 @@ class ActorCritic:
     num_steps = 1
     complete_episodes = False
     updates_every_step = True
-    refused = {
+    refused: ClassVar = {
         "num_steps": "an update takes one step; use algo=a2c for n steps",
         "update_epochs": "its gradient holds only for the policy that acted; use algo=ppo",
         "num_minibatches": "an update takes one step; use algo=a2c or algo=ppo",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from plexp.agent import Agent
-from plexp.learner import Learner, Terms
+from plexp.gradient import Terms
+from plexp.learner import Learner
 from plexp.losses import approximate_kl, clipped_surrogate
 from plexp.ranges import Fraction, PositiveFloat, PositiveInt
 from plexp.registry import register
 from plexp.types import Metrics, Minibatch, Rollout
-from torch import Tensor
 
 
 @register("algo", "ppo")

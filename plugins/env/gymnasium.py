@@ -64,13 +64,15 @@ class GymnasiumEnvironment:
             return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
         except gymnasium_error.DependencyNotInstalled as error:
             raise ConfigError(Problem("env.id", self.id, "a package is missing", _one_line(error))) from error
-        except (gymnasium_error.UnregisteredEnv, gymnasium_error.MalformedEnvironmentIdentifier) as error:
+        except gymnasium_error.UnregisteredEnv as error:
             raise ConfigError(Problem("env.id", self.id, "there is no such environment", _suggest(self.id))) from error
         except ModuleNotFoundError as error:
             remedy = f"pip install the package that holds {error.name}"
             raise ConfigError(Problem("env.id", self.id, f"the module {error.name} is missing", remedy)) from error
         except (TypeError, gymnasium_error.Error) as error:
-            raise ConfigError(Problem("env.id", self.id, f"cannot be made ({_one_line(error)})", "see env.kwargs")) from error
+            raise ConfigError(
+                Problem("env.id", self.id, f"cannot be made ({_one_line(error)})", "see env.kwargs")
+            ) from error
 
     def _make_one(self, index: int, episode_seed: EpisodeSeed) -> gymnasium.Env[Any, Any]:
         env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, disable_env_checker=True, **self.kwargs)

@@ -1,0 +1,111 @@
+"""`plexp plugins`: what there is, read from the files; only describing one imports it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from plexp import CONF, registry
+from plexp.errors import ConfigError, Problem, nearest
+
+GROUPS = {"algo": "algorithms", "advantage": "advantage estimators", "net": "networks", "env": "environments"}
+
+
+def overview() -> int:
+    """Print every plugin and every sheet with its first line."""
+    console = Console()
+    for group, title in GROUPS.items():
+        table = Table(
+            box=None,
+            show_header=False,
+            padding=(0, 2, 0, 0),
+            title=f"[bold]{title}[/bold]: {group}=",
+            title_justify="left",
+        )
+        for name, line in _rows(group):
+            table.add_row(f"  {name}", line)
+        console.print(table)
+    console.print("python -m plexp plugins NAME describes one.")
+    return 0
+
+
+def describe(name: str) -> int:
+    """Print a plugin's docstring and its parameters with types, ranges, values and what they do; 2 if there is none."""
+    group, _, plain = name.rpartition("/")
+    hits = [(g, n) for g in registry.GROUPS for n, _ in _rows(g) if n == plain and group in ("", g)]
+    if not hits:
+        every = [n for g in registry.GROUPS for n, _ in _rows(g)]
+        raise ConfigError(Problem("plugin", name, "there is no such plugin", nearest(plain, every)))
+    for section, option in hits:
+        _describe(section, option)
+    return 0
+
+
+def _describe(group: str, option: str) -> None:
+    sheet = _sheet(group, option)
+    cls = registry.find(group, sheet.get("plugin", option))
+    console = Console()
+    console.print(
+        f"[bold]{group}={option}[/bold]  ({cls.__module__.removeprefix('plexp.').replace('.', '/')}.py)",
+        highlight=False,
+    )
+    console.print(inspect.getdoc(cls), highlight=False, markup=False)
+    comments = _comments(group, option)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("parameter", "value", "type and range", "what it does"):
+        table.add_column(column)
+    for parameter, annotation in registry.parameters(cls).items():
+        value = sheet.get(parameter)
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        table.add_row(f"{group}.{parameter}", shown, registry.describe_type(annotation), comments.get(parameter, ""))
+    console.print(table)
+
+
+def _rows(group: str) -> list[tuple[str, str]]:
+    """Every sheet of a group with the first line of its plugin's docstring, or of its own comment."""
+    rows = []
+    for file in sorted((CONF / group).glob("*.yaml")):
+        text, sheet = file.read_text(), _sheet(group, file.stem)
+        first = text.splitlines()[0]
+        own = first.startswith("# ") and "@package" not in first
+        same = sheet.get("plugin") == file.stem
+        line = first[2:] if own else _docstring(group, str(sheet.get("plugin"))) if same else str(sheet.get("id", ""))
+        flags = "".join(f", {key}={str(value).lower()}" for key, value in (sheet.get("kwargs") or {}).items())
+        rows.append((file.stem, line + ("" if same or own else flags)))
+    return rows
+
+
+def _docstring(group: str, name: str) -> str:
+    """First line of the docstring of the class in a plugin's file, without importing it."""
+    for folder in registry.folders(group):
+        file: Path = folder / f"{name}.py"
+        if file.is_file():
+            classes = [n for n in ast.parse(file.read_text()).body if isinstance(n, ast.ClassDef) and n.decorator_list]
+            return (ast.get_docstring(classes[0]) or "").splitlines()[0] if classes else ""
+    return ""
+
+
+def _sheet(group: str, option: str) -> dict[str, Any]:
+    """A sheet's own values on those of the sheets it names in its defaults."""
+    file = CONF / group / f"{option}.yaml"
+    own: Mapping[str, Any] = yaml.safe_load(file.read_text()) or {}
+    merged: dict[str, Any] = {}
+    for base in own.get("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            merged |= _sheet(group, base)
+    return merged | {k: v for k, v in own.get(group, own).items() if k != "defaults"}
+
+
+def _comments(group: str, option: str) -> dict[str, str]:
+    file = CONF / group / f"{option}.yaml"
+    bases = re.search(r"^defaults: \[(\w+), _self_\]", file.read_text(), re.M)
+    found = _comments(group, bases[1]) if bases else {}
+    return found | {m[1]: m[2] for m in re.finditer(r"^\s*(\w+):[^#\n]*?#\s*(.+)$", file.read_text(), re.M)}

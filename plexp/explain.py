@@ -1,0 +1,108 @@
+"""Errors of Hydra and OmegaConf, and of the outputs folder, as plexp's own: key, value, cause, remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from plexp import CONF, plugin_folders
+from plexp.errors import Problem, nearest
+
+
+def explain(error: Exception, arguments: list[str]) -> Problem | None:
+    """What is wrong with the command line; None if the error is not of its kind."""
+    text = " ".join(str(error).split())
+    match error:
+        case MissingConfigException():
+            return _missing_option(text)
+        case OverrideParseException():
+            return Problem(
+                error.override,
+                ...,
+                "this is not key=value",
+                "quote values with brackets, commas or spaces: 'key=\"value\"'",
+            )
+        case HydraException() if found := re.match(r"Could not override '([^']+)'", text):
+            return _unknown_key(found[1], arguments)
+        case HydraException() if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'", text):
+            return Problem(found[1], found[2], "several values make a sweep", "add -m for a sweep, or [a,b] for a list")
+        case HydraException():
+            return Problem("configuration", ..., text, "see python -m plexp --help")
+        case OmegaConfBaseException():
+            key = str(error.full_key or error.key or "configuration")
+            cause = str(error).splitlines()[0]
+            return Problem(key, ..., cause, "see python -m plexp --cfg job")
+        case OSError():
+            folder = next((a.partition("=")[2] for a in reversed(arguments) if a.startswith("outputs=")), "outputs")
+            return Problem(
+                "outputs", folder, f"cannot be written ({error.strerror}: {error.filename})", "give outputs=FOLDER"
+            )
+    return None
+
+
+def _missing_option(text: str) -> Problem:
+    found = re.search(r"Could not find '([^']+)'", text)
+    group, _, option = (found[1] if found else "configuration").rpartition("/")
+    options = sorted({file.stem for root in _conf_folders() for file in (root / group).glob("*.yaml")})
+    return Problem(group, option, "there is no such option", nearest(option, options))
+
+
+def _unknown_key(key: str, arguments: list[str]) -> Problem:
+    """For a key that the composed configuration does not have: composes again without it, to know those it has."""
+    rest = [a for a in arguments if "=" in a and not a.startswith("-") and a.lstrip("+~").partition("=")[0] != key]
+    single = [re.sub(r"=(choice\()?([^,\[\]{}()]+),.*$", r"=\2", a) for a in rest]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", overrides=single)
+    except Exception:  # the rest has faults of its own, which will be told when this one is mended
+        return Problem(key, ..., "there is no such key", "see python -m plexp --cfg job")
+    values = OmegaConf.to_container(cfg, resolve=False)
+    section, _, name = key.rpartition(".")
+    if section in ("algo", "advantage", "net", "env") and _known_elsewhere(section, name):
+        plugin = OmegaConf.select(cfg, f"{section}.plugin")
+        reason = _reason(section, str(plugin), name)
+        return Problem(
+            key, ..., f"{section}={plugin} has no such parameter", reason or "another plugin of this group has it"
+        )
+    keys = list(_dotted(values))
+    groups = sorted({folder.name for root in _conf_folders() for folder in root.iterdir() if folder.is_dir()})
+    close = nearest(key, [*keys, *groups])
+    if not close.startswith("did you mean"):
+        siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == section]
+        close = nearest(name, siblings or groups)
+    return Problem(key, ..., "there is no such key", close)
+
+
+def _known_elsewhere(section: str, name: str) -> bool:
+    return any(
+        re.search(rf"^\s*{re.escape(name)}:", f.read_text(), re.M)
+        for r in _conf_folders()
+        for f in (r / section).glob("*.yaml")
+    )
+
+
+def _reason(section: str, plugin: str, name: str) -> str | None:
+    from plexp import registry
+
+    refused: dict[str, str] = getattr(registry.find(section, plugin), "refused", {})
+    return refused.get(name)
+
+
+def _dotted(values: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _conf_folders() -> list[Path]:
+    return [CONF, *(folder / "conf" for folder in plugin_folders()[1:] if (folder / "conf").is_dir())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ GROUPS = {"algo": "algorithms", "advantage": "advantage estimators", "net": "net
 
 def overview() -> int:
     """Print every plugin and every sheet with its first line."""
-    console = Console()
+    console = _console()
     for group, title in GROUPS.items():
         table = Table(
             box=None,
@@ -57,16 +58,24 @@ def _describe(group: str, option: str) -> None:
         f"[bold]{group}={option}[/bold]  ({cls.__module__.removeprefix('plexp.').replace('.', '/')}.py)",
         highlight=False,
     )
-    console.print(inspect.getdoc(cls), highlight=False, markup=False)
+    console.print(
+        (inspect.getdoc(cls) or "").partition("\nArgs:")[0].rstrip(), highlight=False, markup=False, soft_wrap=True
+    )
     comments = _comments(group, option)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("parameter", "value", "type and range", "what it does"):
-        table.add_column(column)
-    for parameter, annotation in registry.parameters(cls).items():
+    problem = registry.PROBLEM if group == "env" else {}
+    for parameter, annotation in (registry.parameters(cls) | problem).items():
         value = sheet.get(parameter)
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        table.add_row(f"{group}.{parameter}", shown, registry.describe_type(annotation), comments.get(parameter, ""))
-    console.print(table)
+        kind = registry.describe_type(annotation)
+        console.print(
+            f"  [bold]{group}.{parameter}[/bold]={shown}  [dim]({kind})[/dim]", highlight=False, soft_wrap=True
+        )
+        if parameter in comments:
+            console.print(f"      {comments[parameter]}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=160, height=50)
 
 
 def _rows(group: str) -> list[tuple[str, str]]:

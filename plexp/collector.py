@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from plexp.agent import Agent
 from plexp.errors import TrainingError
 from plexp.normalization import RewardScaler
+from plexp.stepper import Array, Stepper
 from plexp.types import Rollout
 
-Array = npt.NDArray[Any]
 NOISE_BLOCK = 64  # steps of noise drawn at once while the length of a rollout is not known
 
 
@@ -48,11 +48,9 @@ class Collector:
         num_steps: int,
         complete_episodes: bool,
     ) -> None:
-        self.env, self.agent, self.rng, self.scaler = env, agent, rng, scaler
+        self.stepper, self.agent, self.rng, self.scaler = Stepper(env, agent.distribution), agent, rng, scaler
         self.num_steps, self.complete_episodes = num_steps, complete_episodes
-        self.same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
         self.device = next(agent.parameters()).device
-        self.dtype = np.uint8 if env.single_observation_space.dtype == np.uint8 else np.float32
         self.returns, self.lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
         self.ended = np.zeros(env.num_envs, np.bool_)
         self.observations = self._reset()
@@ -71,7 +69,7 @@ class Collector:
         rows: list[tuple[Array, Tensor, Array, Array, Array, Array]] = []
         finals: list[Array] = []
         final_index: list[int] = []
-        num_envs = self.env.num_envs
+        num_envs = self.stepper.num_envs
         waiting = np.zeros(num_envs, np.bool_)
         noise = self._noise(0)
         while not self._is_complete(len(rows), waiting):
@@ -80,16 +78,16 @@ class Collector:
                 noise = self._noise(step)
             observations = self.observations
             actions = self.agent.act(torch.from_numpy(observations).to(self.device), noise[step % len(noise)]).cpu()
-            valid = ~(self.ended | waiting) if not self.same_step else ~waiting
-            self.observations, rewards, terminated, truncated, info = self._step(actions)
+            valid = ~(self.ended | waiting) if not self.stepper.same_step else ~waiting
+            self.observations, rewards, terminated, truncated, info = self.stepper.step(actions)
             rows.append((observations, actions, rewards, terminated, truncated, valid))
             self.ended = terminated | truncated
             self.returns += rewards * valid
             self.lengths += valid
             if self.ended.any():
                 for i in np.flatnonzero(self.ended):
-                    if self.same_step:
-                        finals.append(np.asarray(info["final_obs"][i], self.dtype))
+                    if self.stepper.same_step:
+                        finals.append(np.asarray(info["final_obs"][i], self.stepper.dtype))
                         final_index.append(step * num_envs + int(i))
                     if valid[i]:
                         self.episodes.append(Episode(float(self.returns[i]), int(self.lengths[i])))
@@ -97,7 +95,7 @@ class Collector:
                 self.lengths[self.ended] = 0
                 if self.complete_episodes:
                     waiting |= self.ended & (step + 1 >= self.num_steps)
-        self.fresh = self.same_step and bool(self.ended.all())
+        self.fresh = self.stepper.same_step and bool(self.ended.all())
         return self.agent.appraise(self._rollout(rows, finals, final_index), fresh=True)
 
     def _is_complete(self, steps: int, waiting: npt.NDArray[np.bool_]) -> bool:
@@ -105,24 +103,13 @@ class Collector:
 
     def _noise(self, step: int) -> Tensor:
         block = NOISE_BLOCK if self.complete_episodes else self.num_steps
-        return torch.from_numpy(self.agent.distribution.draw_noise(self.rng, block, self.env.num_envs)).to(self.device)
+        return torch.from_numpy(self.agent.distribution.draw_noise(self.rng, block, self.stepper.num_envs)).to(
+            self.device
+        )
 
     def _reset(self) -> Array:
-        try:
-            observations, _ = self.env.reset()
-        except Exception as error:
-            raise TrainingError(f"the environment raised {type(error).__name__} in reset: {error}") from error
         self.returns[:], self.lengths[:], self.ended[:] = 0, 0, False
-        return np.array(observations, self.dtype)
-
-    def _step(self, actions: Tensor) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        try:
-            observations, rewards, terminated, truncated, info = self.env.step(
-                self.agent.distribution.to_environment(actions).numpy()
-            )
-        except Exception as error:
-            raise TrainingError(f"the environment raised {type(error).__name__} in step: {error}") from error
-        return np.array(observations, self.dtype), rewards, terminated, truncated, info
+        return self.stepper.reset()
 
     def _rollout(
         self, rows: list[tuple[Array, Tensor, Array, Array, Array, Array]], finals: list[Array], final_index: list[int]
@@ -131,11 +118,14 @@ class Collector:
         seen, paid = np.stack(observations), np.stack(rewards)
         ended, cut, counted = np.stack(terminated), np.stack(truncated), np.stack(valid)
         _check_finite("reward", paid)
-        _check_finite("observation", np.concatenate([seen[1:], self.observations[None]]))
+        last = np.stack(finals) if finals else np.zeros((0, *self.observations.shape[1:]), self.stepper.dtype)
+        if self.stepper.dtype == np.float32:
+            successors = np.concatenate([seen[1:], self.observations[None]])
+            successors.reshape(-1, *successors.shape[2:])[final_index] = last
+            _check_finite("observation", successors)
         if self.scaler is not None:
             paid = self.scaler(paid, ended | cut, counted)
         zeros = torch.zeros(paid.shape)
-        shape = self.observations.shape[1:]
         return Rollout(
             observations=torch.from_numpy(seen),
             actions=torch.stack(list(actions)),
@@ -149,7 +139,7 @@ class Collector:
             truncated=torch.from_numpy(cut),
             valid=torch.from_numpy(counted),
             last_observations=torch.from_numpy(self.observations),
-            final_observations=torch.from_numpy(np.stack(finals) if finals else np.zeros((0, *shape), self.dtype)),
+            final_observations=torch.from_numpy(last),
             final_index=torch.tensor(final_index, dtype=torch.int64),
         )
 

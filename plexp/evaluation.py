@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.vector import AutoresetMode
 
 from plexp.agent import Agent
-from plexp.errors import TrainingError
 from plexp.interfaces import Environment
 from plexp.seeding import EpisodeSeeds
+from plexp.stepper import Stepper
 
 PARALLEL = 10  # environments side by side
 
@@ -37,28 +35,24 @@ def evaluate(agent: Agent, environment: Environment, seeds: EpisodeSeeds, episod
     quota = episodes // num_envs
     env = environment.make(num_envs, seeds)
     try:
-        return _play(agent, env, num_envs, quota)
-    except Exception as error:
-        raise TrainingError(f"the environment raised {type(error).__name__} in evaluation: {error}") from error
+        return _play(agent, Stepper(env, agent.distribution), quota)
     finally:
         env.close()
 
 
-def _play(agent: Agent, env: Any, num_envs: int, quota: int) -> EvaluationResult:
-    same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
-    device = next(agent.parameters()).device
-    dtype = np.uint8 if env.single_observation_space.dtype == np.uint8 else np.float32
+def _play(agent: Agent, stepper: Stepper, quota: int) -> EvaluationResult:
+    num_envs, device = stepper.num_envs, next(agent.parameters()).device
     totals, steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
     returns: list[list[float]] = [[] for _ in range(num_envs)]
     lengths: list[list[int]] = [[] for _ in range(num_envs)]
     ended = np.zeros(num_envs, np.bool_)
-    observations, _ = env.reset()
+    observations = stepper.reset()
     while any(len(played) < quota for played in returns):
-        actions = agent.act_greedily(torch.from_numpy(np.array(observations, dtype)).to(device)).cpu()
-        resets = ended & (not same_step)
-        observations, rewards, terminated, truncated, _ = env.step(agent.distribution.to_environment(actions).numpy())
-        totals += rewards * ~resets
-        steps += ~resets
+        actions = agent.act_greedily(torch.from_numpy(observations).to(device)).cpu()
+        counted = np.ones(num_envs, np.bool_) if stepper.same_step else ~ended
+        observations, rewards, terminated, truncated, _ = stepper.step(actions)
+        totals += rewards * counted
+        steps += counted
         ended = terminated | truncated
         for i in np.flatnonzero(ended):
             if len(returns[i]) < quota:

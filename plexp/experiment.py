@@ -42,14 +42,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "final_episodes": PositiveInt,
         "stop_when_solved": bool,
     },
-    "tracker": {"uri": str | None, "experiment": str, "every": PositiveInt, "log_model": bool},
+    "tracker": {"uri": str | None, "experiment": str | None, "every": PositiveInt, "log_model": bool},
 }
-PROBLEM: dict[str, Any] = {
-    "gamma": UnitInterval,
-    "total_timesteps": PositiveInt,
-    "evaluation_every": PositiveInt | None,
-}
-"""What an env sheet says of the problem, for the root to take up."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ def _check(values: dict[str, Any]) -> dict[str, type]:
             problems += error.problems
             continue
         classes[section] = cls
-        types = registry.parameters(cls) | (PROBLEM if group == "env" else {})
+        types = registry.parameters(cls) | (registry.PROBLEM if group == "env" else {})
         problems += registry.check(cls.__name__, section, types, sheet, getattr(cls, "refused", None))
     problems += registry.check("Agent", "policy", registry.parameters(Agent), values.get("policy") or {})
     for section, types in SECTIONS.items():

@@ -88,6 +88,8 @@ class Learner:
         shared = set(actor)
         critic = [p for p in agent.critic.parameters() if p not in shared] if agent.critic else []
         groups = [(actor, learning_rate), (critic, critic_learning_rate or learning_rate)]
+        if critic_epochs is None and critic_learning_rate is None:
+            groups = [(actor + critic, learning_rate)]
         apart = [groups] if critic_epochs is None else [groups[:1], groups[1:]]
         self.steps = [GradientStep(part, adam_eps, max_grad_norm) for part in apart]
 

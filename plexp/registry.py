@@ -13,9 +13,17 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 import plexp
 from plexp.errors import ConfigError, Problem, nearest
+from plexp.ranges import PositiveInt, UnitInterval
 
 GROUPS = ("algo", "advantage", "net", "env")
 T = TypeVar("T")
+PROBLEM: dict[str, Any] = {
+    "gamma": UnitInterval,
+    "total_timesteps": PositiveInt,
+    "evaluation_every": PositiveInt | None,
+}
+"""What an env sheet says of the problem, for the root to take up."""
+
 _plugins: dict[tuple[str, str], type] = {}
 
 
@@ -65,19 +73,16 @@ def parameters(cls: type) -> dict[str, Any]:
     sheet, so its parameters belong to it.
     """
     hints = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
-    found: dict[str, Any] = {}
-    for parameter in list(inspect.signature(cls).parameters.values()):
-        annotation = hints.get(parameter.name, Any)
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            found[parameter.name] = annotation
-        elif getattr(annotation, "configured_with_owner", False):
-            found.update(parameters(annotation))
+    found = {name: hints.get(name, Any) for name in own_parameters(cls)}
+    for wired in hints.values():
+        if getattr(wired, "configured_with_owner", False):
+            found |= parameters(wired)
     return found
 
 
-def own_parameters(cls: type) -> set[str]:
+def own_parameters(cls: type) -> list[str]:
     """The names of the keyword-only parameters of `cls` itself."""
-    return {p.name for p in inspect.signature(cls).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return [p.name for p in inspect.signature(cls).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def check(

@@ -47,7 +47,7 @@ def run(experiment: Experiment, config_yaml: str, tags: Mapping[str, str], conso
     tracker = Tracker(
         uri=values["tracker"]["uri"],
         outputs=Path(values["outputs"]).absolute(),
-        experiment=values["tracker"]["experiment"],
+        experiment=values["tracker"]["experiment"] or experiment.environment.label,
         run_name=experiment.name,
         params=dict(_flat(values)),
         tags={"group": experiment.group, "kind": "training", **provenance(), **tags},

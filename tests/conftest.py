@@ -1,0 +1,75 @@
+"""What the tests share: composing a configuration, building an experiment, a few updates of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig
+
+CHECKOUT = Path(__file__).parents[1]
+if str(CHECKOUT) not in sys.path:  # for `tests.environments`, also where pytest was not started as `python -m pytest`
+    sys.path.insert(0, str(CHECKOUT))
+
+import tests.environments  # noqa: E402, F401
+from plexp import CONF  # noqa: E402
+
+if TYPE_CHECKING:
+    from plexp.experiment import Experiment
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Box2D's swig types warn while they are imported, and as an error that ends the interpreter with a segfault."""
+    config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", overrides=list(overrides))
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The configuration that these overrides compose to; the caller may change it."""
+    return deepcopy(_composed(overrides))
+
+
+@pytest.fixture(name="compose")
+def compose_fixture() -> Callable[..., DictConfig]:
+    return compose
+
+
+@pytest.fixture
+def build() -> Iterator[Callable[..., Experiment]]:
+    """An experiment from overrides, or from a configuration; its environments are closed in the end."""
+    from plexp.experiment import build as build_experiment
+
+    built: list[Experiment] = []
+
+    def make(*overrides: Any) -> Experiment:
+        config = overrides[0] if isinstance(overrides[0], DictConfig) else compose(*overrides)
+        built.append(build_experiment(config))
+        return built[-1]
+
+    yield make
+    for experiment in built:
+        experiment.training_env.close()
+
+
+@pytest.fixture
+def train() -> Callable[[Experiment, int], list[dict[str, float]]]:
+    """So many updates; the metrics of each."""
+    from plexp.trainer import Progress
+
+    def updates(experiment: Experiment, number: int) -> list[dict[str, float]]:
+        progress = Progress()
+        return [dict(experiment.trainer.iterate(progress)) for _ in range(number)]
+
+    return updates

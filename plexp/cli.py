@@ -79,6 +79,7 @@ def _experiment(arguments: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except KeyboardInterrupt as interrupt:
+        print("interrupted; what was logged so far is kept, and the run is marked KILLED", file=sys.stderr)
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
@@ -161,6 +162,7 @@ def _say(error: Exception) -> tuple[int, list[str]]:
 
 def _report(folder: Path) -> int:
     """Print what ran and what failed; 1 if any job did."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -170,14 +172,15 @@ def _report(folder: Path) -> int:
     results = [(file.parent, json.loads(file.read_text())) for file in files]
     if not results:
         return OK
-    table = Table(title=f"sweep {os.environ['PLEXP_SWEEP']}", title_justify="left")
-    for column in ("job", "overrides", "status", "final return", "seconds"):
+    shared = set.intersection(*(set(result["overrides"]) for _, result in results)) if len(results) > 1 else set()
+    title = " ".join([f"sweep {os.environ['PLEXP_SWEEP']}", *sorted(shared)])
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in ("job", "what differs", "status", "final return", "seconds"):
         table.add_column(column, justify="right" if column in ("final return", "seconds") else "left")
     for _, result in results:
+        differs = " ".join(override for override in result["overrides"] if override not in shared)
         final = f"{result['final_return']:.1f}" if "final_return" in result else ""
-        table.add_row(
-            str(result["job"]), " ".join(result["overrides"]), result["status"], final, f"{result['seconds']:.1f}"
-        )
+        table.add_row(str(result["job"]), differs, result["status"], final, f"{result['seconds']:.1f}")
     console = Console()
     console.print(table)
     failed = [(where, result) for where, result in results if result["status"] != "FINISHED"]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 # MLflow reads these when it is imported and at each request; what the user has set stands.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
@@ -77,6 +78,7 @@ class Tracker:
         params: Mapping[str, object],
         tags: Mapping[str, str],
     ) -> None:
+        outputs = Path(os.path.abspath(outputs))
         self.uri, self.run_name = uri or sqlite_uri(outputs / "mlflow.db"), run_name
         self._errors = partial(_store_errors, uri, outputs)
         self._points: list[Metric] = []
@@ -285,7 +287,7 @@ def _without_syncing(connection: sqlite3.Connection, _: object) -> None:
 
 def _artifacts(outputs: Path, experiment: str = "") -> str:
     """As a uri: in a plain path MLflow takes `#` and `%` for its own."""
-    return (outputs.absolute() / "artifacts" / re.sub(r"[^A-Za-z0-9.-]", "_", experiment)).as_uri()
+    return (outputs / "artifacts" / re.sub(r"[^A-Za-z0-9.-]", "_", experiment)).as_uri()
 
 
 def _experiment(client: MlflowClient, uri: str, outputs: Path, name: str) -> str:

@@ -104,8 +104,8 @@ def serve(*, uri: str | None, outputs: Path, host: str = "127.0.0.1", port: int 
     if uri is None and not (outputs / "mlflow.db").is_file():
         print(f"outputs={outputs}: no run has been kept there yet; start one with: python -m plexp", file=sys.stderr)
         return 2
-    if cause := _occupied(host, port):
-        print(f"--host {host} --port {port}: {cause}; choose another: --port {port + 1}", file=sys.stderr)
+    if reason := _occupied(host, port):
+        print(f"--host {host} --port {port}: {reason}; choose another --port or --host", file=sys.stderr)
         return 2
     if host not in LOOPBACK:
         advice = "Whoever reaches it can read, change and delete every run; hosts outside: MLFLOW_SERVER_ALLOWED_HOSTS"
@@ -203,8 +203,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def sqlite_uri(path: Path) -> str:
-    """Of a file; SQLAlchemy unquotes its path."""
-    return "sqlite:///" + str(path.absolute()).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{os.path.abspath(path)}"
 
 
 def name_for_mlflow(name: str) -> str:
@@ -241,7 +240,8 @@ def cause(error: Exception) -> str:
     if isinstance(error, FileExistsError):
         return "is a file, not a folder"
     text = masked(" ".join(str(error).split())) or type(error).__name__
-    reason = re.search(r"\[Errno -?\d+\] ([^'\")]+)|(Connection to \S+ timed out)|(Read timed out)", text)
+    reason = re.search(r"(?<=\[Errno )-?\d+\] [^'\")]+|Connection to \S+ timed out|Read timed out", text)
     if reason:
-        return next(filter(None, reason.groups())).strip(": ")
-    return cut(re.split(r" \[SQL: | \(Background on", text)[0], 300)
+        return reason[0].partition("] ")[2].strip(": ") or reason[0]
+    text = re.split(r" \[SQL: | \(Background on", text)[0]
+    return text if len(text) <= 240 else f"{text[:240]}…"

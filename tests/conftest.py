@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 CHECKOUT = Path(__file__).parents[1]
 if str(CHECKOUT) not in sys.path:  # for `tests.environments`, also where pytest was not started as `python -m pytest`
@@ -22,6 +23,8 @@ import tests.environments  # noqa: E402, F401
 from plexp import CONF  # noqa: E402
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from plexp.experiment import Experiment
 
 
@@ -73,3 +76,45 @@ def train() -> Callable[[Experiment, int], list[dict[str, float]]]:
         return [dict(experiment.trainer.iterate(progress)) for _ in range(number)]
 
     return updates
+
+
+TINY = {"env.num_envs": 2, "env.max_episode_steps": 12, "total_timesteps": 64, "net.width": 8}
+SIZES = {"num_steps": 8, "num_minibatches": 2, "update_epochs": 2}
+
+
+@pytest.fixture
+def small() -> Callable[..., DictConfig]:
+    """A configuration with a tiny environment, network and rollout, and further changes (`__` for a dot)."""
+
+    def shrink(config: DictConfig, **changes: Any) -> DictConfig:
+        sizes = {f"algo.{name}": value for name, value in SIZES.items() if name in config.algo}
+        for key, value in (TINY | sizes | {name.replace("__", "."): value for name, value in changes.items()}).items():
+            OmegaConf.update(config, key, value)
+        return config
+
+    return shrink
+
+
+@pytest.fixture
+def learns(build: Callable[..., Experiment], train: Callable[..., Any]) -> Callable[[DictConfig], dict[str, Tensor]]:
+    """The weights after two updates; those of the heads must have moved, and all metrics must be finite."""
+
+    def weights(module: Any) -> dict[str, Tensor]:
+        return {} if module is None else {name: each.detach().clone() for name, each in module.named_parameters()}
+
+    def moved(config: DictConfig) -> dict[str, Tensor]:
+        experiment = build(config)
+        parts = {"policy_loss": experiment.agent.head.linear, "value_loss": experiment.agent.critic}
+        before = {name: weights(part) for name, part in parts.items()}
+        metrics = train(experiment, 2)
+        assert {"entropy", "learning_rate"} <= metrics[-1].keys()
+        assert all(math.isfinite(value) for row in metrics for value in row.values()), metrics
+        for name, part in parts.items():
+            assert (part is not None) == (name in metrics[-1])
+            after = weights(part)
+            assert not after or any(not after[key].equal(before[name][key]) for key in after)
+        after = weights(experiment.agent)
+        assert all(each.isfinite().all() for each in after.values())
+        return after
+
+    return moved

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from plexp.agent import Agent
 from plexp.distributions import ActionDistribution, Categorical
-from plexp.learner import Learner, Terms
+from plexp.gradient import Terms
+from plexp.learner import Learner
 from plexp.normalization import ObservationNormalizer
 from plexp.types import Minibatch, Rollout
 

@@ -170,6 +170,11 @@ def test_an_algorithm_brings_its_natural_estimator_and_the_command_line_wins(alg
     assert compose("advantage=baseline", f"algo={algo}").advantage.plugin == "baseline"
 
 
+@pytest.mark.parametrize("launcher", ["joblib", "basic"])
+def test_every_launcher_can_be_chosen(launcher: str, compose: Build) -> None:
+    compose(f"hydra/launcher={launcher}")
+
+
 def test_the_problem_stands_in_its_sheet_and_the_command_line_overrides_it_in_one_place(build: Build) -> None:
     values = build("env=lunarlander").values
     assert (values["gamma"], values["advantage"]["gamma"], values["total_timesteps"]) == (0.999, 0.999, 1_000_000)

@@ -11,7 +11,7 @@ from plexp.plugins.advantage.gae import GAE
 from torch import Tensor, nn
 
 from plexp import losses
-from plexp.learner import GradientStep, Terms
+from plexp.gradient import GradientStep, Terms
 from plexp.normalization import ObservationNormalizer
 from plexp.types import Minibatch
 from tests.plexp.helpers import (

@@ -15,7 +15,7 @@ from plexp.plugins.advantage.vtrace import VTrace
 from torch import Tensor, nn
 
 from plexp.errors import ConfigError, TrainingError
-from plexp.learner import Terms
+from plexp.gradient import Terms
 from plexp.types import Minibatch
 from tests.plexp.helpers import (
     Spy,

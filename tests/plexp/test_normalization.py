@@ -95,7 +95,7 @@ def test_rewards_are_divided_by_the_deviation_of_all_discounted_returns_so_far(s
         rollout = random_rollout(seed, same_step=same_step)
         done = (rollout.terminated | rollout.truncated).numpy()
         valid, rewards = rollout.valid.numpy().copy(), rollout.rewards.numpy()
-        valid[-2:, 0] = False  # padding: an environment that waits
+        valid[-2:, seed % 3] = False  # padding: an environment that waits
         for t in range(12):
             for n in range(3):
                 if valid[t, n]:

@@ -74,10 +74,10 @@ def test_other_action_spaces_are_refused_by_name(space: spaces.Space[Any]) -> No
     assert problem.key == "env" and str(space) in str(problem) and "MultiDiscrete" in problem.remedy
 
 
-@pytest.mark.parametrize("low", [-np.inf, -1.0])
-def test_tanh_needs_finite_bounds(low: float) -> None:
+@pytest.mark.parametrize(("low", "high"), [(-np.inf, np.inf), (-1.0, np.inf), (-np.inf, 1.0)])
+def test_tanh_needs_finite_bounds(low: float, high: float) -> None:
     with pytest.raises(ConfigError) as error:
-        action_distribution(spaces.Box(low, np.inf, (2,)), "tanh")
+        action_distribution(spaces.Box(low, high, (2,)), "tanh")
     (problem,) = error.value.problems
     assert (problem.key, problem.value) == ("policy.bounds", "tanh") and "bounds=clip" in problem.remedy
 

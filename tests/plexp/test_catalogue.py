@@ -1,0 +1,91 @@
+"""`plexp plugins`: what there is, and what each of them is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from plexp import CONF, catalogue, registry
+from plexp.cli import main
+from plexp.errors import ConfigError
+
+SHEETS = [(group, file.stem) for group in registry.GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["plugins", *arguments]) == 0
+    output = capsys.readouterr()
+    assert not output.err
+    return output.out
+
+
+def test_the_overview_has_every_sheet_of_every_group_with_a_line_about_it(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys)
+    for group, sheet in SHEETS:
+        section = text[text.index(f": {group}=") :]
+        line = re.search(rf"^ +{sheet} +(\S.*)$", section, re.M)
+        assert line, f"{group}={sheet}"
+    for title in ("algorithms", "advantage estimators", "networks", "environments"):
+        assert title in text
+    assert "Proximal Policy Optimization" in text and "LunarLander-v3, continuous=true" in text
+
+
+def test_the_overview_reads_files_and_imports_no_plugin_and_no_torch() -> None:
+    code = (
+        "import sys; from plexp import catalogue; catalogue.overview();"
+        "print([m for m in sys.modules if m.startswith('plexp.plugins.') or m in ('torch', 'mlflow', 'gymnasium')])"
+    )
+    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) > len(SHEETS) and lines[-1] == "[]"
+
+
+@pytest.mark.parametrize(("group", "sheet"), SHEETS)
+def test_a_description_has_every_parameter_with_value_type_and_meaning(
+    group: str, sheet: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, f"{group}/{sheet}")
+    assert f"{group}={sheet}" in text
+    cls = registry.find(group, catalogue._sheet(group, sheet)["plugin"])
+    for parameter, annotation in registry.parameters(cls).items():
+        line = next(line for line in text.splitlines() if f"{group}.{parameter}=" in line)
+        assert registry.describe_type(annotation) in line, parameter
+
+
+def test_a_description_says_the_values_of_the_sheet_and_of_those_it_inherits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ppo = printed(capsys, "ppo")
+    assert "algo=ppo" in ppo and "plugins/algo/ppo.py" in ppo and "Schulman et al. 2017" in ppo
+    assert re.search(r"algo\.clip_eps=0\.2 .*float > 0 and < 1.*\n +ε in eq\. 7", ppo)
+    assert "algo.target_kl=null" in ppo and "algo.anneal_clip=false" in ppo
+    assert "algo.learning_rate=1e-3" in ppo or "algo.learning_rate=0.001" in ppo
+    lander = printed(capsys, "lunarlander_continuous")
+    assert "env.id=LunarLander-v3" in lander and "env.gamma=0.999" in lander and "env.num_envs=8" in lander
+    assert "continuous" in lander
+    assert "advantage.gae_lambda=1.0" in printed(capsys, "gae_lambda1")
+    assert "algo.critic_learning_rate=1e-3" in printed(capsys, "actor_critic")
+
+
+def test_square_brackets_in_a_docstring_are_not_taken_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    for group, sheet in SHEETS:
+        text = printed(capsys, f"{group}/{sheet}")
+        doc = registry.find(group, catalogue._sheet(group, sheet)["plugin"]).__doc__ or ""
+        for bracket in re.findall(r"\[[^\]\n]*\]", doc.partition("Args:")[0]):
+            assert bracket in text
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("ppoo", "did you mean ppo?"), ("algo/gae", "did you mean gae?"), ("zzz", "there are ")]
+)
+def test_an_unknown_name_is_refused_with_the_nearest(
+    name: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError):
+        catalogue.describe(name)
+    assert main(["plugins", name]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"plugin={name}: there is no such plugin; {remedy}")
+    assert len(output.err.splitlines()) == 1 and not output.out

@@ -1,0 +1,249 @@
+"""The commands: exit status, and one line for each thing that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import plexp.run
+from plexp import cli
+from plexp.errors import TrainingError
+from tests.environments import QUIET
+
+CHECKOUT = Path(__file__).parents[2]
+QUICK = (
+    *("total_timesteps=64", "env.num_envs=2", "algo.num_steps=16", "algo.num_minibatches=2", "algo.update_epochs=1"),
+    *("evaluation.every=32", "evaluation.episodes=2", "evaluation.final_episodes=3", "env.max_episode_steps=20"),
+    *("tracker.every=32", "tracker.log_model=false", "net.width=8"),
+)
+Main = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Main:
+    """Exit status and lines of a command line, run in this process with outputs of its own."""
+    monkeypatch.setattr(sys, "argv", sys.argv)  # the command sets them
+    for name in ("HYDRA_FULL_ERROR", "PLEXP_SWEEP"):
+        monkeypatch.setenv(name, "")
+
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr(cli, "_sweep_folder", None)
+        given = any(argument.startswith("outputs=") for argument in arguments)
+        capsys.readouterr()
+        status = cli.main([*arguments, *([] if given else [f"outputs={tmp_path}"])])
+        output = capsys.readouterr()
+        lines = (output.out + output.err).splitlines()
+        assert not any("Traceback" in line for line in lines)
+        return status, [line.partition("[ERROR] - ")[2] or line for line in lines]
+
+    return run
+
+
+def shell(*arguments: str, cwd: Path = CHECKOUT, code: str = "") -> tuple[subprocess.CompletedProcess[str], float]:
+    """A command in a process of its own, and the CPU seconds it took (which a busy machine does not change)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = ["-c", code] if code else ["-m", "plexp"]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *start, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+COMMAND_LINE = {
+    ("algo.clip_ep=0.1",): "algo.clip_ep: there is no such key; did you mean algo.clip_eps?",
+    ("sede=1",): "sede: there is no such key; did you mean seed?",
+    ("alog=ppo",): "alog: there is no such key; did you mean algo?",
+    ("algo=ppoo",): "algo=ppoo: there is no such option; did you mean ppo?",
+    ("env=cartpol",): "env=cartpol: there is no such option; did you mean cartpole?",
+    ("algo=../../secret",): "algo/../..=secret: there is no such option",
+    (
+        "algo=a2c",
+        "algo.clip_eps=0.1",
+    ): "algo.clip_eps: algo=a2c has no such parameter; it has no ratio to clip; use algo=ppo",
+    ("critic_net.width=9",): "critic_net.width: there is no such key; ",
+    ("algo._target_=os.system",): "algo._target_: there is no such key; ",
+    ("algo.clip_eps",): "algo.clip_eps: this is not key=value; quote values with",
+    ("env.id=[a",): "env.id=[a: this is not key=value; quote values with",
+    ("algo=a2c,ppo",): "algo=a2c,ppo: several values make a sweep; add -m for a sweep, or [a,b] for a list",
+    ("-m", "seed=1,2", "sede=3"): "sede: there is no such key; did you mean seed?",
+    ("+seed=1",): "configuration: ",
+    ("~sede",): "configuration: ",
+}
+
+
+@pytest.mark.parametrize("arguments", COMMAND_LINE, ids=" ".join)
+def test_a_command_line_that_does_not_compose_is_refused_with_one_line(arguments: tuple[str, ...], main: Main) -> None:
+    status, lines = main(*arguments)
+    assert status == 2
+    assert len(lines) == 1 and lines[0].startswith(COMMAND_LINE[arguments]), lines
+
+
+WRONG = {
+    ("gamma=1.5", "algo.clip_eps=0", "net.layers=x", "+env.colour=red"): (
+        *("advantage.gamma=1.5: ", "gamma=1.5: ", "algo.clip_eps=0: ", "net.layers=x: ", "env.colour: "),
+    ),
+    ("+algo.x=1",): ("algo.x: PPO has no such parameter",),
+    ("~seed",): ("seed: has no value",),
+    ("~gamma",): ("advantage.gamma: Interpolation key 'gamma' not found",),
+    ("env=gymnasium",): ("env.id: has no value; give env.id=…",),
+    ("algo.plugin=../x",): ("algo.plugin=../x: there is no such plugin",),
+    ("advantage=../algo/ppo",): ("advantage.plugin=ppo: there is no such plugin",),
+    ("env.id=Nope-v0",): ("env.id=Nope-v0: there is no such environment",),
+    ("algo.num_minibatches=7",): ("algo.num_minibatches=7: the rollout has",),
+    ("evaluation=5",): ("evaluation=5: ",),
+    ("env.id=a:b:c",): ("env.id=a:b:c: ",),
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_a_configuration_that_cannot_be_run_is_refused_with_a_line_each_and_no_run(
+    arguments: tuple[str, ...], main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plexp.run, "run", lambda *_: pytest.fail("a run was begun"))
+    status, lines = main(*arguments)
+    assert status == 2
+    assert len(lines) == len(WRONG[arguments])
+    for begin in WRONG[arguments]:
+        assert any(line.startswith(begin) and "; " in line for line in lines), lines
+    assert not (tmp_path / "mlflow.db").exists()
+    (result,) = tmp_path.glob("runs/*/*/result.json")
+    assert json.loads(result.read_text())["status"] == "REFUSED"
+
+
+def test_outputs_that_cannot_be_written_are_refused(main: Main, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    status, lines = main(f"outputs={file}")
+    assert status == 2 and len(lines) == 1
+    assert lines[0].startswith(f"outputs={file}: cannot be written (Not a directory: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (
+            TrainingError("the environment raised ValueError in step: broken"),
+            1,
+            "the environment raised ValueError in step: broken",
+        ),
+        (RuntimeError("a bug"), 1, "RuntimeError: a bug"),
+        (RuntimeError("a bug\nof two lines"), 1, "RuntimeError: a bug of two lines"),
+    ],
+)
+def test_a_run_that_fails_is_told_in_one_line_with_its_traceback_in_a_file(
+    error: Exception, status: int, said: str, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(plexp.run, "run", fail)
+    assert main(*QUICK) == (status, [said])
+    (folder,) = tmp_path.glob("runs/*/*/")
+    assert "Traceback" in (folder / "traceback.txt").read_text()
+    assert json.loads((folder / "result.json").read_text())["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_says_so_by_its_status(
+    number: signal.Signals, status: int, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plexp.run, "run", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(*QUICK)[0] == status
+    (result,) = tmp_path.glob("runs/*/*/result.json")
+    assert json.loads(result.read_text())["status"] == "KILLED"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_that_raises_ends_the_run_with_status_1(vectorization: str, main: Main) -> None:
+    problem = ("env.id=tests.environments:plexp-tests/Faulty-v0", "+env.kwargs.fault=step", "evaluation.every=null")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        status, lines = main(*QUICK, *problem, *QUIET, f"env.vectorization={vectorization}")
+    assert status == 1
+    assert [line for line in lines if line] == [
+        "the environment raised ValueError in step: the physics broke second line"
+    ]
+    assert not [each for each in caught if "Traceback" in str(each.message)], "what gymnasium would write to stderr"
+
+
+def test_a_sweep_goes_on_after_a_job_that_is_refused_and_tells_of_it_in_the_end(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = plexp.run.Outcome("name", "id", 12.5, 1.0, 64, 3, 0.1, None, 475)
+    monkeypatch.setattr(plexp.run, "run", lambda *_: outcome)
+    status, lines = main("-m", "algo.clip_eps=0.1,7,0.3", "hydra.launcher.n_jobs=1", *QUICK)
+    assert status == 1
+    results = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("sweeps/*/*/result.json"))]
+    assert [result["status"] for result in results] == ["FINISHED", "REFUSED", "FINISHED"]
+    assert [result["overrides"][0] for result in results] == [
+        "algo.clip_eps=0.1",
+        "algo.clip_eps=7",
+        "algo.clip_eps=0.3",
+    ]
+    (told,) = [line for line in lines if line.startswith("job 1: ")]
+    assert told.startswith("job 1: algo.clip_eps=7: must be less than 1; give float > 0 and < 1 (log in ")
+    assert main("-m", "seed=1,2", "hydra.launcher.n_jobs=1", *QUICK)[0] == 0
+
+
+def test_a_run_ends_with_its_verdict_and_its_result(main: Main, tmp_path: Path) -> None:
+    status, lines = main(*QUICK)
+    assert status == 0
+    text = "\n".join(lines)
+    assert "ppo-mlp2x8-gae-cartpole-s0" in text and "64 steps in" in text and "not solved (≥ 475)" in text
+    (result,) = tmp_path.glob("runs/*/*/result.json")
+    values = json.loads(result.read_text())
+    assert values["status"] == "FINISHED" and values["steps"] == 64 and 0 < values["final_return"] <= 20
+    assert values["run_id"] in text
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job"), ("algo.clip_ep=1",), ("plugins",)], ids=" ".join)
+def test_what_needs_no_training_answers_at_once(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    code = (
+        "import sys; from plexp.cli import main; status = main(sys.argv[1:]);"
+        "print('IMPORTED', status, *sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'mlflow', 'gymnasium'}))"
+    )
+    outputs = [] if arguments[0] == "plugins" else [f"outputs={tmp_path}"]
+    tries = [shell(*arguments, *outputs, code=code) for _ in range(3)]
+    for done, _ in tries:
+        assert done.stdout.splitlines()[-1].startswith("IMPORTED ") and done.stdout.splitlines()[-1].count(" ") == 1
+    assert statistics.median(seconds for _, seconds in tries) < 1.5
+
+
+def test_as_a_module_it_exits_with_the_status_and_a_line_on_stderr(tmp_path: Path) -> None:
+    done, _ = shell("sede=1", f"outputs={tmp_path}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sede: there is no such key; did you mean seed?\n"
+    done, _ = shell("--help")
+    assert done.returncode == 0 and not done.stderr
+    for group in ("algo", "advantage", "net", "env"):
+        assert f"{group}: " in done.stdout or f"{group}=" in done.stdout
+
+
+def test_plugins_of_ones_own_in_the_current_folder_are_run(tmp_path: Path) -> None:
+    """`plugins/algo/mine.py` and `conf/algo/mine.yaml`: no fork, no edit of plexp."""
+    for folder in ("plugins/algo", "conf/algo"):
+        (tmp_path / folder).mkdir(parents=True)
+    ppo = (CHECKOUT / "plugins/algo/ppo.py").read_text()
+    (tmp_path / "plugins/algo/mine.py").write_text(ppo.replace('"algo", "ppo"', '"algo", "mine"'))
+    sheet = (CHECKOUT / "conf/algo/ppo.yaml").read_text()
+    (tmp_path / "conf/algo/mine.yaml").write_text(sheet.replace("plugin: ppo", "plugin: mine"))
+    done, _ = shell("algo=mine", "algo.clip_eps=7", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "algo.clip_eps=7: must be less than 1; give float > 0 and < 1" in done.stdout + done.stderr
+    done, _ = shell("algo=min", cwd=tmp_path)
+    assert done.stderr == "algo=min: there is no such option; did you mean mine?\n"

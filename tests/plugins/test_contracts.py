@@ -1,0 +1,199 @@
+"""What every plugin must hold, whichever there are: found by walking `plugins/` and `conf/`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from plexp import CONF, registry
+from plexp.errors import ConfigError
+
+PLUGINS = [(group, name) for group in registry.GROUPS for name in registry.names(group)]
+SHEETS = [(group, file.stem) for group in registry.GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+ALGOS, ADVANTAGES = ([name for group, name in SHEETS if group == wanted] for wanted in ("algo", "advantage"))
+REFUSED = {("actor_critic", "returns")}
+
+Compose = Callable[..., DictConfig]
+Build = Callable[..., Any]
+Small = Callable[..., DictConfig]
+Learns = Callable[[DictConfig], dict[str, torch.Tensor]]
+
+
+def values_of(group: str, sheet: str, compose: Compose) -> dict[str, Any]:
+    """The section that a sheet composes to, without resolving it."""
+    section: dict[str, Any] = OmegaConf.to_container(compose(f"{group}={sheet}")[group])  # type: ignore[assignment]
+    return section
+
+
+@pytest.mark.parametrize(("group", "name"), PLUGINS)
+def test_every_plugin_has_a_sheet_of_its_name_that_selects_it(group: str, name: str, compose: Compose) -> None:
+    assert (group, name) in SHEETS
+    overrides = ["env.id=CartPole-v1"] if (group, name) == ("env", "gymnasium") else []
+    assert compose(f"{group}={name}", *overrides)[group].plugin == name
+
+
+@pytest.mark.parametrize(("group", "sheet"), SHEETS)
+def test_the_keys_of_a_sheet_are_the_parameters_of_its_plugin(group: str, sheet: str, compose: Compose) -> None:
+    values = values_of(group, sheet, compose)
+    expected = set(registry.parameters(registry.find(group, values.pop("plugin"))))
+    assert set(values) == expected | (set(registry.PROBLEM) if group == "env" else set())
+
+
+def commented(group: str, sheet: str) -> dict[str, bool]:
+    """Whether each line of a sheet, or of those it inherits, has a comment; `${...}` explains itself."""
+    text = (CONF / group / f"{sheet}.yaml").read_text()
+    bases = re.findall(r"\w+", m[1]) if (m := re.search(r"^defaults: \[(.*)\]", text, re.M)) else []
+    found: dict[str, bool] = {}
+    for base in bases:
+        found |= {} if base == "_self_" else commented(group, base)
+    for line in re.finditer(r"^ *(\w+):(.*)$", text, re.M):
+        found[line[1]] = found.get(line[1], False) or "#" in line[2] or "${" in line[2]
+    return found
+
+
+@pytest.mark.parametrize(("group", "sheet"), SHEETS)
+def test_every_value_of_a_sheet_says_what_it_does(group: str, sheet: str, compose: Compose) -> None:
+    lines = commented(group, sheet)
+    silent = [key for key in values_of(group, sheet, compose) if key != "plugin" and not lines[key]]
+    assert not silent
+
+
+def test_every_value_of_the_root_says_what_it_does() -> None:
+    text = (CONF / "config.yaml").read_text().partition("\nhydra:")[0].partition("\nseed:")
+    for line in (text[1] + text[2]).splitlines():
+        if re.match(r" *\w+: *[^ ]", line):
+            assert "#" in line, line
+
+
+@pytest.mark.parametrize(("group", "name"), PLUGINS)
+def test_every_parameter_has_a_type_and_no_default(group: str, name: str) -> None:
+    for parameter in inspect.signature(registry.find(group, name)).parameters.values():
+        assert parameter.annotation is not inspect.Parameter.empty, parameter
+        assert parameter.default is inspect.Parameter.empty, f"{parameter}: the value lives in the sheet"
+
+
+@pytest.mark.parametrize(("group", "name"), PLUGINS)
+def test_every_plugin_says_what_it_is_and_where_it_is_from(group: str, name: str) -> None:
+    text = inspect.getdoc(registry.find(group, name)) or ""
+    assert len(text.splitlines()[0]) > 10
+    if group in ("algo", "advantage"):
+        assert re.search(r"\([^()]*\b(19|20)\d\d\b[^)]*\)", text), "a source with its year"
+
+
+@pytest.mark.parametrize(("group", "sheet"), [s for s in SHEETS if s not in (("net", "cnn"), ("env", "gymnasium"))])
+def test_every_sheet_builds(group: str, sheet: str, build: Build, compose: Compose) -> None:
+    experiment = build(compose(f"{group}={sheet}"))
+    assert sheet in experiment.name or experiment.values[group]["plugin"] in experiment.name or group == "env"
+    algorithm, estimator = experiment.trainer.algorithm, experiment.trainer.algorithm.learner.advantage
+    assert isinstance(algorithm.num_steps, int) and isinstance(algorithm.complete_episodes, bool)
+    assert estimator.critic in ("none", "v", "q")
+    assert isinstance(estimator.complete_episodes, bool) and isinstance(estimator.off_policy, bool)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_builds_and_says_what_it_is(name: str, build: Build, compose: Compose) -> None:
+    build(compose(f"+experiment={name}"))
+    assert re.search(r"^# (?!@package).{10,}", (CONF / "experiment" / f"{name}.yaml").read_text(), re.M)
+
+
+@pytest.mark.parametrize("env", ["cartpole", "pendulum"])
+@pytest.mark.parametrize("advantage", ADVANTAGES)
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_algorithm_learns_with_every_estimator_or_refuses_it(
+    algo: str, advantage: str, env: str, build: Build, small: Small, learns: Learns, compose: Compose
+) -> None:
+    config = small(compose(f"algo={algo}", f"env={env}"))
+    config.advantage = compose(f"advantage={advantage}").advantage
+    if (algo, advantage) in REFUSED:
+        with pytest.raises(ConfigError):
+            build(config)
+        return
+    if config.algo.critic_learning_rate is not None and advantage == "returns":
+        config.algo.critic_learning_rate = None
+    learns(config)
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"ent_coef": 0.1},
+    {"vf_coef": 2.0},
+    {"max_grad_norm": None},
+    {"max_grad_norm": 0.01},
+    {"learning_rate": 1e-2},
+    {"critic_learning_rate": 1e-2},
+    {"anneal_learning_rate": False},
+    {"adam_eps": 0.1},
+    {"clip_value": 1e-4},
+    {"critic_epochs": 3},
+    {"target_update_every": 1, "target_tau": 0.1},
+    {"target_update_every": 2},
+    {"num_minibatches": 1},
+    {"num_minibatches": 16},
+    *({"standardize_advantages": kind} for kind in ("minibatch", "rollout", "episode", "off")),
+    {"update_epochs": 5},
+    {"clip_eps": 1e-4},
+    {"anneal_clip": True, "clip_eps": 1e-3},
+    {"target_kl": 1e-9},
+]
+
+
+PPO_ONLY = {"update_epochs", "clip_eps", "anneal_clip", "target_kl"}
+SET = [*(("a2c", each) for each in SETTINGS if not each.keys() & PPO_ONLY), *(("ppo", each) for each in SETTINGS)]
+
+
+@pytest.mark.parametrize(("algo", "setting"), SET, ids=str)
+def test_every_setting_of_an_algorithm_learns_and_changes_what_is_learnt(
+    algo: str, setting: dict[str, Any], small: Small, learns: Learns, compose: Compose
+) -> None:
+    usual = compose(f"algo={algo}")
+    beside = {"algo__clip_eps": setting["clip_eps"]} if "anneal_clip" in setting else {}
+    plain = learns(small(compose(f"algo={algo}"), **beside))
+    changed = learns(small(compose(f"algo={algo}"), **{f"algo__{name}": value for name, value in setting.items()}))
+    same = all(torch.equal(changed[name], plain[name]) for name in plain)
+    assert same == (setting.get("standardize_advantages") == usual.algo.standardize_advantages)
+
+
+@pytest.mark.parametrize("algo", ["a2c", "ppo"])
+def test_replayed_rollouts_are_learnt_from(algo: str, small: Small, learns: Learns, compose: Compose) -> None:
+    weights = [
+        learns(small(compose(f"algo={algo}", "advantage=vtrace"), algo__replay_rollouts=number)) for number in (0, 2)
+    ]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+NETS = [
+    *({"layers": number} for number in (1, 3)),
+    *({"activation": name} for name in ("tanh", "relu", "silu", "elu")),
+    {"layer_norm": True},
+    {"initialization": "default"},
+    {"share_trunk": True},
+]
+
+
+@pytest.mark.parametrize("option", NETS, ids=str)
+def test_every_option_of_the_network_learns(
+    option: dict[str, Any], small: Small, learns: Learns, compose: Compose
+) -> None:
+    learns(small(compose(), **{f"net__{name}": value for name, value in option.items()}))
+
+
+def test_a_network_of_the_critics_own_learns(small: Small, learns: Learns, compose: Compose) -> None:
+    weights = learns(small(compose("net@critic_net=mlp", "critic_net.width=24")))
+    assert weights["critic.trunk.0.weight"].shape == (24, 4) and weights["trunk.0.weight"].shape == (8, 4)
+
+
+@pytest.mark.parametrize("log_std", ["free", "state", "identity"])
+@pytest.mark.parametrize("bounds", ["clip", "tanh"])
+def test_every_policy_over_continuous_actions_learns(
+    log_std: str, bounds: str, small: Small, learns: Learns, compose: Compose
+) -> None:
+    config = small(compose("env=pendulum"), policy__log_std=log_std, policy__bounds=bounds, policy__log_std_init=-0.5)
+    weights = learns(config)
+    assert ("head.log_std" in weights) == (log_std == "free")
+    assert weights["head.linear.weight"].shape[0] == (2 if log_std == "state" else 1)

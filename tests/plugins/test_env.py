@@ -1,0 +1,186 @@
+"""Environments of gymnasium: spaces, seeds, time limits, processes, and what is said of those that cannot be made."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from omegaconf import DictConfig, open_dict
+from plexp.plugins.env.gymnasium import GymnasiumEnvironment
+
+from plexp.errors import ConfigError
+from plexp.seeding import EpisodeSeeds
+
+SETTINGS: dict[str, Any] = {
+    "id": "plexp-tests/Counter-v0",
+    "kwargs": {},
+    "max_episode_steps": None,
+    "num_envs": 3,
+    "vectorization": "sync",
+    "normalize_observations": False,
+    "scale_rewards": False,
+    "solved_return": None,
+}
+SEEDS = EpisodeSeeds(0, (3,))
+
+
+def environment(**changes: Any) -> GymnasiumEnvironment:
+    return GymnasiumEnvironment(**{**SETTINGS, **changes})
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_ended_episodes_begin_anew_in_the_same_step_each_from_its_own_seed(vectorization: str) -> None:
+    env = environment(vectorization=vectorization).make(2, SEEDS)
+    assert isinstance(env, SyncVectorEnv if vectorization == "sync" else AsyncVectorEnv)
+    assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    alone = gymnasium.make(SETTINGS["id"])
+    try:
+        observations, _ = env.reset()
+        starts: list[list[float]] = [[observations[i][0]] for i in range(2)]
+        for _ in range(12):
+            observations, _, terminated, truncated, info = env.step(np.zeros(2, np.int64))
+            for i in np.flatnonzero(terminated | truncated):
+                assert info["final_obs"][i][0] == starts[i][-1] and info["final_obs"][i][1] > 0
+                starts[i].append(observations[i][0])
+        for i in range(2):
+            assert len(starts[i]) > 2
+            assert starts[i] == [alone.reset(seed=SEEDS(i, k))[0][0] for k in range(len(starts[i]))]
+    finally:
+        env.close()
+
+
+def test_training_and_evaluation_in_processes_of_their_own_is_the_same_as_in_turn(build: Callable[..., Any]) -> None:
+    rollouts = []
+    for kind in ("sync", "async"):
+        experiment = build("env=pendulum", "env.num_envs=2", f"env.vectorization={kind}", "algo.num_steps=8")
+        rollouts.append(experiment.trainer.collector.collect())
+    for name in ("observations", "actions", "rewards", "values", "next_values", "last_observations"):
+        assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name)), name
+
+
+def test_the_time_limit_truncates_and_null_keeps_the_environments_own() -> None:
+    for limit, expected in ((7, 7), (None, 200)):
+        env = environment(id="Pendulum-v1", max_episode_steps=limit).make(1, SEEDS)
+        env.reset()
+        ends = [env.step(np.zeros((1, 1), np.float32))[2:4] for _ in range(expected)]
+        assert [bool(truncated[0]) for _, truncated in ends] == [False] * (expected - 1) + [True]
+        assert not any(terminated[0] for terminated, _ in ends)
+        env.close()
+
+
+def test_further_arguments_reach_the_environment() -> None:
+    env: Any = environment(id="LunarLander-v3", kwargs={"continuous": True, "gravity": -5.0}).make(1, SEEDS)
+    assert env.single_action_space.shape == (2,)
+    assert env.envs[0].unwrapped.gravity == -5.0
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("id", "kwargs", "label"),
+    [
+        ("CartPole-v1", {}, "cartpole"),
+        ("LunarLander-v3", {"continuous": True, "enable_wind": False, "gravity": -5}, "lunarlander_continuous"),
+        ("some.module:some-space/Some Thing-v12", {}, "some-space-some-thing"),
+        ("ALE/Pong", {}, "ale-pong"),
+    ],
+)
+def test_the_label_is_short_and_plain(id: str, kwargs: dict[str, Any], label: str) -> None:
+    assert environment(id=id, kwargs=kwargs).label == label
+
+
+def test_a_module_that_registers_the_environment_is_imported() -> None:
+    env = environment(id="tests.environments:plexp-tests/Chain-v0").make(1, SEEDS)
+    assert env.reset()[0].tolist() == [[1, 0, 0, 0, 0]]
+    env.close()
+
+
+FLAT = {"discrete": 3, "multidiscrete": 5, "multibinary": 4, "dict": 5, "tuple": 4}
+
+
+@pytest.mark.parametrize("sees", FLAT)
+def test_discrete_and_composite_observations_are_flattened_to_a_vector(sees: str) -> None:
+    problem = environment(id="plexp-tests/Any2Any-v0", kwargs={"sees": sees, "acts": "discrete"})
+    env = problem.make(2, SEEDS)
+    observations, _ = env.reset()
+    assert observations.shape == (2, FLAT[sees])
+    if sees in ("discrete", "multidiscrete", "dict", "tuple"):
+        hot = {"discrete": 1, "multidiscrete": 2, "dict": 1, "tuple": 1}[sees]
+        assert ((observations == 1).sum(1) == hot).all(), "one-hot where discrete"
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("id", "kwargs", "said"),
+    [
+        ("CartPoll-v1", {}, "env.id=CartPoll-v1: there is no such environment; did you mean CartPole-v1?"),
+        (
+            "Qqqqqqqqqq-v0",
+            {},
+            "env.id=Qqqqqqqqqq-v0: there is no such environment; see gymnasium.pprint_registry(), or",
+        ),
+        ("nospace/Thing-v0", {}, "env.id=nospace/Thing-v0: there is no such environment; "),
+        ("no_module_x:Thing-v0", {}, "env.id=no_module_x:Thing-v0: the module no_module_x is missing; pip install"),
+        ("CartPole-v1", {"colour": 1}, "env.id=CartPole-v1: cannot be made ("),
+        ("plexp-tests/Faulty-v0", {"fault": "constructor"}, "env.id=plexp-tests/Faulty-v0: cannot be made ("),
+    ],
+)
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_what_cannot_be_made_is_said_in_one_line(id: str, kwargs: Any, said: str, vectorization: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        environment(id=id, kwargs=kwargs, vectorization=vectorization).make(2, SEEDS)
+    assert str(raised.value).startswith(said) and "\n" not in str(raised.value)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = builtins.__import__
+
+    def without_box2d(name: str, *rest: Any) -> Any:
+        if name.startswith("Box2D"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return usual(name, *rest)
+
+    for module in [m for m in __import__("sys").modules if m.startswith(("Box2D", "gymnasium.envs.box2d"))]:
+        monkeypatch.delitem(__import__("sys").modules, module)
+    monkeypatch.setattr(builtins, "__import__", without_box2d)
+    with pytest.raises(ConfigError, match=r"^env.id=LunarLander-v3: a package is missing; .*gymnasium\[box2d\]"):
+        environment(id="LunarLander-v3").make(1, SEEDS)
+
+
+RAW = {"env__normalize_observations": False}
+SEEN = ["matrix", "doubles", "integers", "bytes", *FLAT]
+PROBLEMS: list[tuple[str, str, str, dict[str, Any]]] = [
+    *((sees, "discrete", "mlp", {}) for sees in SEEN),
+    *((sees, "box", "mlp", RAW) for sees in ("bytes", "integers", "image")),
+    *(("box", acts, "mlp", {}) for acts in ("multidiscrete", "multibinary", "matrix", "doubles", "unbounded")),
+    *(("box", acts, "mlp", {"policy__bounds": "tanh"}) for acts in ("matrix", "doubles")),
+    *((sees, "discrete", "cnn", RAW) for sees in ("image", "channels first")),
+]
+
+
+@pytest.mark.parametrize("advantage", ["gae", "q"])
+@pytest.mark.parametrize(("sees", "acts", "net", "changes"), PROBLEMS, ids=str)
+def test_every_space_is_learnt_in_or_refused(
+    sees: str,
+    acts: str,
+    net: str,
+    changes: dict[str, Any],
+    advantage: str,
+    build: Callable[..., Any],
+    compose: Callable[..., DictConfig],
+    small: Callable[..., DictConfig],
+    learns: Callable[[DictConfig], Any],
+) -> None:
+    config = small(compose(f"net={net}", f"advantage={advantage}"), env__id="plexp-tests/Any2Any-v0", **changes)
+    with open_dict(config):
+        config.env.kwargs = {"sees": sees, "acts": acts}
+    if advantage == "q" and acts != "discrete" and sees == "image":
+        with pytest.raises(ConfigError, match="its trunk can be neither shared nor for images"):
+            build(config)
+    else:
+        learns(config)

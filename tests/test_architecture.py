@@ -1,0 +1,123 @@
+"""Who may import whom, read from the sources; and what every file of them must be."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from plexp import registry
+
+CHECKOUT = Path(__file__).parents[1]
+BENCH = sorted((CHECKOUT / "plexp").glob("**/*.py"))
+PLUGINS = sorted((CHECKOUT / "plugins").glob("**/*.py"))
+FILES = [pytest.param(file, id=str(file.relative_to(CHECKOUT))) for file in BENCH + PLUGINS]
+NAMES = {(group, name) for group in registry.GROUPS for name in registry.names(group)}
+PURE = ("types", "losses", "distributions")
+COMPOSING = {"cli", "explain", "experiment"}
+LONGEST = 250
+
+
+def imports(file: Path) -> dict[str, bool]:
+    """Modules a file imports (dotted, as far as written), and whether at import: not in a function or for type checks."""
+    found: dict[str, bool] = {}
+
+    def walk(node: ast.AST, at_import: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            names: list[str] = []
+            if isinstance(child, ast.Import):
+                names = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{file}: imports are absolute"
+                names = [f"{child.module}.{alias.name}" for alias in child.names]
+            for name in names:
+                found[name] = found.get(name, False) or at_import
+            lazy = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            lazy |= isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+            walk(child, at_import and not lazy)
+
+    walk(ast.parse(file.read_text()), True)
+    return found
+
+
+def packages(file: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(file)}
+
+
+def test_the_check_sees_every_kind_of_import(tmp_path: Path) -> None:
+    file = tmp_path / "sample.py"
+    file.write_text("import a.b\nfrom c import d\nif TYPE_CHECKING:\n    import e\ndef f():\n    from g.h import i\n")
+    assert imports(file) == {"a.b": True, "c.d": True, "e": False, "g.h.i": False}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_plugins_import_the_bench_and_the_bench_no_plugin(file: Path) -> None:
+    assert not [name for name in imports(file) if f"{name}.".startswith(("plugins.", "plexp.plugins."))]
+    assert "tests" not in packages(file)
+
+
+@pytest.mark.parametrize("file", [file for file in BENCH if file.name != "__init__.py"], ids=lambda file: file.stem)
+def test_the_bench_knows_no_plugin_by_name(file: Path) -> None:
+    """No string constant outside docstrings, and no identifier, is the name of an algorithm or estimator."""
+    tree = ast.parse(file.read_text())
+    prose = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    names = {name for group, name in NAMES if group in ("algo", "advantage", "net")} - {"q", "returns", "baseline"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            assert node.value not in names, f"line {node.lineno}: {node.value}"
+        assert getattr(node, "id", None) not in names
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_equations_need_only_torch_and_numpy(name: str) -> None:
+    file = CHECKOUT / "plexp" / f"{name}.py"
+    foreign = packages(file) - {"torch", "numpy", "plexp"} - set(sys.stdlib_module_names)
+    assert not foreign
+    assert {module for module in imports(file) if module.startswith("plexp")} <= {
+        *("plexp.types.Rollout", "plexp.types.Targets", "plexp.types.Minibatch"),
+    }
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_only_the_files_that_compose_know_hydra_and_only_tracking_knows_mlflow(file: Path) -> None:
+    known = packages(file)
+    assert file.stem in COMPOSING or not known & {"hydra", "omegaconf"}
+    assert file.stem.startswith("tracking") or "mlflow" not in known
+
+
+@pytest.mark.parametrize("start", ["plexp.cli", "plexp.explain", "plexp.catalogue", "plexp.registry", "plexp.errors"])
+def test_what_composing_needs_imports_no_torch_no_mlflow_and_no_gymnasium(start: str) -> None:
+    """Followed through all that is imported at import time."""
+    seen, rest = set(), [start]
+    while rest:
+        module = rest.pop()
+        file = CHECKOUT / (module.replace(".", "/") + ".py")
+        if module in seen or not file.is_file():
+            continue
+        seen.add(module)
+        now = [name for name, at_import in imports(file).items() if at_import]
+        assert not {name.partition(".")[0] for name in now} & {"torch", "mlflow", "gymnasium", "matplotlib"}, module
+        rest += [part for name in now if name.startswith("plexp.") for part in (name, name.rpartition(".")[0])]
+    assert seen
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_everything_public_says_what_it_is(file: Path) -> None:
+    tree = ast.parse(file.read_text())
+    assert ast.get_docstring(tree), "the file"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_file_and_no_function_is_long(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= LONGEST
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            signature = (node.body[0].lineno if node.body else node.lineno) - node.lineno
+            assert (node.end_lineno or 0) - node.lineno - signature < 60, f"{node.name} has too many lines"

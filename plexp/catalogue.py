@@ -6,7 +6,6 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,17 +103,21 @@ def _docstring(group: str, name: str) -> str:
 
 def _sheet(group: str, option: str) -> dict[str, Any]:
     """A sheet's own values on those of the sheets it names in its defaults."""
-    file = CONF / group / f"{option}.yaml"
-    own: Mapping[str, Any] = yaml.safe_load(file.read_text()) or {}
     merged: dict[str, Any] = {}
-    for base in own.get("defaults", []):
-        if isinstance(base, str) and base != "_self_":
-            merged |= _sheet(group, base)
-    return merged | {k: v for k, v in own.get(group, own).items() if k != "defaults"}
+    for file in _files(group, option):
+        own = yaml.safe_load(file.read_text()) or {}
+        merged |= {k: v for k, v in own.get(group, own).items() if k != "defaults"}
+    return merged
 
 
 def _comments(group: str, option: str) -> dict[str, str]:
+    """What the sheets say of each key, at the end of its line."""
+    texts = [file.read_text() for file in _files(group, option)]
+    return {m[1]: m[2] for text in texts for m in re.finditer(r"^ *(\w+):[^#\n]*?# *(.+)$", text, re.M)}
+
+
+def _files(group: str, option: str) -> list[Path]:
+    """A sheet, after those of its own group that it names in its defaults."""
     file = CONF / group / f"{option}.yaml"
-    bases = re.search(r"^defaults: \[(\w+), _self_\]", file.read_text(), re.M)
-    found = _comments(group, bases[1]) if bases else {}
-    return found | {m[1]: m[2] for m in re.finditer(r"^\s*(\w+):[^#\n]*?#\s*(.+)$", file.read_text(), re.M)}
+    bases = [base for base in (yaml.safe_load(file.read_text()) or {}).get("defaults", []) if isinstance(base, str)]
+    return [f for base in bases if base != "_self_" for f in _files(group, base.partition("@")[0])] + [file]

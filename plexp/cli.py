@@ -133,7 +133,7 @@ def _run(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     from plexp.run import run, verdict
 
     experiment = build(cfg)
-    tags = {"sweep": os.environ["PLEXP_SWEEP"]} if in_sweep else {}
+    tags = {"group": _group(experiment.group)} | ({"sweep": os.environ["PLEXP_SWEEP"]} if in_sweep else {})
     console = Console(quiet=in_sweep)
     outcome = run(experiment, OmegaConf.to_yaml(cfg, resolve=True), tags, console)
     speed = outcome.steps / max(outcome.seconds, 1e-9)
@@ -143,6 +143,13 @@ def _run(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     console.print(f"{verdict(outcome)}", highlight=False, soft_wrap=True)
     console.print(f"MLflow run {outcome.run_id}; browse it with: python -m plexp ui", highlight=False, soft_wrap=True)
     return asdict(outcome)
+
+
+def _group(name: str) -> str:
+    """What charts average over: the run's name without its seed, and whatever else was changed."""
+    overrides = HydraConfig.get().overrides.task
+    named = ("seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "outputs")
+    return " ".join([name, *sorted(o for o in overrides if o.lstrip("+").partition("=")[0] not in named)])
 
 
 def _say(error: Exception) -> tuple[int, list[str]]:

@@ -50,7 +50,7 @@ def run(experiment: Experiment, config_yaml: str, tags: Mapping[str, str], conso
         experiment=values["tracker"]["experiment"] or experiment.environment.label,
         run_name=experiment.name,
         params=dict(_flat(values)),
-        tags={"group": experiment.group, "kind": "training", **provenance(), **tags},
+        tags={"kind": "training", **provenance(), **tags},
     )
     try:
         outcome = _train(experiment, tracker, config_yaml, console)

@@ -132,7 +132,7 @@ def _start(uri: str, outputs: Path, host: str, port: int, output: IO[bytes]) -> 
         "PYTHONSAFEPATH": "1",  # else a file types.py in the current folder stops it
     }
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
-    command += ["--no-serve-artifacts", "--default-artifact-root", str(outputs.absolute() / "artifacts")]
+    command += ["--artifacts-destination", Path(os.path.abspath(outputs), "artifacts").as_uri()]  # of runs over http
     return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
 
 
@@ -148,8 +148,9 @@ def _attend(server: subprocess.Popen[bytes], host: str, port: int, output: IO[by
             print(f"  {name}: {link(address, experiment_id)}", flush=True)
         server.wait()
     output.seek(0)
-    last = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()][-1:]
-    print(f"MLflow's server ended with status {server.returncode}: {' '.join(last)}", file=sys.stderr)
+    lines = output.read().decode(errors="replace").splitlines()
+    reason = [line for line in lines if re.search(r"(Error|Exception): ", line)] or lines
+    print(f"MLflow's server ended with status {server.returncode}: {cause(Exception(*reason[-1:]))}", file=sys.stderr)
     return 1
 
 

@@ -154,7 +154,7 @@ def test_solved_at_is_the_first_grid_point_that_reaches_the_mark_and_ends_the_ru
     progress = Progress()
     evaluations.on_start(progress)
     solved = []
-    for steps in (100, 230, 300, 400):
+    for steps in (100, 360, 400, 530):  # 360 passes two points
         progress.steps = steps
         evaluations.on_iteration(progress, {})
         solved.append(progress.solved)

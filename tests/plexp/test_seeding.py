@@ -68,6 +68,20 @@ def test_every_reset_gets_the_next_episodes_seed_whatever_seed_was_asked_for() -
     assert asked == [seeds(2, 0), seeds(2, 1), seeds(2, 2)]
 
 
+@pytest.mark.parametrize("advantage", ["gae", "returns"])
+def test_no_noise_is_used_twice_however_long_a_rollout_is(advantage: str, build: Callable[..., Any]) -> None:
+    sizes = ("env.num_envs=2", "algo.num_steps=150", "algo.num_minibatches=1")
+    experiment = build("env=pendulum", f"advantage={advantage}", *sizes, "policy.log_std=identity")
+    agent, collector = experiment.agent, experiment.trainer.collector
+    noise = []
+    for rollout in (collector.collect(), collector.collect()):
+        means = agent.policy(agent.normalize(rollout.observations.flatten(0, 1)))[:, :1]
+        noise.append((rollout.actions.flatten(0, 1) - means).detach().numpy().round(4))
+    drawn = np.concatenate(noise)
+    assert len(drawn) >= 2 * 2 * 150
+    assert len(np.unique(drawn)) > 0.95 * len(drawn), "some are equal by chance when rounded"
+
+
 @pytest.mark.parametrize("problem", ["cartpole", "lunarlander", "lunarlander_continuous", "pendulum", "acrobot"])
 def test_an_episode_is_its_seed_and_its_actions(problem: str, build: Callable[..., Any]) -> None:
     """Bit for bit, on a fresh environment, from the middle of a training rollout."""

@@ -15,6 +15,11 @@ def plugin_folders() -> list[Path]:
     return [folder for i, folder in enumerate(folders) if folder not in folders[:i]]
 
 
+def conf_folders() -> list[Path]:
+    """The `conf/` of plexp, and that of the user's current folder."""
+    return [CONF, *(folder / "conf" for folder in plugin_folders()[1:] if (folder / "conf").is_dir())]
+
+
 # `plexp.plugins` is a namespace package that merges the `plugins/` of these folders, so that a plugin has one importable
 # name in a checkout, an editable install, a wheel and every worker process.
 for _folder in plugin_folders():

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from plexp import CONF, registry
+from plexp import conf_folders, registry
 from plexp.errors import ConfigError, Problem, nearest
 
 GROUPS = {"algo": "algorithms", "advantage": "advantage estimators", "net": "networks", "env": "environments"}
@@ -80,12 +80,12 @@ def _console() -> Console:
 def _rows(group: str) -> list[tuple[str, str]]:
     """Every sheet of a group with the first line of its plugin's docstring, or of its own comment."""
     rows = []
-    for file in sorted((CONF / group).glob("*.yaml")):
+    for file in sorted(f for root in conf_folders() for f in (root / group).glob("*.yaml")):
         text, sheet = file.read_text(), _sheet(group, file.stem)
         first = text.splitlines()[0]
         own = first.startswith("# ") and "@package" not in first
         same = sheet.get("plugin") == file.stem
-        line = first[2:] if own else _docstring(group, str(sheet.get("plugin"))) if same else str(sheet.get("id", ""))
+        line = _docstring(group, file.stem) if same else first[2:] if own else str(sheet.get("id", ""))
         flags = "".join(f", {key}={str(value).lower()}" for key, value in (sheet.get("kwargs") or {}).items())
         rows.append((file.stem, line + ("" if same or own else flags)))
     return rows
@@ -118,6 +118,6 @@ def _comments(group: str, option: str) -> dict[str, str]:
 
 def _files(group: str, option: str) -> list[Path]:
     """A sheet, after those of its own group that it names in its defaults."""
-    file = CONF / group / f"{option}.yaml"
+    file = next(f for root in reversed(conf_folders()) if (f := root / group / f"{option}.yaml").is_file())
     bases = [base for base in (yaml.safe_load(file.read_text()) or {}).get("defaults", []) if isinstance(base, str)]
     return [f for base in bases if base != "_self_" for f in _files(group, base.partition("@")[0])] + [file]

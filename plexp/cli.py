@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plexp import CONF, plugin_folders
+from plexp import CONF, conf_folders
 
 log = logging.getLogger("plexp")
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -39,9 +39,8 @@ class UserConf(SearchPathPlugin):
     """Finds `conf/` of the current folder too, for plugins of one's own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in plugin_folders()[1:]:
-            if (folder / "conf").is_dir():
-                search_path.append("plexp-user", f"file://{folder / 'conf'}")
+        for folder in conf_folders()[1:]:
+            search_path.append("plexp-user", f"file://{folder}")
 
 
 class SweepFolder(Callback):

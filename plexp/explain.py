@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -13,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plexp import CONF, plugin_folders
+from plexp import CONF, conf_folders
 from plexp.errors import Problem, nearest
 
 
@@ -51,7 +50,7 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
 def _missing_option(text: str) -> Problem:
     found = re.search(r"Could not find '([^']+)'", text)
     group, _, option = (found[1] if found else "configuration").rpartition("/")
-    options = sorted({file.stem for root in _conf_folders() for file in (root / group).glob("*.yaml")})
+    options = sorted({file.stem for root in conf_folders() for file in (root / group).glob("*.yaml")})
     return Problem(group, option, "there is no such option", nearest(option, options))
 
 
@@ -74,7 +73,7 @@ def _unknown_key(key: str, arguments: list[str]) -> Problem:
             key, ..., f"{section}={plugin} has no such parameter", reason or "another plugin of this group has it"
         )
     keys = list(_dotted(values))
-    groups = sorted({folder.name for root in _conf_folders() for folder in root.iterdir() if folder.is_dir()})
+    groups = sorted({folder.name for root in conf_folders() for folder in root.iterdir() if folder.is_dir()})
     close = nearest(key, [*keys, *groups])
     if not close.startswith("did you mean"):
         siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == section]
@@ -85,7 +84,7 @@ def _unknown_key(key: str, arguments: list[str]) -> Problem:
 def _known_elsewhere(section: str, name: str) -> bool:
     return any(
         re.search(rf"^\s*{re.escape(name)}:", f.read_text(), re.M)
-        for r in _conf_folders()
+        for r in conf_folders()
         for f in (r / section).glob("*.yaml")
     )
 
@@ -102,7 +101,3 @@ def _dotted(values: Any, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from _dotted(value, f"{prefix}{key}.")
-
-
-def _conf_folders() -> list[Path]:
-    return [CONF, *(folder / "conf" for folder in plugin_folders()[1:] if (folder / "conf").is_dir())]

@@ -143,10 +143,11 @@ class Tracker:
             self._client.log_figure(self.run_id, figure, name, save_kwargs={"dpi": dpi})
 
     def log_model(self, policy: torch.nn.Module, example: torch.Tensor) -> str | None:
-        """Keep the policy, observations [B, *obs] -> one tensor, as a model that loads without plexp and without pickle.
+        """Keep the policy as a model that loads without plexp and without pickle.
 
-        `example` are observations [B, *obs]; the model takes any B. Returns the model's uri; None, with the reason in
-        the log, where torch.export cannot trace the policy or the store does not take it.
+        The policy maps observations [B, *obs] to one tensor; `example` are such observations; the model takes any B.
+        Returns the model's uri, or None, with the reason in the log, where torch.export cannot trace the policy or the
+        store does not take it.
         """
         try:
             with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):

@@ -144,8 +144,9 @@ def _attend(server: subprocess.Popen[bytes], host: str, port: int, output: IO[by
         time.sleep(0.1)
     if server.poll() is None:
         print(f"MLflow runs at {address} until Ctrl-C. Learning curves, the newest experiment first:", flush=True)
-        for experiment_id, name in _experiments(address):
-            print(f"  {name}: {link(address, experiment_id)}", flush=True)
+        with suppress(OSError):  # the server may refuse its own address as --host; it runs all the same
+            for experiment_id, name in _experiments(address):
+                print(f"  {name}: {link(address, experiment_id)}", flush=True)
         server.wait()
     output.seek(0)
     lines = output.read().decode(errors="replace").splitlines()
@@ -155,7 +156,7 @@ def _attend(server: subprocess.Popen[bytes], host: str, port: int, output: IO[by
 
 
 def _experiments(address: str) -> list[tuple[str, str]]:
-    """(id, name) of those that have runs, the one with the newest run first; gives each the saved view."""
+    """(id, name) of those that have runs, the one with the newest run first; gives those without it the saved view."""
     opener = build_opener(ProxyHandler({}))
 
     def post(method: str, **body: object) -> Any:
@@ -170,7 +171,7 @@ def _experiments(address: str) -> list[tuple[str, str]]:
         if runs := post("runs/search", experiment_ids=[key], **last).get("runs"):
             newest[key, experiment["name"]] = runs[0]["info"]["start_time"]
             for tag, value in saved_view().items():
-                with suppress(OSError):
+                if tag not in [known["key"] for known in experiment.get("tags", [])]:
                     post("experiments/set-experiment-tag", experiment_id=key, key=tag, value=value)
     return sorted(newest, key=lambda experiment: newest[experiment], reverse=True)
 

@@ -64,12 +64,8 @@ def test_metrics_are_means_over_the_minibatches() -> None:
     agent = make_agent()
     learner = make_learner(agent, ESTIMATOR, learning_rate=1e-15)
     rollout = fresh_rollout(agent, 0)
-    targets, (log_probs, entropy) = (
-        ESTIMATOR(rollout),
-        agent.distribution.evaluate(
-            agent.policy(rollout.observations.flatten(0, 1)).detach(), rollout.actions.flatten()
-        ),
-    )
+    targets, parameters = ESTIMATOR(rollout), agent.policy(rollout.observations.flatten(0, 1)).detach()
+    log_probs, entropy = agent.distribution.evaluate(parameters, rollout.actions.flatten())
     metrics = learner.fit(rollout, score_loss(learner), 0.0, num_minibatches=4)
     assert metrics["policy_loss"] == pytest.approx(float(-(log_probs * targets.advantages.flatten()).mean()), rel=1e-9)
     assert metrics["entropy"] == pytest.approx(float(entropy.mean()), rel=1e-9)
@@ -91,7 +87,7 @@ def test_gradient_step_uses_one_norm_over_all_parameters_and_says_what_it_was() 
 def test_both_rates_fall_linearly_to_zero_if_they_are_annealed(anneals: bool) -> None:
     agent = make_agent()
     learner = make_learner(agent, ESTIMATOR, critic_learning_rate=4e-2, anneal_learning_rate=anneals)
-    for progress in (0.0, 0.25, 1.0):
+    for progress in (0.0, 0.25, 0.5, 1.0):
         before, metrics = weights(agent), learner.fit(fresh_rollout(agent, 0), score_loss(learner), progress)
         left = 1 - progress if anneals else 1.0
         assert metrics["learning_rate"] == pytest.approx(1e-2 * left)
@@ -148,10 +144,8 @@ def test_observations_enter_the_loss_normalised() -> None:
 @pytest.mark.parametrize("scope", ["off", "minibatch", "rollout", "episode"])
 def test_advantages_are_standardised_over_their_scope(scope: str) -> None:
     agent = make_agent()
-    spy, rollout = (
-        Spy(make_learner(agent, ESTIMATOR, standardize_advantages=scope)),
-        fresh_rollout(agent, 3, same_step=False),
-    )
+    spy = Spy(make_learner(agent, ESTIMATOR, standardize_advantages=scope))
+    rollout = fresh_rollout(agent, 3, same_step=False)
     spy.learner.fit(rollout, spy, 0.0, num_minibatches=3 if scope == "minibatch" else 1)
     raw, done = ESTIMATOR(rollout).advantages, rollout.terminated | rollout.truncated
     seen = [minibatch.advantages for minibatch in spy.minibatches]

@@ -55,19 +55,20 @@ def client(outputs: Path) -> MlflowClient:
 @pytest.fixture(scope="module")
 def server(
     outputs: Path, client: MlflowClient, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`serve` on a store with two experiments, and its address. It starts while other tests run: it takes its time."""
+) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """`serve` on a store, its address, the ids of the two newest experiments. It starts while other tests run."""
     served = tmp_path_factory.mktemp("served")
     with contextlib.closing(sqlite3.connect(outputs / "mlflow.db")) as source:
         source.execute("VACUUM INTO ?", (str(served / "mlflow.db"),))
-    for name in ("older", "newer"):
-        tracker(served, experiment=name).finish("FINISHED")
+    runs = [tracker(served, experiment=name) for name in ("older", "newer")]
+    for run in runs:
+        run.finish("FINISHED")
     port = free_port()
     call = f"serve(uri=None, outputs=Path({str(served)!r}), port={port})"
     code = f"from pathlib import Path; from plexp.tracking_views import serve; exit({call})"
     folder = Path(plexp.tracking.__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
-        yield process, f"http://127.0.0.1:{port}"
+        yield process, f"http://127.0.0.1:{port}", [run.experiment_id for run in runs]
         process.terminate()
 
 
@@ -453,14 +454,13 @@ def test_serve_says_in_one_line_why_it_cannot(
 
 
 def test_serve_prints_links_keeps_runs_over_http_and_ends_with_its_children(
-    server: tuple[subprocess.Popen[str], str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    server: tuple[subprocess.Popen[str], str, list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    process, address = server
+    process, address, (older, newer) = server
     assert process.stdout is not None
     assert f"{address} until Ctrl-C" in process.stdout.readline()
-    assert [process.stdout.readline() for _ in range(2)] == [
-        f"  {name}: {link(address, key)}\n" for name, key in (("newer", "3"), ("older", "2"))
-    ]
+    assert process.stdout.readline() == f"  newer: {link(address, newer)}\n"
+    assert process.stdout.readline() == f"  older: {link(address, older)}\n"
 
     run = tracker(tmp_path / "unused", uri=address, experiment="over http", params={"a": None})
     run.log({"x": 1.5}, 3)

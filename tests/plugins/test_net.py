@@ -22,6 +22,11 @@ def mlp(**changes: Any) -> MLP:
     return MLP(**{**NET, **changes})
 
 
+def parts(module: nn.Module, *kinds: type[nn.Module]) -> list[Any]:
+    """Its submodules of these kinds, in order."""
+    return [each for each in module.modules() if isinstance(each, kinds)]
+
+
 @pytest.mark.parametrize(("layers", "width"), [(1, 8), (3, 5)])
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -31,17 +36,17 @@ def test_mlp_has_its_layers_widths_norms_and_activations(
     trunk, features = mlp(layers=layers, width=width, layer_norm=layer_norm, activation=activation).trunk((4,))
     block = [nn.Linear, nn.LayerNorm, ACTIVATIONS[activation]] if layer_norm else [nn.Linear, ACTIVATIONS[activation]]
     assert features == width
-    assert [type(module) for module in trunk] == block * layers
-    sizes = [(m.in_features, m.out_features) for m in trunk if isinstance(m, nn.Linear)]
+    assert [type(m) for m in parts(trunk, nn.Linear, nn.LayerNorm, *ACTIVATIONS.values())] == block * layers
+    sizes = [(m.in_features, m.out_features) for m in parts(trunk, nn.Linear)]
     assert sizes == [(4, width)] + [(width, width)] * (layers - 1)
     assert trunk(torch.zeros(7, 4)).shape == (7, width)
 
 
 def test_mlp_of_two_layers_is_its_formula() -> None:
     trunk, _ = mlp(layers=2).trunk((4,))
-    x = torch.randn(3, 4)
-    hidden = torch.tanh(x @ trunk[0].weight.T + trunk[0].bias)
-    torch.testing.assert_close(trunk(x), torch.tanh(hidden @ trunk[2].weight.T + trunk[2].bias))
+    x, (first, second) = torch.randn(3, 4), parts(trunk, nn.Linear)
+    hidden = torch.tanh(x @ first.weight.T + first.bias)
+    torch.testing.assert_close(trunk(x), torch.tanh(hidden @ second.weight.T + second.bias))
 
 
 def test_mlp_flattens_what_has_more_axes() -> None:
@@ -67,7 +72,8 @@ def test_orthogonal_layers_keep_lengths_up_to_their_gain(inputs: int, outputs: i
     for gain in (0.01, 1.0):
         _assert_orthogonal(mlp(initialization="orthogonal").head(inputs, outputs, gain=gain), gain)
         _assert_orthogonal(CNN(width=8, share_trunk=True).head(inputs, outputs, gain=gain), gain)
-    _assert_orthogonal(mlp(initialization="orthogonal", width=outputs).trunk((inputs,))[0][0], math.sqrt(2))
+    trunk, _ = mlp(initialization="orthogonal", width=outputs).trunk((inputs,))
+    _assert_orthogonal(parts(trunk, nn.Linear)[0], math.sqrt(2))
 
 
 def _assert_orthogonal(layer: Any, gain: float) -> None:
@@ -102,12 +108,12 @@ def test_share_trunk_says_how_many_bodies_there_are(share_trunk: bool) -> None:
 
 def test_cnn_is_the_network_of_the_nature_dqn() -> None:
     trunk, features = CNN(width=512, share_trunk=True).trunk((4, 84, 84))
-    convolutions = [m for m in trunk if isinstance(m, nn.Conv2d)]
+    convolutions = parts(trunk, nn.Conv2d)
     shapes = [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in convolutions]
     assert shapes == [(4, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)]
-    (linear,) = (m for m in trunk if isinstance(m, nn.Linear))
+    (linear,) = parts(trunk, nn.Linear)
     assert (linear.in_features, linear.out_features, features) == (64 * 7 * 7, 512, 512)
-    assert sum(isinstance(m, nn.ReLU) for m in trunk) == 4
+    assert len(parts(trunk, nn.ReLU)) == 4
     for layer in (*convolutions, linear):
         _assert_orthogonal(layer, math.sqrt(2))
 

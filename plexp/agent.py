@@ -64,8 +64,9 @@ class Critic(nn.Module):
         shared: tuple[nn.Module, int] | None,
     ) -> None:
         super().__init__()
-        self.outputs = distribution.num_features if kind == "q" and isinstance(distribution, Categorical) else 1
-        self.takes_actions = kind == "q" and self.outputs == 1
+        self.per_action = kind == "q" and isinstance(distribution, Categorical)
+        self.outputs = distribution.num_features if self.per_action else 1
+        self.takes_actions = kind == "q" and not self.per_action
         if self.takes_actions and (shared or len(shape) > 1):
             cause = "for these actions Q(s, a) takes the action as an input, so its trunk can be neither shared nor for images"
             raise ConfigError(Problem("advantage", ..., cause, "choose an estimator with a V critic, such as gae"))
@@ -78,7 +79,7 @@ class Critic(nn.Module):
 
     def on_features(self, features: Tensor) -> Tensor:
         output: Tensor = self.head(features)
-        return output if self.outputs > 1 else output.squeeze(-1)
+        return output if self.per_action else output.squeeze(-1)
 
 
 class Agent(nn.Module):
@@ -164,7 +165,7 @@ class Agent(nn.Module):
         if critic.takes_actions:
             return self._action_values(critic, minibatch.observations, minibatch.actions)
         output = critic(minibatch.observations) if features is None else critic.on_features(features)
-        return output if critic.outputs == 1 else output.gather(-1, minibatch.actions.unsqueeze(-1)).squeeze(-1)
+        return output if not critic.per_action else output.gather(-1, minibatch.actions.unsqueeze(-1)).squeeze(-1)
 
     @torch.no_grad()
     def appraise(self, rollout: Rollout, *, fresh: bool) -> Rollout:

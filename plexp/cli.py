@@ -235,7 +235,6 @@ def _ui(arguments: list[str]) -> int:
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder given as outputs=")
     parser.add_argument("--uri", help="another store, as given as tracker.uri=")
     options = parser.parse_args(arguments)
-    from plexp.tracking import serve
+    from plexp.tracking_views import serve
 
-    status: int = serve(uri=options.uri, outputs=options.outputs.absolute(), host=options.host, port=options.port)
-    return status
+    return serve(uri=options.uri, outputs=options.outputs.absolute(), host=options.host, port=options.port)

@@ -155,8 +155,8 @@ class DiagonalGaussian:
         self.shape = low.shape
         self.num_features = low.size
         self.num_parameters = 2 * low.size
-        self.low = torch.as_tensor(low.reshape(-1), dtype=torch.float32)
-        self.high = torch.as_tensor(high.reshape(-1), dtype=torch.float32)
+        self.low = torch.from_numpy(-_float32_below(-low.reshape(-1)))
+        self.high = torch.from_numpy(_float32_below(high.reshape(-1)))
 
     def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
         return rng.standard_normal(size=(*shape, self.num_features), dtype=np.float32)
@@ -187,6 +187,12 @@ class DiagonalGaussian:
         return bounded.reshape(-1, *self.shape)
 
 
+def _float32_below(numbers: Array) -> Array:
+    """The largest float32 that is not above each number."""
+    near = numbers.astype(np.float32)
+    return np.where(near > numbers, np.nextafter(near, np.float32(-np.inf)), near)
+
+
 class SquashedGaussian(DiagonalGaussian):
     """u ~ N(μ, diag σ²), a = low + (high − low)(tanh u + 1)/2: never outside the bounds. Actions are stored as u.
 
@@ -194,7 +200,7 @@ class SquashedGaussian(DiagonalGaussian):
     E[log(1 − tanh² u)], which has no closed form, by Gauss–Hermite quadrature: differentiable, and no noise.
     """
 
-    NODES = 16
+    NODES = 32
 
     def __init__(self, low: Array, high: Array) -> None:
         super().__init__(low, high)
@@ -221,4 +227,4 @@ class SquashedGaussian(DiagonalGaussian):
 
     def to_environment(self, actions: Tensor) -> Tensor:
         low, half = self.low.to(actions.device), self.half_width.to(actions.device)
-        return (low + half * (actions.tanh() + 1)).reshape(-1, *self.shape)
+        return super().to_environment(low + half * (actions.tanh() + 1))

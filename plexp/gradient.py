@@ -55,11 +55,11 @@ class GradientStep:
         self.gradients.zero_()
         total.backward()  # type: ignore[no-untyped-call]
         norm: Tensor = torch.linalg.vector_norm(self.gradients)
-        size = float(norm)
+        size = float(norm + 0 * total.detach())  # inf or nan if either is
         if not math.isfinite(size):
             values = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
             raise TrainingError(
-                f"the gradient is not finite ({values}); a smaller algo.learning_rate or max_grad_norm may help"
+                f"the loss or its gradient is not finite ({values}); a smaller algo.learning_rate or max_grad_norm may help"
             )
         if self.max_grad_norm is not None and size > self.max_grad_norm:
             self.gradients.mul_(self.max_grad_norm / (size + 1e-6))

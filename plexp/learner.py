@@ -109,6 +109,8 @@ class Learner:
         Raises TrainingError for a loss or gradient that is not finite, before it touches a parameter.
         """
         batch = self._batch(rollout)
+        if not len(batch.advantages):
+            return {}
         for step in self.steps:
             step.anneal(1 - progress if self.anneal_learning_rate else 1.0)
         policy_batch = batch if self.critic_epochs is None else replace(batch, value_targets=None)

@@ -38,6 +38,8 @@ class ObservationNormalizer(nn.Module):
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:
         """Merge [B, *obs] into the statistics."""
+        if not len(observations):
+            return
         rows = observations.to(self.mean.device, torch.float64)
         batch, total = rows.shape[0], self.count + rows.shape[0]
         delta = rows.mean(0) - self.mean
@@ -74,9 +76,10 @@ class RewardScaler:
             self.returns = discounted[t] = np.where(valid[t], self.gamma * self.returns + rewards[t], self.returns)
             self.returns = np.where(done[t], 0.0, self.returns)
         rows = discounted[valid]
-        batch, total = len(rows), self.count + len(rows)
-        delta = rows.mean() - self.mean
-        squares = self.var * self.count + rows.var() * batch + delta**2 * self.count * batch / total
-        self.mean, self.var, self.count = self.mean + delta * batch / total, squares / total, total
+        if len(rows):
+            batch, total = len(rows), self.count + len(rows)
+            delta = rows.mean() - self.mean
+            squares = self.var * self.count + rows.var() * batch + delta**2 * self.count * batch / total
+            self.mean, self.var, self.count = self.mean + delta * batch / total, squares / total, total
         scaled: npt.NDArray[np.float32] = (rewards / np.sqrt(self.var + self.EPSILON)).astype(np.float32)
         return scaled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
 from plexp.figures import learning_curve
 from plexp.provenance import provenance
-from plexp.tracking import Tracker
+from plexp.tracking import StoreError, Tracker
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def run(experiment: Experiment, config_yaml: str, tags: Mapping[str, str], conso
         tracker.finish("KILLED")
         raise
     except BaseException as error:
-        tracker.set_tags({"error": f"{type(error).__name__}: {error}"})
-        tracker.log_text(traceback.format_exc(), "traceback.txt")
+        with suppress(StoreError):  # the error itself is what matters
+            tracker.set_tags({"error": f"{type(error).__name__}: {error}"})
+            tracker.log_text(traceback.format_exc(), "traceback.txt")
         tracker.finish("FAILED")
         raise
     finally:

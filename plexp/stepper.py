@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plexp.distributions import ActionDistribution
 from plexp.errors import TrainingError
+from plexp.spaces import is_image
 
 Array = npt.NDArray[Any]
 
@@ -25,7 +26,7 @@ class Stepper:
         self.env, self.distribution, self.num_envs = env, distribution, env.num_envs
         self.same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
         """An ended episode is followed by the next one's first observation at once; otherwise by a step that only resets."""
-        self.dtype = np.uint8 if env.single_observation_space.dtype == np.uint8 else np.float32
+        self.dtype = np.uint8 if is_image(env.single_observation_space) else np.float32
 
     def reset(self) -> Array:
         """[N, *obs] the first observations."""

@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from plexp.ranges import PositiveInt
 from plexp.registry import register
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
+
+
+class Body(nn.Sequential):
+    """Layers one after the other; observations that are bytes are scaled to 0…1 here and nowhere else."""
+
+    def forward(self, observations: Tensor) -> Tensor:
+        features = observations.float() / 255 if observations.dtype == torch.uint8 else observations
+        for layer in self:
+            features = layer(features)
+        return features
 
 
 @register("net", "mlp")
@@ -44,7 +55,7 @@ class MLP:
                 modules.append(nn.LayerNorm(self.width))
             modules.append(ACTIVATIONS[self.activation]())
             inputs = self.width
-        return nn.Sequential(*modules), self.width
+        return Body(*modules), self.width
 
     def head(self, features: int, outputs: int, *, gain: float) -> nn.Module:
         return self._linear(features, outputs, gain)

@@ -58,18 +58,19 @@ class Recorder:
             self.episodes.append((progress.steps, episode.total_reward, episode.length))
         points = self.grid.passed(progress.steps)
         if points:
-            self._write(progress, points[-1])
+            self._write(progress, points)
 
     def on_end(self, progress: Progress) -> None:
         if self.sums and not self.grid.last:  # a run shorter than one interval; a later rest would lie off the grid
-            self._write(progress, progress.steps)
+            self._write(progress, range(progress.steps, progress.steps + 1))
 
-    def _write(self, progress: Progress, step: int) -> None:
+    def _write(self, progress: Progress, points: range) -> None:
         means = {name: statistics.fmean(values) for name, values in self.sums.items()}
         steps, seconds = progress.steps - self.start[0], progress.seconds - self.start[1]
         means |= {"train/episodes": progress.episodes, "time/seconds": progress.seconds}
         means["time/steps_per_second"] = steps / max(seconds, 1e-9)
-        self.log(means, step)
+        for step in points:
+            self.log(means, step)
         self.sums.clear()
         self.start = (progress.steps, progress.seconds)
 
@@ -159,7 +160,8 @@ class ProgressBar:
 
     def close(self) -> None:
         """Give the terminal back; also after an exception."""
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
 
     def _note(self, progress: Progress) -> str:
         parts = [f"{progress.steps:,} steps", f"{progress.steps / progress.seconds:,.0f}/s"]

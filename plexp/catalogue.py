@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from plexp import conf_folders, registry
@@ -67,7 +68,9 @@ def _describe(group: str, option: str) -> None:
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
         kind = registry.describe_type(annotation)
         console.print(
-            f"  [bold]{group}.{parameter}[/bold]={shown}  [dim]({kind})[/dim]", highlight=False, soft_wrap=True
+            f"  [bold]{group}.{parameter}[/bold]={escape(shown)}  [dim]({escape(kind)})[/dim]",
+            highlight=False,
+            soft_wrap=True,
         )
         if parameter in comments:
             console.print(f"      {comments[parameter]}", highlight=False, markup=False, soft_wrap=True)

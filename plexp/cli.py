@@ -90,7 +90,7 @@ def _experiment(arguments: list[str]) -> int:
         return USAGE
     finally:
         if _sweep_folder is not None and _sweep_folder.is_dir():
-            _status = max(_status, _report(_sweep_folder))
+            _status = _report(_sweep_folder)
     return _status
 
 
@@ -153,7 +153,7 @@ def _group(name: str) -> str:
 
 def _say(error: Exception) -> tuple[int, list[str]]:
     """The exit status of a failed job and the lines that say why."""
-    from plexp.errors import ConfigError, TrainingError
+    from plexp.errors import ConfigError, TrainingError, one_line
     from plexp.explain import explain
     from plexp.tracking import StoreError
 
@@ -163,7 +163,7 @@ def _say(error: Exception) -> tuple[int, list[str]]:
         return USAGE, [str(explain(error, []))]
     if isinstance(error, TrainingError):
         return FAILED, [str(error)]
-    return FAILED, [f"{type(error).__name__}: {error}"]
+    return FAILED, [f"{type(error).__name__}: {one_line(error)}"]
 
 
 def _report(folder: Path) -> int:

@@ -122,6 +122,7 @@ class Collector:
         if self.stepper.dtype == np.float32:
             successors = np.concatenate([seen[1:], self.observations[None]])
             successors.reshape(-1, *successors.shape[2:])[final_index] = last
+            _check_finite("observation", seen)
             _check_finite("observation", successors)
         if self.scaler is not None:
             paid = self.scaler(paid, ended | cut, counted)

@@ -43,3 +43,8 @@ def nearest(word: str, words: list[str]) -> str:
     """The remedy for a misspelt word."""
     close = difflib.get_close_matches(word, words, n=1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(words)}"
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, without its line breaks."""
+    return " ".join(str(error).split())

@@ -88,7 +88,7 @@ def build(cfg: DictConfig) -> Experiment:
         learner_keys = registry.parameters(Learner)
         learner = Learner(agent, advantage, streams.minibatches, **_pick(values["algo"], learner_keys))
         algorithm: Algorithm = _make(classes["algo"], values["algo"], agent=agent, learner=learner, advantage=advantage)
-        _check_schedule(values, algorithm, advantage, environment)
+        _check_schedule(algorithm, advantage, environment)
         scaler = RewardScaler(env.num_envs, values["gamma"]) if environment.scale_rewards else None
         complete = algorithm.complete_episodes or advantage.complete_episodes
         collector = Collector(
@@ -123,15 +123,19 @@ def _agent(
     return Agent(shape, distribution, net, critic_net, advantage.critic, normalizer, streams.actions, **policy)
 
 
-def _check(values: dict[str, Any]) -> dict[str, type]:
+def _check(values: dict[str, Any]) -> dict[str, Any]:
     """The plugin classes of all groups; raises ConfigError with everything that is wrong."""
     problems: list[Problem] = []
-    classes: dict[str, type] = {}
+    classes: dict[str, Any] = {}
     groups = {group: group for group in registry.GROUPS}
     if "critic_net" in values:
         groups["critic_net"] = "net"
     for section, group in groups.items():
-        sheet = dict(values.get(section) or {})
+        sheet = values.get(section) or {}
+        if not isinstance(sheet, dict):
+            problems.append(_no_section(section, sheet))
+            continue
+        sheet = dict(sheet)
         try:
             cls = registry.find(group, sheet.pop("plugin", None))
         except ConfigError as error:
@@ -140,24 +144,32 @@ def _check(values: dict[str, Any]) -> dict[str, type]:
         classes[section] = cls
         types = registry.parameters(cls) | (registry.PROBLEM if group == "env" else {})
         problems += registry.check(cls.__name__, section, types, sheet, getattr(cls, "refused", None))
-    problems += registry.check("Agent", "policy", registry.parameters(Agent), values.get("policy") or {})
-    for section, types in SECTIONS.items():
-        problems += registry.check(section, section, types, values.get(section) or {})
+    for section, types in {"policy": registry.parameters(Agent), **SECTIONS}.items():
+        if isinstance(values.get(section), dict):
+            problems += registry.check(section, section, types, values[section])
+        else:
+            problems.append(_no_section(section, values.get(section)))
     known = {*groups, *SECTIONS, "policy"}
     problems += registry.check("plexp", "", ROOT, {k: v for k, v in values.items() if k not in known})
+    if (
+        not problems
+        and getattr(classes["algo"], "updates_every_step", False)
+        and classes["advantage"].complete_episodes
+    ):
+        algo, estimator = values["algo"]["plugin"], values["advantage"]["plugin"]
+        cause = f"{estimator} needs whole episodes, and algo={algo} learns after every step"
+        problems.append(Problem("advantage", estimator, cause, "give advantage=td, or algo=reinforce"))
     if problems:
         raise ConfigError(problems)
     return classes
 
 
-def _check_schedule(
-    values: Values, algorithm: Algorithm, advantage: AdvantageEstimator, environment: Environment
-) -> None:
-    """What algorithm, estimator and environment must agree on."""
-    algo, estimator = values["algo"]["plugin"], values["advantage"]["plugin"]
-    if advantage.complete_episodes and getattr(algorithm, "updates_every_step", False):
-        cause = f"{estimator} needs whole episodes, and algo={algo} learns after every step"
-        raise ConfigError(Problem("advantage", estimator, cause, "give advantage=td, or algo=reinforce"))
+def _no_section(section: str, value: object) -> Problem:
+    return Problem(section, value, "this is a section, not a value", f"give {section}.KEY=…, or leave it out")
+
+
+def _check_schedule(algorithm: Algorithm, advantage: AdvantageEstimator, environment: Environment) -> None:
+    """Raise ConfigError for minibatches that the rollout does not give."""
     number = getattr(algorithm, "num_minibatches", 1)
     rows = algorithm.num_steps * environment.num_envs
     if advantage.complete_episodes or algorithm.complete_episodes or rows % number == 0:

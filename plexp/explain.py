@@ -48,8 +48,8 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
 
 
 def _missing_option(text: str) -> Problem:
-    found = re.search(r"Could not find '([^']+)'", text)
-    group, _, option = (found[1] if found else "configuration").rpartition("/")
+    found = re.search(r"Could not find '([^']+)'", text) or re.search(r"In '([^']+)'", text)
+    group, _, option = (found[1] if found else "configuration").partition("/")
     options = sorted({file.stem for root in conf_folders() for file in (root / group).glob("*.yaml")})
     return Problem(group, option, "there is no such option", nearest(option, options))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from plexp import losses
 from plexp.agent import Agent
+from plexp.batch import Standardization, assemble, minibatches
 from plexp.errors import ConfigError, Problem
 from plexp.gradient import GradientStep, Terms
 from plexp.interfaces import AdvantageEstimator
@@ -61,7 +62,7 @@ class Learner:
         vf_coef: PositiveFloat,
         clip_value: PositiveFloat | None,
         critic_epochs: PositiveInt | None,
-        standardize_advantages: Literal["minibatch", "rollout", "episode", "off"],
+        standardize_advantages: Standardization,
         target_update_every: PositiveInt | None,
         target_tau: PositiveFraction,
         replay_rollouts: NonNegativeInt,
@@ -108,7 +109,8 @@ class Learner:
         `target_kl`: no further epoch begins once the mean approx_kl of one exceeds it, in nats.
         Raises TrainingError for a loss or gradient that is not finite, before it touches a parameter.
         """
-        batch = self._batch(rollout)
+        rollouts = [rollout, *(self.agent.appraise(old, fresh=False) for old in self.replay)]
+        batch = assemble(self.agent, self.advantage, rollouts, self.standardize_advantages)
         if not len(batch.advantages):
             return {}
         for step in self.steps:
@@ -166,7 +168,7 @@ class Learner:
         records: list[dict[str, Tensor]] = []
         for _ in range(epochs):
             epoch = []
-            for minibatch in self._minibatches(batch, num_minibatches):
+            for minibatch in minibatches(batch, num_minibatches, self.rng, self.standardize_advantages):
                 total, terms = loss(minibatch)
                 terms["grad_norm"] = step(total, terms)
                 epoch.append(terms)
@@ -174,62 +176,6 @@ class Learner:
             if target_kl is not None and float(torch.stack([terms["approx_kl"] for terms in epoch]).mean()) > target_kl:
                 break
         return records
-
-    def _minibatches(self, batch: Minibatch, number: int) -> Iterator[Minibatch]:
-        """The batch in a new order, in `number` parts of (almost) one size; in its own order if there is one part."""
-        rows = len(batch.advantages)
-        fields = [
-            batch.observations,
-            batch.actions,
-            batch.log_probs,
-            batch.advantages,
-            batch.importance_weights,
-            batch.values,
-        ]
-        targets = [] if batch.value_targets is None else [batch.value_targets]
-        if number > 1:
-            order = torch.from_numpy(self.rng.permutation(rows)).to(batch.advantages.device)
-            fields, targets = [field[order] for field in fields], [field[order] for field in targets]
-        parts = zip(*[field.tensor_split(min(number, rows)) for field in fields + targets], strict=True)
-        for observations, actions, log_probs, advantages, weights, values, *value_targets in parts:
-            if self.standardize_advantages == "minibatch":
-                advantages = losses.standardize(advantages)
-            yield Minibatch(observations, actions, log_probs, advantages, weights, values, *(value_targets or [None]))
-
-    @torch.no_grad()
-    def _batch(self, rollout: Rollout) -> Minibatch:
-        """All valid rows of the rollout and of those replayed, normalised, with their targets, on the agent's device."""
-        rollouts = [rollout, *(self.agent.appraise(old, fresh=False) for old in self.replay)]
-        parts = [self._rows(each) for each in rollouts]
-        device = next(self.agent.parameters()).device
-        fields = {name: [part[name] for part in parts] for name in parts[0]}
-        columns = {
-            name: (column[0] if len(column) == 1 else torch.cat(column)).to(device) for name, column in fields.items()
-        }
-        columns["observations"] = self.agent.normalize(columns["observations"])
-        return Minibatch(**{"value_targets": None, **columns})  # type: ignore[arg-type]
-
-    def _rows(self, rollout: Rollout) -> dict[str, Tensor]:
-        """The fields of a Minibatch of the valid rows of one rollout; `value_targets` only if there is a critic."""
-        targets, done = self.advantage(rollout), rollout.terminated | rollout.truncated
-        advantages, valid = targets.advantages, rollout.valid
-        if self.standardize_advantages == "episode":
-            advantages = losses.standardize_episodes(advantages, done, valid)
-        elif self.standardize_advantages == "rollout":
-            advantages = advantages.masked_scatter(valid, losses.standardize(advantages[valid]))
-        weights = torch.ones_like(advantages) if targets.importance_weights is None else targets.importance_weights
-        fields = {
-            "observations": rollout.observations,
-            "actions": rollout.actions,
-            "log_probs": rollout.log_probs,
-            "advantages": advantages,
-            "importance_weights": weights,
-            "values": rollout.action_values if self.agent.critic_kind == "q" else rollout.values,
-        }
-        if targets.value_targets is not None:
-            fields["value_targets"] = targets.value_targets
-        whole = bool(valid.all())
-        return {name: field.flatten(0, 1) if whole else field[valid] for name, field in fields.items()}
 
     @torch.no_grad()
     def _after_update(self, rollout: Rollout) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import ConfigDict, ValidationError, create_model
 
 import plexp
-from plexp.errors import ConfigError, Problem, nearest
+from plexp.errors import ConfigError, Problem, nearest, one_line
 from plexp.ranges import PositiveInt, UnitInterval
 
 GROUPS = ("algo", "advantage", "net", "env")
@@ -58,7 +58,7 @@ def find(group: str, name: object) -> type:
     try:
         importlib.import_module(f"plexp.plugins.{group}.{name}")
     except Exception as error:
-        cause = f"plugins/{group}/{name}.py does not import ({type(error).__name__}: {error})"
+        cause = f"plugins/{group}/{name}.py does not import ({type(error).__name__}: {one_line(error)})"
         raise ConfigError(Problem(key, name, cause, "mend the file or choose another plugin")) from error
     if (group, name) not in _plugins:
         cause = f"plugins/{group}/{name}.py registers nothing by that name"
@@ -92,9 +92,9 @@ def check(
 
     `refused` gives the reason for names that others of its kind have and this one cannot have.
     """
-    model = create_model(
-        title, __config__=ConfigDict(extra="forbid", strict=True), **{k: (t, ...) for k, t in types.items()}
-    )  # type: ignore[call-overload]
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    fields: Any = {name: (kind, ...) for name, kind in types.items()}
+    model = create_model(title, __config__=config, **fields)
     try:
         model(**values)
     except ValidationError as error:

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from plexp.distributions import ActionDistribution
-from plexp.errors import TrainingError
+from plexp.errors import TrainingError, one_line
 from plexp.spaces import is_image
 
 Array = npt.NDArray[Any]
@@ -33,9 +33,7 @@ class Stepper:
         try:
             observations, _ = self.env.reset()
         except Exception as error:
-            raise TrainingError(
-                f"the environment raised {type(error).__name__} in reset: {_one_line(error)}"
-            ) from error
+            raise TrainingError(f"the environment raised {type(error).__name__} in reset: {one_line(error)}") from error
         return np.array(observations, self.dtype)
 
     def step(self, actions: Tensor) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -43,10 +41,6 @@ class Stepper:
         try:
             observations, *paid, info = self.env.step(self.distribution.to_environment(actions).numpy())
         except Exception as error:
-            raise TrainingError(f"the environment raised {type(error).__name__} in step: {_one_line(error)}") from error
+            raise TrainingError(f"the environment raised {type(error).__name__} in step: {one_line(error)}") from error
         rewards, terminated, truncated = paid
         return np.array(observations, self.dtype), rewards, terminated, truncated, info
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

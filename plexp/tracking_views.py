@@ -205,6 +205,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def sqlite_uri(path: Path) -> str:
+    """A database file as MLflow names it."""
     return f"sqlite:///{os.path.abspath(path)}"
 
 

@@ -81,6 +81,34 @@ class Chain(gymnasium.Env[Any, Any]):
         return [sum(gamma**k * r for k, r in enumerate(cls.REWARDS[i:])) for i in range(5)]
 
 
+class Cycle(gymnasium.Env[Any, Any]):
+    """Three states in a circle, one-hot, passed whatever is done; leaving state i pays REWARDS[i]. It is cut off after
+    four steps, in state 1, and begins anew in state 0, so that what follows a cut is not what would have come.
+
+    V(i) = Σ_{k<3} γ^k REWARDS[(i + k) mod 3] / (1 − γ³).
+    """
+
+    REWARDS = (2.0, -1.0, 0.5)
+    observation_space = spaces.Box(0, 1, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return np.eye(3, dtype=np.float32)[0], {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = self.REWARDS[self.time % 3]
+        self.time += 1
+        return np.eye(3, dtype=np.float32)[self.time % 3], reward, False, self.time == 4, {}
+
+    @classmethod
+    def values(cls, gamma: float) -> list[float]:
+        """The closed form of V."""
+        rounds = [sum(gamma**k * cls.REWARDS[(i + k) % 3] for k in range(3)) for i in range(3)]
+        return [once / (1 - gamma**3) for once in rounds]
+
+
 class Constant(gymnasium.Env[Any, Any]):
     """Pays 1 a step. `terminates` after 5 steps with the time in view (one-hot), or is truncated there without."""
 
@@ -173,5 +201,5 @@ class Any2Any(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), float(self.np_random.normal()), self.time == 6, False, {}
 
 
-for cls in (Counter, Bandit, Chain, Constant, Faulty, Any2Any):
+for cls in (Counter, Bandit, Chain, Cycle, Constant, Faulty, Any2Any):
     gymnasium.register(f"plexp-tests/{cls.__name__}-v0", f"{__name__}:{cls.__name__}")

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 
-from plexp.errors import ConfigError, Problem
+from plexp.errors import ConfigError, Problem, one_line
 from plexp.interfaces import EpisodeSeed
 from plexp.ranges import PositiveInt
 from plexp.registry import register
@@ -60,19 +60,22 @@ class GymnasiumEnvironment:
         makers = [partial(self._make_one, index, episode_seed) for index in range(num_envs)]
         try:
             if self.vectorization == "async":
+                gymnasium.logger.min_level = gymnasium.logger.ERROR + 1  # it prints tracebacks of what it raises anyway
                 return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
             return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
         except gymnasium_error.DependencyNotInstalled as error:
-            raise ConfigError(Problem("env.id", self.id, "a package is missing", _one_line(error))) from error
+            raise ConfigError(Problem("env.id", self.id, "a package is missing", one_line(error))) from error
         except gymnasium_error.UnregisteredEnv as error:
             raise ConfigError(Problem("env.id", self.id, "there is no such environment", _suggest(self.id))) from error
         except ModuleNotFoundError as error:
-            remedy = f"pip install the package that holds {error.name}"
-            raise ConfigError(Problem("env.id", self.id, f"the module {error.name} is missing", remedy)) from error
-        except (TypeError, gymnasium_error.Error) as error:
-            raise ConfigError(
-                Problem("env.id", self.id, f"cannot be made ({_one_line(error)})", "see env.kwargs")
-            ) from error
+            module = error.name or self.id.partition(":")[0]
+            remedy = f"pip install the package that holds {module}"
+            raise ConfigError(Problem("env.id", self.id, f"the module {module} is missing", remedy)) from error
+        except ConfigError:
+            raise
+        except Exception as error:
+            cause = f"cannot be made ({type(error).__name__}: {one_line(error)})"
+            raise ConfigError(Problem("env.id", self.id, cause, "see env.kwargs")) from error
 
     def _make_one(self, index: int, episode_seed: EpisodeSeed) -> gymnasium.Env[Any, Any]:
         env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, disable_env_checker=True, **self.kwargs)
@@ -83,10 +86,6 @@ class GymnasiumEnvironment:
                 raise ConfigError(Problem("env.id", self.id, f"the observation space {space} does not flatten", remedy))
             env = FlattenObservation(env)
         return SeededEpisodes(env, index, episode_seed)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _suggest(name: str) -> str:

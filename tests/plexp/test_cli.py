@@ -68,7 +68,8 @@ COMMAND_LINE = {
     ("alog=ppo",): "alog: there is no such key; did you mean algo?",
     ("algo=ppoo",): "algo=ppoo: there is no such option; did you mean ppo?",
     ("env=cartpol",): "env=cartpol: there is no such option; did you mean cartpole?",
-    ("algo=../../secret",): "algo/../..=secret: there is no such option",
+    ("advantage=../algo/ppo",): "advantage=../algo/ppo: there is no such option",
+    ("algo=../../secret",): "algo=../../secret: there is no such option",
     (
         "algo=a2c",
         "algo.clip_eps=0.1",
@@ -100,7 +101,6 @@ WRONG = {
     ("~gamma",): ("advantage.gamma: Interpolation key 'gamma' not found",),
     ("env=gymnasium",): ("env.id: has no value; give env.id=…",),
     ("algo.plugin=../x",): ("algo.plugin=../x: there is no such plugin",),
-    ("advantage=../algo/ppo",): ("advantage.plugin=ppo: there is no such plugin",),
     ("env.id=Nope-v0",): ("env.id=Nope-v0: there is no such environment",),
     ("algo.num_minibatches=7",): ("algo.num_minibatches=7: the rollout has",),
     ("evaluation=5",): ("evaluation=5: ",),

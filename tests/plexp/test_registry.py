@@ -96,7 +96,7 @@ def test_a_name_is_a_file_of_the_group_and_nothing_else(name: object) -> None:
     with pytest.raises(ConfigError) as raised:
         registry.find("algo", name)
     (problem,) = raised.value.problems
-    assert (problem.key, problem.value) == ("algo.plugin", name)
+    assert (problem.key, problem.value, problem.cause) == ("algo.plugin", name, "there is no such plugin")
     assert str(problem).count("\n") == 0
     assert set(sys.modules) == before, "nothing is imported for it"
 

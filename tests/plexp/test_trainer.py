@@ -14,9 +14,9 @@ from plexp.collector import Episode
 from plexp.evaluation import evaluate
 from plexp.normalization import ObservationNormalizer
 from plexp.trainer import Progress, Trainer
-from tests.environments import QUIET, Bandit, Chain
+from tests.environments import QUIET, Bandit, Chain, Cycle
 
-VALUES = ("algo.anneal_learning_rate=false", "algo.max_grad_norm=null", "algo.vf_coef=1.0", "gamma=0.9", *QUIET)
+VALUES = ("algo.anneal_learning_rate=false", "algo.max_grad_norm=null", "algo.vf_coef=1.0", *QUIET)
 
 
 class Script:
@@ -198,25 +198,38 @@ def learnt_values(experiment: Any, state: int) -> torch.Tensor:
     return rollout.values[rollout.observations[..., state] == 1]
 
 
+def critic_of(problem: tuple[str, ...], advantage: str, build: Callable[..., Any], train: Callable[..., Any]) -> Any:
+    """An experiment whose critic has had 250 updates; the policy is kept undecided, for Q to meet every action."""
+    sizes = ("env.num_envs=2", "algo.num_steps=12", "algo.learning_rate=2e-2", "algo.ent_coef=0.1")
+    experiment = build("algo=a2c", f"advantage={advantage}", *problem, *sizes, *VALUES)
+    train(experiment, 250)
+    return experiment
+
+
 @pytest.mark.parametrize("advantage", CRITICS)
 def test_the_critic_learns_the_values_of_a_chain(
     advantage: str, build: Callable[..., Any], train: Callable[..., Any]
 ) -> None:
-    sizes = ("env.num_envs=2", "algo.num_steps=12", "algo.learning_rate=2e-2", "algo.ent_coef=0.1")
-    experiment = build("algo=a2c", f"advantage={advantage}", "env.id=plexp-tests/Chain-v0", *sizes, *VALUES)
-    train(experiment, 250)
+    experiment = critic_of(("env.id=plexp-tests/Chain-v0", "gamma=0.9"), advantage, build, train)
     learnt = torch.stack([learnt_values(experiment, state).mean() for state in range(5)])
     torch.testing.assert_close(learnt, torch.tensor(Chain.values(0.9)), rtol=0, atol=CRITICS[advantage])
 
 
-@pytest.mark.parametrize("advantage", ["gae", "td", "n_step", "vtrace"])
+@pytest.mark.parametrize("advantage", ["gae", "td", "n_step", "vtrace", "baseline"])
+def test_what_is_cut_off_is_worth_what_would_have_come_and_not_what_begins_anew(
+    advantage: str, build: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    experiment = critic_of(("env.id=plexp-tests/Cycle-v0", "gamma=0.5"), advantage, build, train)
+    learnt = torch.stack([learnt_values(experiment, state).mean() for state in range(3)])
+    torch.testing.assert_close(learnt, torch.tensor(Cycle.values(0.5)), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("advantage", ["gae", "td"])
 @pytest.mark.parametrize(("terminates", "expected"), [(False, 1 / (1 - 0.9)), (True, (1 - 0.9**5) / (1 - 0.9))])
 def test_a_time_limit_is_bootstrapped_and_an_end_is_not(
     terminates: bool, expected: float, advantage: str, build: Callable[..., Any], train: Callable[..., Any]
 ) -> None:
     """Reward 1 a step. Cut off after 5 steps V is 1/(1 − γ); if it ends there, (1 − γ⁵)/(1 − γ)."""
-    sizes = ("env.num_envs=2", "algo.num_steps=12", "algo.learning_rate=2e-2", "algo.ent_coef=0.1")
-    problem = ("env.id=plexp-tests/Constant-v0", f"+env.kwargs.terminates={terminates}")
-    experiment = build("algo=a2c", f"advantage={advantage}", *problem, *sizes, *VALUES)
-    train(experiment, 200)
+    problem = ("env.id=plexp-tests/Constant-v0", f"+env.kwargs.terminates={terminates}", "gamma=0.9")
+    experiment = critic_of(problem, advantage, build, train)
     assert float(learnt_values(experiment, 0).mean()) == pytest.approx(expected, abs=0.2)

@@ -49,10 +49,10 @@ def test_the_keys_of_a_sheet_are_the_parameters_of_its_plugin(group: str, sheet:
 def commented(group: str, sheet: str) -> dict[str, bool]:
     """Whether each line of a sheet, or of those it inherits, has a comment; `${...}` explains itself."""
     text = (CONF / group / f"{sheet}.yaml").read_text()
-    bases = re.findall(r"\w+", m[1]) if (m := re.search(r"^defaults: \[(.*)\]", text, re.M)) else []
     found: dict[str, bool] = {}
-    for base in bases:
-        found |= {} if base == "_self_" else commented(group, base)
+    for base in OmegaConf.create(text).get("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            found |= commented(group, base.partition("@")[0])
     for line in re.finditer(r"^ *(\w+):(.*)$", text, re.M):
         found[line[1]] = found.get(line[1], False) or "#" in line[2] or "${" in line[2]
     return found

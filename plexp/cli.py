@@ -113,10 +113,14 @@ def task(cfg: DictConfig) -> float | None:
     except Exception as error:
         _status, lines = _say(error)
         result |= {"status": "REFUSED" if _status == USAGE else "FAILED", "error": lines}
-        log.error("\n".join(lines))
         if _status == FAILED:
-            log.debug(traceback.format_exc())
-            Path(hydra_config.runtime.output_dir, "traceback.txt").write_text(traceback.format_exc())
+            file = Path(hydra_config.runtime.output_dir, "traceback.txt")
+            file.write_text(traceback.format_exc())
+            lines = [f"{' '.join(lines)} (traceback in {file})"]
+        if in_sweep:
+            log.error("\n".join(lines))
+        else:
+            print("\n".join(lines), file=sys.stderr)
     finally:
         result["seconds"] = time.time() - started
         Path(hydra_config.runtime.output_dir, "result.json").write_text(json.dumps(result, indent=1))
@@ -136,7 +140,8 @@ def _run(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     console = Console(quiet=in_sweep)
     outcome = run(experiment, OmegaConf.to_yaml(cfg, resolve=True), tags, console)
     speed = outcome.steps / max(outcome.seconds, 1e-9)
-    log.info("%s: %s", outcome.name, verdict(outcome))
+    if in_sweep:
+        log.info("%s: %s", outcome.name, verdict(outcome))
     effort = f"{outcome.steps:,} steps in {outcome.seconds:.1f} s ({speed:,.0f} steps/s)"
     console.print(f"[bold]{outcome.name}[/bold]  {effort}", highlight=False)
     console.print(f"{verdict(outcome)}", highlight=False, soft_wrap=True)

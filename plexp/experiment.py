@@ -150,7 +150,9 @@ def _check(values: dict[str, Any]) -> dict[str, Any]:
         else:
             problems.append(_no_section(section, values.get(section)))
     known = {*groups, *SECTIONS, "policy"}
-    problems += registry.check("plexp", "", ROOT, {k: v for k, v in values.items() if k not in known})
+    root = registry.check("plexp", "", ROOT, {k: v for k, v in values.items() if k not in known})
+    faults = {(problem.key, problem.value) for problem in root}
+    problems = [p for p in problems if (p.key.rpartition(".")[2], p.value) not in faults] + root  # each fault once
     if (
         not problems
         and getattr(classes["algo"], "updates_every_step", False)

@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plexp import CONF, conf_folders
@@ -30,7 +30,7 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
                 "quote values with brackets, commas or spaces: 'key=\"value\"'",
             )
         case HydraException() if found := re.match(r"Could not override '([^']+)'", text):
-            return _unknown_key(found[1], arguments)
+            return _unknown_key(found[1], str(getattr(error.__cause__, "full_key", "")), arguments)
         case HydraException() if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'", text):
             return Problem(found[1], found[2], "several values make a sweep", "add -m for a sweep, or [a,b] for a list")
         case HydraException():
@@ -39,6 +39,9 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
             key = str(error.full_key or error.key or "configuration")
             cause = str(error).splitlines()[0]
             return Problem(key, ..., cause, "see python -m plexp --cfg job")
+        case ValueError() if text.startswith("Config group override must be"):
+            groups = [a for a in arguments if a.partition("=")[2] in ("null", "~")]
+            return Problem(" ".join(groups), ..., "a group needs an option", "see python -m plexp --help")
         case OSError():
             folder = next((a.partition("=")[2] for a in reversed(arguments) if a.startswith("outputs=")), "outputs")
             return Problem(
@@ -48,15 +51,21 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
 
 
 def _missing_option(text: str) -> Problem:
-    found = re.search(r"Could not find '([^']+)'", text) or re.search(r"In '([^']+)'", text)
-    group, _, option = (found[1] if found else "configuration").partition("/")
+    found = re.search(r"In '([^']+/[^']+)'", text) or re.search(r"Could not (?:find|load) '([^']+)'", text)
+    if not found:
+        return Problem("configuration", ..., text, "see python -m plexp --help")
+    group, _, option = found[1].partition("/")
     options = sorted({file.stem for root in conf_folders() for file in (root / group).glob("*.yaml")})
     return Problem(group, option, "there is no such option", nearest(option, options))
 
 
-def _unknown_key(key: str, arguments: list[str]) -> Problem:
-    """For a key that the composed configuration does not have: composes again without it, to know those it has."""
-    rest = [a for a in arguments if "=" in a and not a.startswith("-") and a.lstrip("+~").partition("=")[0] != key]
+def _unknown_key(typed: str, missing: str, arguments: list[str]) -> Problem:
+    """For a key that the composed configuration does not have: composes again without it, to know those it has.
+
+    `typed` is the key as given, `missing` the one that is not there, e.g. in a dictionary that was given.
+    """
+    key = max(typed, missing, key=len)
+    rest = [a for a in arguments if "=" in a and not a.startswith("-") and a.lstrip("+~").partition("=")[0] != typed]
     single = [re.sub(r"=(choice\()?([^,\[\]{}()]+),.*$", r"=\2", a) for a in rest]
     GlobalHydra.instance().clear()
     try:
@@ -72,6 +81,8 @@ def _unknown_key(key: str, arguments: list[str]) -> Problem:
         return Problem(
             key, ..., f"{section}={plugin} has no such parameter", reason or "another plugin of this group has it"
         )
+    if section.count(".") and isinstance(OmegaConf.select(cfg, section), DictConfig):
+        return Problem(key, ..., f"{section} does not have it yet", f"give +{key}=… to add it")
     keys = list(_dotted(values))
     groups = sorted({folder.name for root in conf_folders() for folder in root.iterdir() if folder.is_dir()})
     close = nearest(key, [*keys, *groups])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,11 +62,12 @@ def test_a_description_says_the_values_of_the_sheet_and_of_those_it_inherits(
     ppo = printed(capsys, "ppo")
     assert "algo=ppo" in ppo and "plugins/algo/ppo.py" in ppo and "Schulman et al. 2017" in ppo
     assert re.search(r"algo\.clip_eps=0\.2 .*float > 0 and < 1.*\n +ε in eq\. 7", ppo)
+    assert re.search(r"algo\.learning_rate=.*\n +Adam's step size", ppo), "a comment of the sheet it inherits"
     assert "algo.target_kl=null" in ppo and "algo.anneal_clip=false" in ppo
     assert "algo.learning_rate=1e-3" in ppo or "algo.learning_rate=0.001" in ppo
     lander = printed(capsys, "lunarlander_continuous")
     assert "env.id=LunarLander-v3" in lander and "env.gamma=0.999" in lander and "env.num_envs=8" in lander
-    assert "continuous" in lander
+    assert "continuous" in lander and "environments side by side in training" in lander
     assert "advantage.gae_lambda=1.0" in printed(capsys, "gae_lambda1")
     assert "algo.critic_learning_rate=1e-3" in printed(capsys, "actor_critic")
 
@@ -89,3 +92,27 @@ def test_an_unknown_name_is_refused_with_the_nearest(
     output = capsys.readouterr()
     assert output.err.startswith(f"plugin={name}: there is no such plugin; {remedy}")
     assert len(output.err.splitlines()) == 1 and not output.out
+
+
+def test_plugins_of_ones_own_in_the_current_folder_are_found(tmp_path: Path) -> None:
+    """`plugins/algo/mine.py` and `conf/algo/mine.yaml`: no fork, no edit of plexp."""
+    for kind, suffix, old, new in (
+        ("plugins", "py", '"algo", "ppo"', '"algo", "mine"'),
+        ("conf", "yaml", "plugin: ppo", "plugin: mine"),
+    ):
+        (tmp_path / kind / "algo").mkdir(parents=True)
+        text = (CONF.parent / kind / "algo" / f"ppo.{suffix}").read_text()
+        (tmp_path / kind / "algo" / f"mine.{suffix}").write_text(text.replace(old, new))
+
+    def plexp(*arguments: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(CONF.parent)}
+        command = [sys.executable, "-m", "plexp", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    described = plexp("plugins", "mine")
+    assert "algo=mine" in described and "algo.clip_eps=0.2" in described
+    composed = plexp("algo=mine", "algo.clip_eps=7", "--cfg", "job")
+    assert "plugin: mine" in composed and "clip_eps: 7" in composed
+    assert plexp("algo=min") == "algo=min: there is no such option; did you mean mine?\n"

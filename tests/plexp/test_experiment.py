@@ -25,6 +25,7 @@ WRONG: dict[str, str] = {
     "total_timesteps=many": "total_timesteps=many: must be a valid integer",
     "total_episodes=-3": "total_episodes=-3: must be greater than 0; give int > 0 or null",
     "torch_threads=0": "torch_threads=0: must be greater than 0",
+    "device=meta": "device=meta: not usable here",
     "device=gpu": "device=gpu: not usable here",
     "advantage.gae_lambda=-1": "advantage.gae_lambda=-1: must be greater than or equal to 0",
     "algo.clip_eps=0": "algo.clip_eps=0: must be greater than 0; give float > 0 and < 1",

@@ -168,10 +168,10 @@ def test_environments_in_processes_of_their_own_are_the_same_run(build: Callable
 
 
 ALGORITHMS = {
-    "reinforce": (200, "env.num_envs=8"),
-    "actor_critic": (1200, "env.num_envs=1"),
-    "a2c": (200, "env.num_envs=8"),
-    "ppo": (30, "env.num_envs=8", "algo.num_steps=16", "algo.num_minibatches=2"),
+    "reinforce": (150, "env.num_envs=8"),
+    "actor_critic": (900, "env.num_envs=1"),
+    "a2c": (150, "env.num_envs=8"),
+    "ppo": (20, "env.num_envs=8", "algo.num_steps=16", "algo.num_minibatches=2"),
 }
 
 

@@ -24,7 +24,7 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from plexp import CONF, conf_folders
@@ -133,12 +133,13 @@ def _run(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     from rich.console import Console
 
     from plexp.experiment import build
-    from plexp.run import run, verdict
 
     experiment = build(cfg)
+    from plexp.run import run, verdict  # with mlflow, which takes seconds: after what may be refused
+
     tags = {"group": _group(experiment.group)} | ({"sweep": os.environ["PLEXP_SWEEP"]} if in_sweep else {})
     console = Console(quiet=in_sweep)
-    outcome = run(experiment, OmegaConf.to_yaml(cfg, resolve=True), tags, console)
+    outcome = run(experiment, tags, console)
     speed = outcome.steps / max(outcome.seconds, 1e-9)
     if in_sweep:
         log.info("%s: %s", outcome.name, verdict(outcome))
@@ -158,9 +159,8 @@ def _group(name: str) -> str:
 
 def _say(error: Exception) -> tuple[int, list[str]]:
     """The exit status of a failed job and the lines that say why."""
-    from plexp.errors import ConfigError, TrainingError, one_line
+    from plexp.errors import ConfigError, StoreError, TrainingError, one_line
     from plexp.explain import explain
-    from plexp.tracking import StoreError
 
     if isinstance(error, ConfigError | StoreError):
         return USAGE, str(error).splitlines()

@@ -39,6 +39,10 @@ class TrainingError(RuntimeError):
     """A run that cannot go on (an environment that raises or returns NaN, a loss that is not finite): one line, exit 1."""
 
 
+class StoreError(RuntimeError):
+    """The store cannot be reached or written: one line with key, value, cause and remedy, credentials masked."""
+
+
 def nearest(word: str, words: list[str]) -> str:
     """The remedy for a misspelt word."""
     close = difflib.get_close_matches(word, words, n=1)

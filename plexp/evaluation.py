@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from plexp.agent import Agent
+from plexp.errors import TrainingError
 from plexp.interfaces import Environment
 from plexp.seeding import EpisodeSeeds
 from plexp.stepper import Stepper
@@ -27,27 +28,30 @@ class EvaluationResult:
 
 
 def evaluate(agent: Agent, environment: Environment, seeds: EpisodeSeeds, episodes: int) -> EvaluationResult:
-    """The returns of exactly `episodes` greedy episodes, the same number of each environment (short ones are not favoured).
+    """The returns of exactly `episodes` greedy episodes; how many each environment plays is fixed before.
 
-    Raises TrainingError if an environment raises.
+    So short episodes are not favoured. Raises TrainingError if an environment raises or pays what is not finite.
     """
-    num_envs = max(n for n in range(1, min(PARALLEL, episodes) + 1) if episodes % n == 0)
-    quota = episodes // num_envs
+    num_envs = min(PARALLEL, episodes)
+    quotas = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
     env = environment.make(num_envs, seeds)
     try:
-        return _play(agent, Stepper(env, agent.distribution), quota)
+        result = _play(agent, Stepper(env, agent.distribution), quotas)
     finally:
         env.close()
+    if not np.isfinite(result.returns).all():
+        raise TrainingError("the environment returned a reward that is not finite in evaluation")
+    return result
 
 
-def _play(agent: Agent, stepper: Stepper, quota: int) -> EvaluationResult:
+def _play(agent: Agent, stepper: Stepper, quotas: list[int]) -> EvaluationResult:
     num_envs, device = stepper.num_envs, next(agent.parameters()).device
     totals, steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
     returns: list[list[float]] = [[] for _ in range(num_envs)]
     lengths: list[list[int]] = [[] for _ in range(num_envs)]
     ended = np.zeros(num_envs, np.bool_)
     observations = stepper.reset()
-    while any(len(played) < quota for played in returns):
+    while any(len(played) < quota for played, quota in zip(returns, quotas, strict=True)):
         actions = agent.act_greedily(torch.from_numpy(observations).to(device)).cpu()
         counted = np.ones(num_envs, np.bool_) if stepper.same_step else ~ended
         observations, rewards, terminated, truncated, _ = stepper.step(actions)
@@ -55,8 +59,8 @@ def _play(agent: Agent, stepper: Stepper, quota: int) -> EvaluationResult:
         steps += counted
         ended = terminated | truncated
         for i in np.flatnonzero(ended):
-            if len(returns[i]) < quota:
+            if len(returns[i]) < quotas[i]:
                 returns[i].append(float(totals[i]))
                 lengths[i].append(int(steps[i]))
             totals[i], steps[i] = 0, 0
-    return EvaluationResult(np.array(returns).reshape(-1), np.array(lengths, np.int64).reshape(-1))
+    return EvaluationResult(np.concatenate(returns), np.concatenate(lengths))

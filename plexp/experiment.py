@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -85,9 +86,11 @@ def build(cfg: DictConfig) -> Experiment:
     env = environment.make(environment.num_envs, streams.training)
     try:
         agent = _agent(values, environment, env, net, critic_net, advantage, streams).to(device)
-        learner_keys = registry.parameters(Learner)
-        learner = Learner(agent, advantage, streams.minibatches, **_pick(values["algo"], learner_keys))
-        algorithm: Algorithm = _make(classes["algo"], values["algo"], agent=agent, learner=learner, advantage=advantage)
+        wired = {"agent": agent, "advantage": advantage, "rng": streams.minibatches}
+        if "learner" in inspect.signature(classes["algo"]).parameters:
+            keys = registry.parameters(Learner)
+            wired["learner"] = Learner(agent, advantage, streams.minibatches, **_pick(values["algo"], keys))
+        algorithm: Algorithm = _make(classes["algo"], values["algo"], **wired)
         _check_schedule(algorithm, advantage, environment)
         scaler = RewardScaler(env.num_envs, values["gamma"]) if environment.scale_rewards else None
         complete = algorithm.complete_episodes or advantage.complete_episodes
@@ -185,8 +188,6 @@ def _check_schedule(algorithm: Algorithm, advantage: AdvantageEstimator, environ
 
 def _make(cls: type, sheet: Values, **wired: Any) -> Any:
     """A plugin from its sheet; it gets those of `wired` that its positional parameters name."""
-    import inspect
-
     positional = [
         n for n, p in inspect.signature(cls).parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY
     ]
@@ -205,7 +206,7 @@ def _pick(sheet: Values, names: Any) -> dict[str, Any]:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1).to(device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
             Problem("device", name, f"not usable here ({str(error).splitlines()[0]})", "give device=cpu")

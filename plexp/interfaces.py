@@ -1,7 +1,7 @@
 """What each kind of plugin must be. Fulfil the Protocol; inheriting is not needed.
 
-A plugin's positional parameters are wired in by `experiment.build` by their names (`agent`, `advantage`, `learner`, ...);
-its keyword-only parameters are its configuration.
+A plugin's keyword-only parameters are its configuration. An algorithm's positional parameters are wired in by
+`experiment.build` by their names: `agent`, `learner`, and for one that does without plexp's learner `advantage` and `rng`.
 """
 
 from __future__ import annotations

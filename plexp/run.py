@@ -5,22 +5,25 @@ from __future__ import annotations
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import save_file
 
 from plexp.agent import GreedyPolicy
 from plexp.callbacks import Evaluator, ProgressBar, Recorder
+from plexp.errors import StoreError
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
 from plexp.figures import learning_curve
 from plexp.provenance import provenance
-from plexp.tracking import StoreError, Tracker
+from plexp.tracking import Tracker
+from plexp.tracking_views import masked
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,29 @@ class Outcome:
     solved_return: float | None
 
 
-def run(experiment: Experiment, config_yaml: str, tags: Mapping[str, str], console: Console) -> Outcome:
+def run(experiment: Experiment, tags: Mapping[str, str], console: Console) -> Outcome:
     """Train to the end under a new MLflow run: FINISHED, KILLED by Ctrl-C or SIGTERM, or FAILED with the traceback.
 
     Raises StoreError, before any run exists, if the store cannot be reached; TrainingError if the training cannot go on.
     """
-    values = experiment.values
+    with closing(experiment.training_env):
+        return _run(experiment, tags, console)
+
+
+def _run(experiment: Experiment, tags: Mapping[str, str], console: Console) -> Outcome:
+    values, uri = experiment.values, experiment.values["tracker"]["uri"]
+    recorded = {**values, "tracker": {**values["tracker"], "uri": uri and masked(uri)}}
     tracker = Tracker(
-        uri=values["tracker"]["uri"],
+        uri=uri,
         outputs=Path(values["outputs"]).absolute(),
         experiment=values["tracker"]["experiment"] or experiment.environment.label,
         run_name=experiment.name,
-        params=dict(_flat(values)),
+        params=dict(_flat(recorded)),
         tags={"kind": "training", **provenance(), **tags},
     )
     try:
-        outcome = _train(experiment, tracker, config_yaml, console)
+        tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
+        outcome = _train(experiment, tracker, console)
     except KeyboardInterrupt:
         tracker.finish("KILLED")
         raise
@@ -64,15 +74,12 @@ def run(experiment: Experiment, config_yaml: str, tags: Mapping[str, str], conso
             tracker.log_text(traceback.format_exc(), "traceback.txt")
         tracker.finish("FAILED")
         raise
-    finally:
-        experiment.training_env.close()
     tracker.finish("FINISHED")
     return outcome
 
 
-def _train(experiment: Experiment, tracker: Tracker, config_yaml: str, console: Console) -> Outcome:
+def _train(experiment: Experiment, tracker: Tracker, console: Console) -> Outcome:
     values, environment, agent = experiment.values, experiment.environment, experiment.agent
-    tracker.log_text(config_yaml, "config.yaml")
 
     def play(index: int, episodes: int) -> EvaluationResult:
         return evaluate(agent, environment, experiment.streams.evaluation(index), episodes)

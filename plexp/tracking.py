@@ -32,7 +32,7 @@ with warnings.catch_warnings():
 from sqlalchemy import Engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from plexp.errors import Problem
+from plexp.errors import Problem, StoreError
 from plexp.tracking_views import cause, cut, masked, name_for_mlflow, saved_view, serve, sqlite_uri, text_for_mlflow
 
 if TYPE_CHECKING:
@@ -51,10 +51,6 @@ log = logging.getLogger(__name__)
 for _name in ("mlflow", "urllib3.connectionpool"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it would print is in StoreError
-
-
-class StoreError(RuntimeError):
-    """The store cannot be reached or written: one line with key, value, cause and remedy, credentials masked."""
 
 
 class Tracker:

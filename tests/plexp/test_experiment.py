@@ -111,7 +111,8 @@ def test_a_configuration_that_cannot_be_run_is_refused_with_one_line(overrides: 
 def test_a_discount_beyond_its_range_is_refused_under_the_name_it_was_given(gamma: str, build: Build) -> None:
     with pytest.raises(ConfigError) as raised:
         build(f"gamma={gamma}")
-    assert any(str(problem).startswith(f"gamma={gamma}: must be") for problem in raised.value.problems)
+    (problem,) = raised.value.problems  # not those of the sheets that take it up
+    assert str(problem).startswith(f"gamma={gamma}: must be")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -127,7 +128,7 @@ def test_all_that_is_wrong_is_told_at_once(build: Build) -> None:
     keys = {problem.key for problem in raised.value.problems}
     assert keys == {
         *("algo.clip_eps", "algo.learning_rate", "net.layers", "env.colour", "policy.bounds", "tracker.every"),
-        *("gamma", "advantage.gamma"),
+        "gamma",
     }
     assert len(str(raised.value).splitlines()) == len(raised.value.problems)
 

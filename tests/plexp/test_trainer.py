@@ -169,7 +169,7 @@ def test_environments_in_processes_of_their_own_are_the_same_run(build: Callable
 
 ALGORITHMS = {
     "reinforce": (150, "env.num_envs=8"),
-    "actor_critic": (900, "env.num_envs=1"),
+    "actor_critic": (700, "env.num_envs=1"),
     "a2c": (150, "env.num_envs=8"),
     "ppo": (20, "env.num_envs=8", "algo.num_steps=16", "algo.num_minibatches=2"),
 }
@@ -215,7 +215,7 @@ def test_the_critic_learns_the_values_of_a_chain(
     torch.testing.assert_close(learnt, torch.tensor(Chain.values(0.9)), rtol=0, atol=CRITICS[advantage])
 
 
-@pytest.mark.parametrize("advantage", ["gae", "td", "n_step", "vtrace", "baseline"])
+@pytest.mark.parametrize("advantage", ["gae", "td", "n_step", "vtrace"])
 def test_what_is_cut_off_is_worth_what_would_have_come_and_not_what_begins_anew(
     advantage: str, build: Callable[..., Any], train: Callable[..., Any]
 ) -> None:
@@ -224,12 +224,11 @@ def test_what_is_cut_off_is_worth_what_would_have_come_and_not_what_begins_anew(
     torch.testing.assert_close(learnt, torch.tensor(Cycle.values(0.5)), rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("advantage", ["gae", "td"])
 @pytest.mark.parametrize(("terminates", "expected"), [(False, 1 / (1 - 0.9)), (True, (1 - 0.9**5) / (1 - 0.9))])
 def test_a_time_limit_is_bootstrapped_and_an_end_is_not(
-    terminates: bool, expected: float, advantage: str, build: Callable[..., Any], train: Callable[..., Any]
+    terminates: bool, expected: float, build: Callable[..., Any], train: Callable[..., Any]
 ) -> None:
     """Reward 1 a step. Cut off after 5 steps V is 1/(1 − γ); if it ends there, (1 − γ⁵)/(1 − γ)."""
     problem = ("env.id=plexp-tests/Constant-v0", f"+env.kwargs.terminates={terminates}", "gamma=0.9")
-    experiment = critic_of(problem, advantage, build, train)
+    experiment = critic_of(problem, "gae", build, train)
     assert float(learnt_values(experiment, 0).mean()) == pytest.approx(expected, abs=0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -17,6 +18,7 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest runs on all cores already
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored, and so its children
 CHECKOUT = Path(__file__).parents[1]
 if str(CHECKOUT) not in sys.path:  # for `tests.environments`, also where pytest was not started as `python -m pytest`
     sys.path.insert(0, str(CHECKOUT))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,3 +198,14 @@ def test_every_policy_over_continuous_actions_learns(
     weights = learns(config)
     assert ("head.log_std" in weights) == (log_std == "free")
     assert weights["head.linear.weight"].shape[0] == (2 if log_std == "state" else 1)
+
+
+@pytest.mark.parametrize("sheet", sorted((CONF / "tuned").glob("*.yaml")), ids=lambda sheet: sheet.stem)
+def test_a_tuned_sheet_is_taken_for_its_pair_and_only_its_pair(sheet: Path, compose: Compose) -> None:
+    pairs = [(a.stem, e.stem) for a in (CONF / "algo").glob("*.yaml") for e in (CONF / "env").glob("*.yaml")]
+    ((algo, env),) = [pair for pair in pairs if "_".join(pair) == sheet.stem]
+    tuned = OmegaConf.load(sheet)
+    pair, other = compose(f"algo={algo}", f"env={env}"), compose(f"algo={algo}", "env=mountaincar")
+    for section, values in tuned.items():
+        for key, value in values.items():
+            assert pair[section][key] == value != other[section][key]

@@ -141,9 +141,10 @@ def verdict(outcome: Outcome) -> str:
     if outcome.solved_return is None:
         return text
     mark = f"(≥ {outcome.solved_return:g})"
-    return f"{text}; " + (
-        f"solved {mark} at step {outcome.solved_at:,}" if outcome.solved_at is not None else f"not solved {mark}"
-    )
+    first = "" if outcome.solved_at is None else f" at step {outcome.solved_at:,}"
+    if outcome.final_return >= outcome.solved_return:
+        return f"{text}; solved {mark}{first}"
+    return f"{text}; not solved {mark}" + (f", though reached{first}" if first else "")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from plexp.callbacks import Evaluator, Grid, ProgressBar, Recorder
 from plexp.collector import Episode
 from plexp.evaluation import EvaluationResult
+from plexp.run import Outcome, verdict
 from plexp.trainer import Progress
 
 
@@ -185,3 +186,17 @@ def test_the_progress_bar_tells_steps_and_recent_returns(terminal: bool) -> None
     if not terminal:
         assert len(lines.splitlines()) == 10, "a line for each tenth"
         assert "1,000 steps" in lines and "500/s" in lines
+
+
+@pytest.mark.parametrize(
+    ("final", "solved_at", "said"),
+    [
+        (480.0, 5000, "solved (≥ 475) at step 5,000"),
+        (480.0, None, "solved (≥ 475)"),
+        (100.0, 5000, "not solved (≥ 475), though reached at step 5,000"),
+        (100.0, None, "not solved (≥ 475)"),
+    ],
+)
+def test_the_verdict_is_that_of_the_last_evaluation(final: float, solved_at: int | None, said: str) -> None:
+    outcome = Outcome("name", "id", final, 1.0, 64, 3, 0.1, solved_at, 475.0)
+    assert verdict(outcome).endswith(f"; {said}")

@@ -136,7 +136,7 @@ def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
 
 
 def verdict(outcome: Outcome) -> str:
-    """`final return 251.3 ± 40.1 over the last evaluation; solved (≥ 200) at step 350,000`."""
+    """`final return 251.3 ± 40.1 (mean ± deviation over episodes); solved (≥ 200) at step 350,000`."""
     text = f"final return {outcome.final_return:.1f} ± {outcome.final_return_std:.1f} (mean ± deviation over episodes)"
     if outcome.solved_return is None:
         return text

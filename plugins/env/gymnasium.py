@@ -91,5 +91,8 @@ class GymnasiumEnvironment:
 def _suggest(name: str) -> str:
     import difflib
 
+    namespace, slash, _ = name.rpartition(":")[2].partition("/")
+    if slash and not any(known.startswith(f"{namespace}/") for known in gymnasium.registry):
+        return f"pip install the package that holds {namespace}/, and give env.id=its_module:{name.rpartition(':')[2]}"
     close = difflib.get_close_matches(name, list(gymnasium.registry), n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else "see gymnasium.pprint_registry(), or give module:Name-v0"

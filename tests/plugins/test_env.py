@@ -124,7 +124,11 @@ def test_discrete_and_composite_observations_are_flattened_to_a_vector(sees: str
             {},
             "env.id=Qqqqqqqqqq-v0: there is no such environment; see gymnasium.pprint_registry(), or",
         ),
-        ("nospace/Thing-v0", {}, "env.id=nospace/Thing-v0: there is no such environment; "),
+        (
+            "nospace/Thing-v0",
+            {},
+            "env.id=nospace/Thing-v0: there is no such environment; pip install the package that holds nospace/",
+        ),
         ("no_module_x:Thing-v0", {}, "env.id=no_module_x:Thing-v0: the module no_module_x is missing; pip install"),
         ("CartPole-v1", {"colour": 1}, "env.id=CartPole-v1: cannot be made ("),
         ("plexp-tests/Faulty-v0", {"fault": "constructor"}, "env.id=plexp-tests/Faulty-v0: cannot be made ("),

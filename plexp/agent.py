@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plexp.compilation import Compiled
 from plexp.distributions import ActionDistribution, Categorical, DiagonalGaussian
 from plexp.errors import ConfigError, Problem
 from plexp.interfaces import CriticKind, Network
@@ -130,6 +131,12 @@ class Agent(nn.Module):
         """From now on rollouts are appraised by a copy of the critic that follows it (Mnih et al. 2015)."""
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)  # type: ignore[union-attr]
 
+    def compile(self) -> None:
+        """From now on acting and appraising are compiled code."""
+        self._sample = Compiled(self._sample, "acting")  # type: ignore[assignment, method-assign]
+        if self.critic is None or not self.critic.takes_actions:  # which draws noise
+            self._judge = Compiled(self._judge, "appraising")  # type: ignore[assignment, method-assign]
+
     def normalize(self, observations: Tensor) -> Tensor:
         """[B, *obs] as the networks see them."""
         return observations if self.normalizer is None else self.normalizer(observations)
@@ -142,7 +149,10 @@ class Agent(nn.Module):
     @torch.inference_mode()
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Observations [N, *obs] as the environment gave them -> sampled actions [N, *act]."""
-        return self.distribution.sample(self.policy(self.normalize(observations)), noise)
+        return self._sample(observations, noise)[0]
+
+    def _sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor]:
+        return (self.distribution.sample(self.policy(self.normalize(observations)), noise),)
 
     @torch.inference_mode()
     def act_greedily(self, observations: Tensor) -> Tensor:
@@ -179,7 +189,11 @@ class Agent(nn.Module):
         successors = torch.cat([rollout.last_observations, rollout.final_observations])
         rows = steps * envs
         every = torch.cat([observations, successors]) if self.critic is not None else observations
-        chunks = [self._appraise_rows(part, actions[start : start + CHUNK]) for start, part in _chunks(every)]
+        acted = torch.cat([actions, actions.new_zeros(len(every) - rows, *actions.shape[1:])])
+        number = -(-len(every) // CHUNK)
+        parts = zip(every.tensor_split(number), acted.tensor_split(number), strict=True)
+        device = next(self.parameters()).device
+        chunks = [self._judge(observations.to(device), actions.to(device)) for observations, actions in parts]
         log_probs, values, action_values = (torch.cat(column).cpu() for column in zip(*chunks, strict=True))
         log_probs, action_values = log_probs[:rows].view(steps, envs), action_values[:rows].view(steps, envs)
         changed = {"log_probs": log_probs} if fresh else {"log_ratios": log_probs - rollout.log_probs}
@@ -195,33 +209,27 @@ class Agent(nn.Module):
             **changed,
         )
 
-    def _appraise_rows(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log π(a|s) and Q(s, a) of the rows that have an action, V(s) of all; zeros where there is no such critic."""
-        device = next(self.parameters()).device
-        observations, actions = self.normalize(observations.to(device)), actions.to(device)
+    def _judge(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log π(a|s), V(s) and Q(s, a) of each row [B]; zeros where there is no such critic."""
+        observations = self.normalize(observations)
         features = self.trunk(observations)
         parameters = self.head(features)
-        acted = len(actions)
-        log_probs, _ = self.distribution.evaluate(parameters[:acted], actions)
-        critic = self.target_critic or self.critic
+        log_probs, _ = self.distribution.evaluate(parameters, actions)
+        nothing, critic = torch.zeros_like(log_probs), self.target_critic or self.critic
         if critic is None:
-            return log_probs, log_probs, log_probs
+            return log_probs, nothing, nothing
         if self.critic_kind == "v":
             shared = self.shares_trunk and self.target_critic is None
-            return (
-                log_probs,
-                critic.on_features(features) if shared else critic(observations),
-                torch.zeros_like(log_probs),
-            )
+            return log_probs, critic.on_features(features) if shared else critic(observations), nothing
         if isinstance(self.distribution, Categorical):
             q = critic(observations)
             values = (self.distribution.probabilities(parameters) * q).sum(-1)
-            return log_probs, values, q[:acted].gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+            return log_probs, values, q.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         samples = []
         for _ in range(self.action_samples):
-            noise = torch.from_numpy(self.distribution.draw_noise(self.rng, len(observations))).to(device)
+            noise = torch.from_numpy(self.distribution.draw_noise(self.rng, len(observations))).to(observations.device)
             samples.append(self._action_values(critic, observations, self.distribution.sample(parameters, noise)))
-        return log_probs, torch.stack(samples).mean(0), self._action_values(critic, observations[:acted], actions)
+        return log_probs, torch.stack(samples).mean(0), self._action_values(critic, observations, actions)
 
     def _action_values(self, critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
         values: Tensor = critic(torch.cat([observations, self.distribution.encode(actions)], -1))
@@ -239,7 +247,3 @@ class GreedyPolicy(nn.Module):
         agent = self.agent
         parameters = agent.policy(agent.normalize(observations))
         return agent.distribution.to_environment(agent.distribution.mode(parameters))
-
-
-def _chunks(rows: Tensor) -> list[tuple[int, Tensor]]:
-    return [(start, rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]

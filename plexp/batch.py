@@ -28,31 +28,18 @@ def assemble(
     fields = {name: [part[name] for part in parts] for name in parts[0]}
     columns = {name: (c[0] if len(c) == 1 else torch.cat(c)).to(device) for name, c in fields.items()}
     columns["observations"] = agent.normalize(columns["observations"])
-    return Minibatch(**{"value_targets": None, **columns})  # type: ignore[arg-type]
+    return Minibatch(**columns)
 
 
-def minibatches(
-    batch: Minibatch, number: int, rng: np.random.Generator, standardization: Standardization
-) -> Iterator[Minibatch]:
+def minibatches(batch: Minibatch, number: int, rng: np.random.Generator) -> Iterator[Minibatch]:
     """The batch in a new order, in `number` parts of (almost) one size; in its own order if there is one part."""
-    rows = len(batch.advantages)
-    fields = [
-        batch.observations,
-        batch.actions,
-        batch.log_probs,
-        batch.advantages,
-        batch.importance_weights,
-        batch.values,
-        *([] if batch.value_targets is None else [batch.value_targets]),
-    ]
-    if number > 1:
-        order = torch.from_numpy(rng.permutation(rows)).to(batch.advantages.device)
-        fields = [field[order] for field in fields]
-    parts = zip(*[field.tensor_split(min(number, rows)) for field in fields], strict=True)
-    for observations, actions, log_probs, advantages, weights, values, *value_targets in parts:
-        if standardization == "minibatch":
-            advantages = losses.standardize(advantages)
-        yield Minibatch(observations, actions, log_probs, advantages, weights, values, *(value_targets or [None]))
+    rows, fields = len(batch.advantages), batch.tensors()
+    if number == 1:
+        yield batch
+        return
+    order = torch.from_numpy(rng.permutation(rows)).to(batch.advantages.device)
+    for parts in zip(*[field[order].tensor_split(min(number, rows)) for field in fields], strict=True):
+        yield Minibatch(*parts)
 
 
 def _rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -69,6 +70,7 @@ class Recorder:
         steps, seconds = progress.steps - self.start[0], progress.seconds - self.start[1]
         means |= {"train/episodes": progress.episodes, "time/seconds": progress.seconds}
         means["time/steps_per_second"] = steps / max(seconds, 1e-9)
+        means |= {f"time/{part}": spent for part, spent in vars(progress.profile).items()}
         for step in points:
             self.log(means, step)
         self.sums.clear()
@@ -117,7 +119,9 @@ class Evaluator:
         self.log({"eval/final_return": mean, "eval/final_return_std": deviation}, progress.steps)
 
     def _evaluate(self, points: range, progress: Progress) -> None:
+        began = time.perf_counter()
         result = self.evaluate(self.count, self.episodes)
+        progress.profile.evaluation += time.perf_counter() - began
         self.count += 1
         mean = float(result.returns.mean())
         metrics = {"eval/return": mean, "eval/return_std": float(result.returns.std())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from plexp.agent import Agent
 from plexp.errors import TrainingError
 from plexp.normalization import RewardScaler
+from plexp.profile import Profile
 from plexp.stepper import Array, Stepper
 from plexp.types import Rollout
 
@@ -47,9 +49,10 @@ class Collector:
         *,
         num_steps: int,
         complete_episodes: bool,
+        profile: Profile | None = None,
     ) -> None:
         self.stepper, self.agent, self.rng, self.scaler = Stepper(env, agent.distribution), agent, rng, scaler
-        self.num_steps, self.complete_episodes = num_steps, complete_episodes
+        self.num_steps, self.complete_episodes, self.profile = num_steps, complete_episodes, profile or Profile()
         self.device = next(agent.parameters()).device
         self.returns, self.lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
         self.ended = np.zeros(env.num_envs, np.bool_)
@@ -63,6 +66,7 @@ class Collector:
 
         Raises TrainingError if an environment raises or returns a number that is not finite.
         """
+        began, in_environment = time.perf_counter(), self.profile.environment
         if self.complete_episodes and not self.fresh:
             self.observations = self._reset()
         self.episodes = []
@@ -79,7 +83,9 @@ class Collector:
             observations = self.observations
             actions = self.agent.act(torch.from_numpy(observations).to(self.device), noise[step % len(noise)]).cpu()
             valid = ~(self.ended | waiting) if not self.stepper.same_step else ~waiting
+            before = time.perf_counter()
             self.observations, rewards, terminated, truncated, info = self.stepper.step(actions)
+            self.profile.environment += time.perf_counter() - before
             rows.append((observations, actions, rewards, terminated, truncated, valid))
             self.ended = terminated | truncated
             self.returns += rewards * valid
@@ -96,7 +102,12 @@ class Collector:
                 if self.complete_episodes:
                     waiting |= self.ended & (step + 1 >= self.num_steps)
         self.fresh = self.stepper.same_step and bool(self.ended.all())
-        return self.agent.appraise(self._rollout(rows, finals, final_index), fresh=True)
+        rollout = self._rollout(rows, finals, final_index)
+        played = time.perf_counter()
+        self.profile.acting += played - began - (self.profile.environment - in_environment)
+        rollout = self.agent.appraise(rollout, fresh=True)
+        self.profile.estimating += time.perf_counter() - played
+        return rollout
 
     def _is_complete(self, steps: int, waiting: npt.NDArray[np.bool_]) -> bool:
         return bool(waiting.all()) if self.complete_episodes else steps == self.num_steps
@@ -109,7 +120,10 @@ class Collector:
 
     def _reset(self) -> Array:
         self.returns[:], self.lengths[:], self.ended[:] = 0, 0, False
-        return self.stepper.reset()
+        before = time.perf_counter()
+        observations = self.stepper.reset()
+        self.profile.environment += time.perf_counter() - before
+        return observations
 
     def _rollout(
         self, rows: list[tuple[Array, Tensor, Array, Array, Array, Array]], finals: list[Array], final_index: list[int]

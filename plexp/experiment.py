@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Le
@@ -19,12 +19,14 @@ from plexp.errors import ConfigError, Problem
 from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network
 from plexp.learner import Learner
 from plexp.normalization import ObservationNormalizer, RewardScaler
+from plexp.profile import Profile
 from plexp.ranges import PositiveInt, UnitInterval
 from plexp.seeding import Streams
 from plexp.spaces import action_distribution, is_image, observation_shape
 from plexp.trainer import Trainer
 
 Values = Mapping[str, Any]
+BREAK_EVEN = 40_000  # gradient steps from which compiling saves what it costs, measured: README
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 
 ROOT: dict[str, Any] = {
@@ -33,6 +35,7 @@ ROOT: dict[str, Any] = {
     "total_timesteps": PositiveInt,
     "total_episodes": PositiveInt | None,
     "device": str,
+    "compile": Literal["auto"] | bool,
     "torch_threads": PositiveInt,
     "outputs": str,
 }
@@ -78,30 +81,42 @@ def build(cfg: DictConfig) -> Experiment:
     classes = _check(values)
     torch.set_num_threads(values["torch_threads"])
     device = _device(values["device"])
+    compiled = _is_compiled(values, classes["algo"], classes["advantage"])
     streams = Streams(values["seed"])
     advantage: AdvantageEstimator = _make(classes["advantage"], values["advantage"])
     environment: Environment = _make(classes["env"], values["env"])
     net: Network = _make(classes["net"], values["net"])
     critic_net = _make(classes["critic_net"], values["critic_net"]) if "critic_net" in classes else None
+    profile = Profile()
     env = environment.make(environment.num_envs, streams.training)
     try:
         agent = _agent(values, environment, env, net, critic_net, advantage, streams).to(device)
+        if compiled:
+            agent.compile()
         wired = {"agent": agent, "advantage": advantage, "rng": streams.minibatches}
         if "learner" in inspect.signature(classes["algo"]).parameters:
             keys = registry.parameters(Learner)
-            wired["learner"] = Learner(agent, advantage, streams.minibatches, **_pick(values["algo"], keys))
+            wired["learner"] = Learner(
+                agent, advantage, streams.minibatches, compiled, profile, **_pick(values["algo"], keys)
+            )
         algorithm: Algorithm = _make(classes["algo"], values["algo"], **wired)
         _check_schedule(algorithm, advantage, environment)
         scaler = RewardScaler(env.num_envs, values["gamma"]) if environment.scale_rewards else None
         complete = algorithm.complete_episodes or advantage.complete_episodes
         collector = Collector(
-            env, agent, streams.actions, scaler, num_steps=algorithm.num_steps, complete_episodes=complete
+            env,
+            agent,
+            streams.actions,
+            scaler,
+            num_steps=algorithm.num_steps,
+            complete_episodes=complete,
+            profile=profile,
         )
     except BaseException:
         env.close()
         raise
     limits = {"total_timesteps": values["total_timesteps"], "total_episodes": values["total_episodes"]}
-    trainer = Trainer(agent, collector, algorithm, **limits)
+    trainer = Trainer(agent, collector, algorithm, profile=profile, **limits)
     parts = [values["algo"]["plugin"], net.label, values["advantage"]["plugin"], environment.label]
     return Experiment(values, environment, agent, trainer, env, streams, "-".join(parts))
 
@@ -201,6 +216,22 @@ def _make(cls: type, sheet: Values, **wired: Any) -> Any:
 
 def _pick(sheet: Values, names: Any) -> dict[str, Any]:
     return {name: sheet[name] for name in sheet if name in names}
+
+
+def _is_compiled(values: Values, algo: Any, advantage: Any) -> bool:
+    """Whether code is compiled; `auto` looks at how many gradient steps the budget makes, and at nothing else."""
+    choice, on_cpu = values["compile"], torch.device(values["device"]).type == "cpu"
+    if choice is True and not on_cpu:
+        remedy = "give device=cpu or compile=auto"
+        raise ConfigError(Problem("compile", choice, "code is compiled for the CPU only", remedy))
+    if choice != "auto":
+        return bool(choice)
+    sheet = values["algo"]
+    if not on_cpu or algo.complete_episodes or advantage.complete_episodes:  # which make one step in hundreds
+        return False
+    rollouts = values["total_timesteps"] / ((sheet.get("num_steps") or algo.num_steps) * values["env"]["num_envs"])
+    steps = rollouts * sheet.get("update_epochs", 1) * sheet.get("num_minibatches", 1)
+    return bool(steps >= BREAK_EVEN)
 
 
 def _device(name: str) -> torch.device:

@@ -3,65 +3,172 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
 
+from plexp.compilation import Compiled
 from plexp.errors import TrainingError
+from plexp.types import Minibatch
 
 Terms: TypeAlias = dict[str, Tensor]
 """The parts of a loss by name, for the record and for the message when one is not finite."""
+
+Loss: TypeAlias = Callable[..., tuple[Tensor, Terms]]
+"""A minibatch, and numbers by name -> what is minimised, and its terms (detached) for the record."""
+
+BETA1, BETA2 = 0.9, 0.999
 
 
 class GradientStep:
     """One step of Adam on parameters that are views of one flat vector: one norm and one update whatever the network.
 
-    Kingma and Ba 2015; gradient clipping by the global norm as in Pascanu et al. 2013.
+    Kingma and Ba 2015, algorithm 1; gradient clipping by the global norm as in Pascanu et al. 2013.
+
+    Args:
+        module: what the losses evaluate; the parameters of `groups` are among its own.
+        groups: parameters, and their learning rate.
+        transform: done to every minibatch first; part of what is compiled.
+        compiled: loss, gradient, clipping and Adam become one compiled function (`Compiled`).
+        watched: objects, beside the loss's own, that the loss may read numbers from.
     """
 
-    def __init__(self, groups: list[tuple[list[nn.Parameter], float]], eps: float, max_grad_norm: float | None) -> None:
-        self.max_grad_norm = max_grad_norm
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: Sequence[tuple[Sequence[nn.Parameter], float]],
+        *,
+        eps: float,
+        max_grad_norm: float | None,
+        transform: Callable[[Minibatch], Minibatch] = lambda minibatch: minibatch,
+        compiled: bool = False,
+        watched: Sequence[object] = (),
+    ) -> None:
+        self.module, self.eps, self.max_grad_norm = module, eps, max_grad_norm
+        self.transform, self.watched, self.is_compiled = transform, watched, compiled
+        groups = [group for group in groups if group[0]]
         parameters = [p for members, _ in groups for p in members]
+        names = {p: name for name, p in module.named_parameters()}
+        self.shapes = {f"module.{names[p]}": p.shape for p in parameters}
         self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.gradients = torch.zeros_like(self.flat)
-        start, slices = 0, []
-        for members, rate in groups:
-            first = start
-            for p in members:
-                stop = start + p.numel()
-                p.data = self.flat[start:stop].view_as(p)
-                p.grad = self.gradients[start:stop].view_as(p)
-                start = stop
-            if members:
-                part = nn.Parameter(self.flat[first:start])
-                part.grad = self.gradients[first:start]
-                slices.append({"params": [part], "lr": rate})
-        self.rates = [float(part["lr"]) for part in slices]  # type: ignore[arg-type]
-        self.optimizer = torch.optim.Adam(slices, eps=eps, fused=True)
+        self.gradients, self.means, self.squares = (torch.zeros_like(self.flat) for _ in range(3))
+        for p, value, gradient in zip(
+            parameters, self._unflatten(self.flat), self._unflatten(self.gradients), strict=True
+        ):
+            p.data, p.grad = value, gradient
+        self.rates, self.sizes = [rate for _, rate in groups], [sum(p.numel() for p in part) for part, _ in groups]
+        self.counts = torch.zeros(len(groups), device=self.flat.device)
+        parts = [nn.Parameter(part) for part in self.flat.split_with_sizes(self.sizes)]
+        self.optimizer = torch.optim.Adam([{"params": [p]} for p in parts], betas=(BETA1, BETA2), eps=eps, fused=True)
+        columns = [x.split_with_sizes(self.sizes) for x in (self.gradients, self.means, self.squares)]
+        for part, count, gradient, mean, square in zip(parts, self.counts, *columns, strict=True):
+            part.grad = gradient
+            self.optimizer.state[part] = {"step": count, "exp_avg": mean, "exp_avg_sq": square}
+        self.names: list[str] = []
+        """Of what a step returns."""
+        self.objective: _Objective | None = None
+        self.compiled: Compiled | None = None
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the first group, as annealed."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def anneal(self, factor: float) -> None:
-        """Set the learning rates to `factor` times their first values."""
+    def prepare(self, loss: Loss, factor: float, arguments: Mapping[str, float]) -> None:
+        """Before an update: what is minimised, the numbers it takes, and the share of the first learning rates."""
+        if self.objective is None and self.is_compiled:
+            watched = {
+                id(owner): owner for owner in (*self.watched, getattr(loss, "__self__", None)) if owner is not None
+            }
+            self.compiled = Compiled(self.functional, "the gradient step", fixed=5, watched=list(watched.values()))
+        if self.objective is None or loss != self.objective.loss:
+            if self.objective is not None and self.compiled is not None:
+                self.compiled.give_up("the loss is another function in every update")
+            self.objective = _Objective(self.module, loss)
+        self.arguments = dict(arguments)
+        numbers = [*(rate * factor for rate in self.rates), *arguments.values()]
+        self.numbers = torch.tensor(numbers, dtype=torch.float64, device=self.flat.device)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        if self.compiled is not None:
+            self.compiled.check_watched()
 
-    def __call__(self, total: Tensor, terms: Terms) -> Tensor:
-        """Minimise `total` by one step; the norm of its gradient before clipping. Raises TrainingError if not finite."""
-        self.gradients.zero_()
-        total.backward()  # type: ignore[no-untyped-call]
-        norm: Tensor = torch.linalg.vector_norm(self.gradients)
-        size = float(norm + 0 * total.detach())  # inf or nan if either is
-        if not math.isfinite(size):
-            values = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
-            raise TrainingError(
-                f"the loss or its gradient is not finite ({values}); a smaller algo.learning_rate or max_grad_norm may help"
+    def __call__(self, minibatch: Minibatch) -> Tensor:
+        """One step on a minibatch; the loss's terms, and the gradient's norm before clipping, as `names` says.
+
+        Raises TrainingError, before a parameter is touched, if the loss or its gradient is not finite.
+        """
+        assert self.objective is not None
+        if self.compiled is not None and self.compiled.enabled:
+            record, reached = self.compiled(
+                self.flat, self.means, self.squares, self.counts, self.numbers, *minibatch.tensors()
             )
+            self._check(float(reached), record)
+            return record
+        self.gradients.zero_()
+        total, terms = self.objective.loss(self.transform(minibatch), **self.arguments)
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.linalg.vector_norm(self.gradients)
+        record = self._record(terms, norm)
+        size = float(norm + 0 * total.detach())  # inf or nan if either is
+        self._check(size, record)
         if self.max_grad_norm is not None and size > self.max_grad_norm:
             self.gradients.mul_(self.max_grad_norm / (size + 1e-6))
         self.optimizer.step()
-        return norm
+        return record
+
+    def functional(
+        self, flat: Tensor, means: Tensor, squares: Tensor, counts: Tensor, numbers: Tensor, *fields: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same step as a function of all it uses; changes the first four in place, unless something is not finite."""
+        module = self.objective
+        assert module is not None
+        arguments = dict(zip(self.arguments, numbers[len(self.rates) :].unbind(), strict=True))
+
+        def objective(flat: Tensor) -> tuple[Tensor, Terms]:
+            parameters = dict(zip(self.shapes, self._unflatten(flat), strict=True))
+            result: tuple[Tensor, Terms] = functional_call(
+                module, parameters, (self.transform(Minibatch(*fields)),), arguments
+            )
+            return result
+
+        gradient, (total, terms) = grad_and_value(objective, has_aux=True)(flat)
+        norm = torch.linalg.vector_norm(gradient)
+        size = norm + 0 * total
+        if self.max_grad_norm is not None:
+            gradient = gradient * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        count = counts + 1
+        mean = BETA1 * means + (1 - BETA1) * gradient
+        square = BETA2 * squares + (1 - BETA2) * gradient.square()
+        exact = count[0].double()  # 1 − 0.999 has four digits in single precision
+        scales = (numbers[: len(self.rates)] / (1 - BETA1**exact)).to(flat.dtype)
+        rates = torch.cat([scales[i].expand(size) for i, size in enumerate(self.sizes)])
+        step = rates * mean / ((square / (1 - BETA2**exact)).sqrt() + self.eps)
+        finite = size.isfinite()
+        for old, new in ((flat, flat - step), (means, mean), (squares, square), (counts, count)):
+            old.copy_(torch.where(finite, new, old))
+        return self._record(terms, norm), size
+
+    def _unflatten(self, flat: Tensor) -> list[Tensor]:
+        parts = flat.split_with_sizes([shape.numel() for shape in self.shapes.values()])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes.values(), strict=True)]
+
+    def _record(self, terms: Terms, norm: Tensor) -> Tensor:
+        self.names = [*terms, "grad_norm"]
+        return torch.stack([*terms.values(), norm])
+
+    def _check(self, size: float, record: Tensor) -> None:
+        if not math.isfinite(size):
+            values = ", ".join(f"{name} {x:g}" for name, x in zip(self.names, record.tolist(), strict=True))
+            raise TrainingError(
+                f"the loss or its gradient is not finite ({values}); a smaller algo.learning_rate or max_grad_norm may help"
+            )
+
+
+class _Objective(nn.Module):
+    """A loss as a function of a module's parameters, for `functional_call`."""
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.module, self.loss = module, loss
+
+    def forward(self, minibatch: Minibatch, **arguments: Tensor) -> tuple[Tensor, Terms]:
+        return self.loss(minibatch, **arguments)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,13 +16,11 @@ from plexp import losses
 from plexp.agent import Agent
 from plexp.batch import Standardization, assemble, minibatches
 from plexp.errors import ConfigError, Problem
-from plexp.gradient import GradientStep, Terms
+from plexp.gradient import GradientStep, Loss, Terms
 from plexp.interfaces import AdvantageEstimator
+from plexp.profile import Profile
 from plexp.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from plexp.types import Evaluation, Metrics, Minibatch, Rollout
-
-Loss: TypeAlias = Callable[[Minibatch], tuple[Tensor, Terms]]
-"""A minibatch -> what is minimised, and its terms (detached) for the record."""
 
 
 class Learner:
@@ -52,6 +50,8 @@ class Learner:
         agent: Agent,
         advantage: AdvantageEstimator,
         rng: np.random.Generator,
+        compiled: bool = False,
+        profile: Profile | None = None,
         *,
         learning_rate: PositiveFloat,
         critic_learning_rate: PositiveFloat | None,
@@ -67,14 +67,14 @@ class Learner:
         target_tau: PositiveFraction,
         replay_rollouts: NonNegativeInt,
     ) -> None:
-        settings = {
+        of_critic = {
             "critic_learning_rate": critic_learning_rate,
             "clip_value": clip_value,
             "critic_epochs": critic_epochs,
             "target_update_every": target_update_every,
         }
-        _refuse(agent, advantage, settings, replay_rollouts)
-        self.agent, self.advantage, self.rng = agent, advantage, rng
+        _refuse(agent, advantage, of_critic, replay_rollouts)
+        self.agent, self.advantage, self.rng, self.profile = agent, advantage, rng, profile or Profile()
         self.anneal_learning_rate, self.ent_coef, self.vf_coef = anneal_learning_rate, ent_coef, vf_coef
         self.clip_value, self.critic_epochs, self.standardize_advantages = (
             clip_value,
@@ -92,7 +92,18 @@ class Learner:
         if critic_epochs is None and critic_learning_rate is None:
             groups = [(actor + critic, learning_rate)]
         apart = [groups] if critic_epochs is None else [groups[:1], groups[1:]]
-        self.steps = [GradientStep(part, adam_eps, max_grad_norm) for part in apart]
+        self.steps = [
+            GradientStep(
+                agent,
+                part,
+                eps=adam_eps,
+                max_grad_norm=max_grad_norm,
+                transform=self.standardized,
+                compiled=compiled,
+                watched=[self],
+            )
+            for part in apart
+        ]
 
     def fit(
         self,
@@ -100,34 +111,44 @@ class Learner:
         loss: Loss,
         progress: float,
         *,
+        arguments: Mapping[str, float] | None = None,
         epochs: int = 1,
         num_minibatches: int = 1,
         target_kl: float | None = None,
     ) -> Metrics:
         """Learn from a rollout (and those replayed); what it did, averaged over the minibatches.
 
+        `arguments`: numbers that the loss takes by name; what changes from update to update must be one of them.
         `target_kl`: no further epoch begins once the mean approx_kl of one exceeds it, in nats.
         Raises TrainingError for a loss or gradient that is not finite, before it touches a parameter.
         """
+        began = time.perf_counter()
         rollouts = [rollout, *(self.agent.appraise(old, fresh=False) for old in self.replay)]
         batch = assemble(self.agent, self.advantage, rollouts, self.standardize_advantages)
+        self.profile.estimating += time.perf_counter() - began
         if not len(batch.advantages):
             return {}
-        for step in self.steps:
-            step.anneal(1 - progress if self.anneal_learning_rate else 1.0)
+        factor = 1 - progress if self.anneal_learning_rate else 1.0
+        self.steps[0].prepare(loss, factor, arguments or {})
         policy_batch = batch if self.critic_epochs is None else replace(batch, value_targets=None)
-        records = self._descend(self.steps[0], policy_batch, loss, epochs, num_minibatches, target_kl)
+        metrics = self._descend(self.steps[0], policy_batch, epochs, num_minibatches, target_kl)
         if self.critic_epochs is not None:
-            records += self._descend(self.steps[1], batch, self.critic_alone, self.critic_epochs, num_minibatches, None)
+            self.steps[1].prepare(self.critic_alone, factor, {})
+            alone = self._descend(self.steps[1], batch, self.critic_epochs, num_minibatches, None)
+            metrics |= {"value_loss": alone["value_loss"], "critic_grad_norm": alone["grad_norm"]}
         self._after_update(rollout)
-        metrics = _means(records)
-        metrics["learning_rate"] = self.steps[0].learning_rate
+        metrics["learning_rate"] = self.steps[0].rates[0] * factor
         if batch.value_targets is not None:
             metrics["explained_variance"] = float(losses.explained_variance(batch.values, batch.value_targets))
         return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
     def total(
-        self, policy_losses: Tensor, evaluation: Evaluation, minibatch: Minibatch, weight: float = 1.0, **terms: Tensor
+        self,
+        policy_losses: Tensor,
+        evaluation: Evaluation,
+        minibatch: Minibatch,
+        weight: float | Tensor | None = None,
+        **terms: Tensor,
     ) -> tuple[Tensor, Terms]:
         """policy loss − ent_coef · entropy + vf_coef · value loss, each a mean over the minibatch, and the terms.
 
@@ -136,12 +157,18 @@ class Learner:
         policy_loss, entropy = policy_losses.mean(), evaluation.entropy.mean()
         terms |= {"policy_loss": policy_loss, "entropy": entropy}
         total = policy_loss - self.ent_coef * entropy if self.ent_coef else policy_loss
-        if weight != 1.0:
+        if weight is not None:
             total = weight * total
         if evaluation.predictions is not None:
             terms["value_loss"] = self.value_loss(evaluation.predictions, minibatch)
             total = total + self.vf_coef * terms["value_loss"]
         return total, {name: term.detach() for name, term in terms.items()}
+
+    def standardized(self, minibatch: Minibatch) -> Minibatch:
+        """With its advantages to mean 0 and deviation 1, if that is done by the minibatch."""
+        if self.standardize_advantages != "minibatch":
+            return minibatch
+        return replace(minibatch, advantages=losses.standardize(minibatch.advantages))
 
     def critic_alone(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
         """The loss of a critic with epochs of its own."""
@@ -157,25 +184,16 @@ class Learner:
         return losses.clipped_squared_error(predictions, minibatch.values, targets, self.clip_value).mean()
 
     def _descend(
-        self,
-        step: GradientStep,
-        batch: Minibatch,
-        loss: Loss,
-        epochs: int,
-        num_minibatches: int,
-        target_kl: float | None,
-    ) -> list[dict[str, Tensor]]:
-        records: list[dict[str, Tensor]] = []
+        self, step: GradientStep, batch: Minibatch, epochs: int, num_minibatches: int, target_kl: float | None
+    ) -> dict[str, float]:
+        """Steps of gradient descent; the means of what they recorded."""
+        records: list[Tensor] = []
         for _ in range(epochs):
-            epoch = []
-            for minibatch in minibatches(batch, num_minibatches, self.rng, self.standardize_advantages):
-                total, terms = loss(minibatch)
-                terms["grad_norm"] = step(total, terms)
-                epoch.append(terms)
+            epoch = [step(minibatch) for minibatch in minibatches(batch, num_minibatches, self.rng)]
             records += epoch
-            if target_kl is not None and float(torch.stack([terms["approx_kl"] for terms in epoch]).mean()) > target_kl:
+            if target_kl is not None and _means(step, epoch)["approx_kl"] > target_kl:
                 break
-        return records
+        return _means(step, records)
 
     @torch.no_grad()
     def _after_update(self, rollout: Rollout) -> None:
@@ -187,9 +205,8 @@ class Learner:
                 slow.lerp_(fast, self.target_tau)
 
 
-def _means(records: list[dict[str, Tensor]]) -> dict[str, float]:
-    names = {name: None for record in records for name in record}
-    return {name: float(torch.stack([r[name] for r in records if name in r]).mean()) for name in names}
+def _means(step: GradientStep, records: list[Tensor]) -> dict[str, float]:
+    return dict(zip(step.names, torch.stack(records).mean(0).tolist(), strict=True))
 
 
 def _refuse(

@@ -52,12 +52,12 @@ def policy_gradient(log_probs: Tensor, advantages: Tensor, importance_weights: T
     return -importance_weights * advantages * log_probs
 
 
-def clipped_surrogate(ratios: Tensor, advantages: Tensor, clip_eps: float) -> Tensor:
+def clipped_surrogate(ratios: Tensor, advantages: Tensor, clip_eps: float | Tensor) -> Tensor:
     """−min(r·A, clip(r, 1 − ε, 1 + ε)·A), [B] (Schulman et al. 2017, eq. 7, as a loss).
 
     ratios: r = π(a|s)/π_old(a|s). A larger ε lets one update move the policy further.
     """
-    clipped = ratios.clamp(1 - clip_eps, 1 + clip_eps)
+    clipped = ratios.clamp(1 - clip_eps, 1 + clip_eps)  # type: ignore[arg-type]
     return -torch.minimum(ratios * advantages, clipped * advantages)
 
 

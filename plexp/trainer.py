@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from plexp.agent import Agent
 from plexp.collector import Collector, Episode
 from plexp.interfaces import Algorithm
+from plexp.profile import Profile
 from plexp.types import Metrics
 
 
@@ -27,6 +29,7 @@ class Progress:
     """Spent collecting and updating; evaluation and tracking are not in it."""
     finished: list[Episode] = field(default_factory=list)
     """Episodes that ended in the last iteration."""
+    profile: Profile = field(default_factory=Profile)
     solved: bool = False
     """Set by a callback to end the training early."""
 
@@ -52,27 +55,40 @@ class Trainer:
         *,
         total_timesteps: int,
         total_episodes: int | None,
+        profile: Profile | None = None,
     ) -> None:
         self.agent, self.collector, self.algorithm = agent, collector, algorithm
         self.total_timesteps, self.total_episodes = total_timesteps, total_episodes
+        self.profile = profile or Profile()
 
     def run(self, callbacks: Sequence[Callback]) -> Progress:
         """Train; `on_end` is called only if it came to its end."""
-        progress = Progress()
-        for callback in callbacks:
-            callback.on_start(progress)
+        progress = Progress(profile=self.profile)
+        with self._counted_as_tracking():
+            for callback in callbacks:
+                callback.on_start(progress)
         while progress.fraction < 1 and not progress.solved:
             metrics = self.iterate(progress)
-            for callback in callbacks:
-                callback.on_iteration(progress, metrics)
+            with self._counted_as_tracking():
+                for callback in callbacks:
+                    callback.on_iteration(progress, metrics)
         for callback in callbacks:
             callback.on_end(progress)
         return progress
+
+    @contextmanager
+    def _counted_as_tracking(self) -> Iterator[None]:
+        """What callbacks take, but for evaluation, which counts itself."""
+        began, evaluation = time.perf_counter(), self.profile.evaluation
+        yield
+        self.profile.tracking += time.perf_counter() - began - (self.profile.evaluation - evaluation)
 
     def iterate(self, progress: Progress) -> Metrics:
         """One rollout and what is learnt from it; moves `progress` on."""
         started = time.perf_counter()
         rollout = self.collector.collect()
+        profile = self.profile
+        collected, estimating = time.perf_counter(), profile.estimating
         metrics = self.algorithm.update(rollout, progress.fraction)
         if self.agent.normalizer is not None:
             self.agent.normalizer.update(rollout.observations[rollout.valid])
@@ -84,5 +100,7 @@ class Trainer:
         if self.total_episodes is not None:
             used = max(used, progress.episodes / self.total_episodes)
         progress.fraction = min(1.0, used)
-        progress.seconds += time.perf_counter() - started
+        ended = time.perf_counter()
+        profile.updating += ended - collected - (profile.estimating - estimating)
+        progress.seconds += ended - started
         return metrics

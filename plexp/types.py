@@ -87,8 +87,12 @@ class Minibatch:
     """[B] see `Targets`."""
     values: Tensor
     """[B] the critic's prediction when the rollout was appraised: V(s), or Q(s, a) with a Q critic."""
-    value_targets: Tensor | None
+    value_targets: Tensor | None = None
     """[B]; None: this pass trains no critic."""
+
+    def tensors(self) -> list[Tensor]:
+        """The fields that it has, in this order."""
+        return [x for x in vars(self).values() if x is not None]
 
 
 @dataclass(frozen=True)

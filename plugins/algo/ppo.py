@@ -45,30 +45,29 @@ class PPO:
     ) -> None:
         self.agent, self.learner = agent, learner
         self.num_steps, self.update_epochs, self.num_minibatches = num_steps, update_epochs, num_minibatches
-        self.initial_clip_eps = self.clip_eps = clip_eps
-        self.anneal_clip, self.target_kl = anneal_clip, target_kl
+        self.clip_eps, self.anneal_clip, self.target_kl = clip_eps, anneal_clip, target_kl
 
     def update(self, rollout: Rollout, progress: float) -> Metrics:
-        self.clip_eps = self.initial_clip_eps * (1 - progress if self.anneal_clip else 1)
         return self.learner.fit(
             rollout,
             self.loss,
             progress,
+            arguments={"clip_eps": self.clip_eps * (1 - progress if self.anneal_clip else 1)},
             epochs=self.update_epochs,
             num_minibatches=self.num_minibatches,
             target_kl=self.target_kl,
         )
 
-    def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+    def loss(self, minibatch: Minibatch, clip_eps: float | Tensor) -> tuple[Tensor, Terms]:
         evaluation = self.agent.evaluate(minibatch)
         log_ratios = evaluation.log_probs - minibatch.log_probs
         ratios = log_ratios.exp()
-        losses = clipped_surrogate(ratios, minibatch.advantages, self.clip_eps)
+        losses = clipped_surrogate(ratios, minibatch.advantages, clip_eps)
         change = ratios.detach()
         return self.learner.total(
             losses,
             evaluation,
             minibatch,
             approx_kl=approximate_kl(log_ratios.detach()),
-            clip_fraction=((change - 1).abs() > self.clip_eps).float().mean(),
+            clip_fraction=((change - 1).abs() > clip_eps).float().mean(),
         )

@@ -33,13 +33,13 @@ class REINFORCE:
     }
 
     def __init__(self, agent: Agent, learner: Learner) -> None:
-        self.agent, self.learner, self.steps_per_episode = agent, learner, 1.0
+        self.agent, self.learner = agent, learner
 
     def update(self, rollout: Rollout, progress: float) -> Metrics:
-        self.steps_per_episode = rollout.num_valid / rollout.rewards.shape[1]
-        return self.learner.fit(rollout, self.loss, progress)
+        steps = rollout.num_valid / rollout.rewards.shape[1]
+        return self.learner.fit(rollout, self.loss, progress, arguments={"steps_per_episode": steps})
 
-    def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+    def loss(self, minibatch: Minibatch, steps_per_episode: float | Tensor) -> tuple[Tensor, Terms]:
         evaluation = self.agent.evaluate(minibatch)
         losses = policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
-        return self.learner.total(losses, evaluation, minibatch, weight=self.steps_per_episode)
+        return self.learner.total(losses, evaluation, minibatch, weight=steps_per_episode)

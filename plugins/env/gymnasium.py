@@ -9,11 +9,13 @@ from typing import Any, Literal
 import gymnasium
 from gymnasium import error as gymnasium_error
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.interfaces import EpisodeSeed
+from plexp.lockstep import Lockstep
+from plexp.pool import make_pool
 from plexp.ranges import PositiveInt
 from plexp.registry import register
 from plexp.seeding import SeededEpisodes
@@ -24,13 +26,15 @@ class GymnasiumEnvironment:
     """An environment of gymnasium by its id, several side by side (Towers et al. 2024).
 
     Dict, Tuple, Discrete, MultiDiscrete and MultiBinary observations are flattened to a vector (one-hot where discrete).
-    Resets are SAME_STEP, and every episode starts from a seed of its own.
+    Resets are SAME_STEP, and every episode starts from a seed of its own; with EnvPool they are NEXT_STEP, and only the
+    first episode of each environment does, from whose seed the later ones follow.
 
     Args:
         id: `Name-v0`, or `module:Name-v0` to import a module that registers it.
         kwargs: further arguments of the environment.
         max_episode_steps: time limit of an episode; null: the environment's own.
         num_envs: environments side by side in training.
+        backend: `gymnasium`, or `envpool` for the same problem in C++ (Weng et al. 2022), where EnvPool has the id.
         vectorization: `sync` steps them in turn, `async` in a process each (for slow ones).
         normalize_observations: to mean 0 and deviation 1, by running statistics that belong to the agent.
         scale_rewards: divide by the running deviation of the discounted return; reported returns stay the environment's.
@@ -44,25 +48,32 @@ class GymnasiumEnvironment:
         kwargs: dict[str, Any],
         max_episode_steps: PositiveInt | None,
         num_envs: PositiveInt,
+        backend: Literal["gymnasium", "envpool"],
         vectorization: Literal["sync", "async"],
         normalize_observations: bool,
         scale_rewards: bool,
         solved_return: float | None,
     ) -> None:
         self.id, self.kwargs, self.max_episode_steps, self.num_envs = id, kwargs, max_episode_steps, num_envs
-        self.vectorization, self.normalize_observations = vectorization, normalize_observations
-        self.scale_rewards, self.solved_return = scale_rewards, solved_return
+        self.backend, self.vectorization = backend, vectorization
+        self.normalize_observations, self.scale_rewards = normalize_observations, scale_rewards
+        self.solved_return = solved_return
         name = re.sub(r"-v\d+$", "", id.rpartition(":")[2])
         flags = [key for key, value in kwargs.items() if value is True]
         self.label = re.sub(r"[^a-z0-9_]+", "-", "_".join([name, *flags]).lower()).strip("-")
 
     def make(self, num_envs: int, episode_seed: EpisodeSeed) -> VectorEnv[Any, Any, Any]:
+        if self.backend == "envpool":
+            if self.vectorization == "async":
+                cause, remedy = "EnvPool steps them all itself", "give env.vectorization=sync, or env.backend=gymnasium"
+                raise ConfigError(Problem("env.vectorization", "async", cause, remedy))
+            return make_pool(self.id, self.kwargs, self.max_episode_steps, num_envs, episode_seed)
         makers = [partial(self._make_one, index, episode_seed) for index in range(num_envs)]
         try:
             if self.vectorization == "async":
                 gymnasium.logger.min_level = gymnasium.logger.ERROR + 1  # it prints tracebacks of what it raises anyway
                 return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
-            return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+            return Lockstep(makers)
         except gymnasium_error.DependencyNotInstalled as error:
             raise ConfigError(Problem("env.id", self.id, "a package is missing", one_line(error))) from error
         except gymnasium_error.UnregisteredEnv as error:

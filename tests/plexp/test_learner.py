@@ -77,8 +77,9 @@ def test_metrics_are_means_over_the_minibatches() -> None:
 
 def test_gradient_step_uses_one_norm_over_all_parameters_and_says_what_it_was() -> None:
     a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1, 1))
-    step = GradientStep([([a], 0.1), ([b], 0.2)], 1e-8, max_grad_norm=1.0)
-    assert float(step(3 * a.sum() + 4 * b.sum(), {})) == pytest.approx(34**0.5)
+    step = GradientStep(nn.ParameterList([a, b]), [([a], 0.1), ([b], 0.2)], eps=1e-8, max_grad_norm=1.0)
+    step.prepare(lambda minibatch: (3 * a.sum() + 4 * b.sum(), {}), 1.0, {})
+    assert step(Minibatch(*[torch.zeros(1)] * 6)).tolist() == pytest.approx([34**0.5]) and step.names == ["grad_norm"]
     assert a.grad.tolist() == pytest.approx([3 / 34**0.5] * 2, abs=1e-6) and float(b.grad) == pytest.approx(4 / 34**0.5)
     assert a.tolist() == pytest.approx([-0.1] * 2) and b.item() == pytest.approx(-0.2), "Adam's first step is the rate"
 

@@ -147,7 +147,7 @@ def test_ppos_loss_is_equations_7_and_9() -> None:
     old, advantages, targets = torch.from_numpy(rng.normal(size=(3, 20)) * [[0.3], [1.0], [1.0]])
     old = old - 1.1
     minibatch = Minibatch(observations, actions, old, advantages, torch.ones(20), torch.zeros(20), targets)
-    total, terms = algorithm.loss(minibatch)
+    total, terms = algorithm.loss(minibatch, 0.1)
     surrogate = entropy = error = divergence = clipped = 0.0
     for i in range(20):
         logits = agent.policy(observations[i][None])[0].tolist()
@@ -182,7 +182,7 @@ def test_clip_eps_falls_linearly_if_it_is_annealed(anneals: bool, expected: floa
     algorithm = ppo(agent, anneal_clip=anneals)
     for _ in range(2):
         algorithm.update(fresh_rollout(agent, 1), 0.75)
-        assert algorithm.clip_eps == pytest.approx(expected)
+        assert algorithm.learner.steps[0].arguments == {"clip_eps": pytest.approx(expected)}
 
 
 def test_ppo_passes_on_its_epochs_minibatches_and_target_kl() -> None:
@@ -191,7 +191,9 @@ def test_ppo_passes_on_its_epochs_minibatches_and_target_kl() -> None:
     seen: list[Any] = []
     algorithm.learner.fit = lambda *given, **named: seen.append((given[1:], named)) or {}  # type: ignore[method-assign]
     algorithm.update(fresh_rollout(agent, 1), 0.4)
-    assert seen == [((algorithm.loss, 0.4), {"epochs": 7, "num_minibatches": 5, "target_kl": 0.3})]
+    assert seen == [
+        ((algorithm.loss, 0.4), {"arguments": {"clip_eps": 0.2}, "epochs": 7, "num_minibatches": 5, "target_kl": 0.3})
+    ]
 
 
 def test_off_policy_weights_scale_the_policy_gradient() -> None:

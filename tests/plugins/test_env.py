@@ -10,11 +10,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from omegaconf import DictConfig, open_dict
 from plexp.plugins.env.gymnasium import GymnasiumEnvironment
 
 from plexp.errors import ConfigError
+from plexp.lockstep import Lockstep
 from plexp.seeding import EpisodeSeeds
 
 SETTINGS: dict[str, Any] = {
@@ -22,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "kwargs": {},
     "max_episode_steps": None,
     "num_envs": 3,
+    "backend": "gymnasium",
     "vectorization": "sync",
     "normalize_observations": False,
     "scale_rewards": False,
@@ -37,7 +39,7 @@ def environment(**changes: Any) -> GymnasiumEnvironment:
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_ended_episodes_begin_anew_in_the_same_step_each_from_its_own_seed(vectorization: str) -> None:
     env = environment(vectorization=vectorization).make(2, SEEDS)
-    assert isinstance(env, SyncVectorEnv if vectorization == "sync" else AsyncVectorEnv)
+    assert isinstance(env, Lockstep if vectorization == "sync" else AsyncVectorEnv)
     assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     alone = gymnasium.make(SETTINGS["id"])
     try:

@@ -146,11 +146,11 @@ class Agent(nn.Module):
         parameters: Tensor = self.head(self.trunk(observations))
         return parameters
 
-    @torch.inference_mode()
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Observations [N, *obs] as the environment gave them -> sampled actions [N, *act]."""
         return self._sample(observations, noise)[0]
 
+    @torch.no_grad()
     def _sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor]:
         return (self.distribution.sample(self.policy(self.normalize(observations)), noise),)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
@@ -19,7 +18,7 @@ from plexp.profile import Profile
 from plexp.stepper import Array, Stepper
 from plexp.types import Rollout
 
-NOISE_BLOCK = 64  # steps of noise drawn at once while the length of a rollout is not known
+BLOCK = 64  # steps that there is room for at once while the length of a rollout is not known
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class Collector:
         self.stepper, self.agent, self.rng, self.scaler = Stepper(env, agent.distribution), agent, rng, scaler
         self.num_steps, self.complete_episodes, self.profile = num_steps, complete_episodes, profile or Profile()
         self.device = next(agent.parameters()).device
+        self.on_cpu = self.device.type == "cpu"
+        self.block = BLOCK if complete_episodes else num_steps
         self.returns, self.lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
         self.ended = np.zeros(env.num_envs, np.bool_)
         self.observations = self._reset()
@@ -69,54 +70,43 @@ class Collector:
         began, in_environment = time.perf_counter(), self.profile.environment
         if self.complete_episodes and not self.fresh:
             self.observations = self._reset()
-        self.episodes = []
-        rows: list[tuple[Array, Tensor, Array, Array, Array, Array]] = []
+        blocks: list[_Block] = []
+        actions: list[Tensor] = []
         finals: list[Array] = []
         final_index: list[int] = []
-        num_envs = self.stepper.num_envs
-        waiting = np.zeros(num_envs, np.bool_)
-        noise = self._noise(0)
-        while not self._is_complete(len(rows), waiting):
-            step = len(rows)
-            if step and self.complete_episodes and step % NOISE_BLOCK == 0:
-                noise = self._noise(step)
-            observations = self.observations
-            actions = self.agent.act(torch.from_numpy(observations).to(self.device), noise[step % len(noise)]).cpu()
-            valid = ~(self.ended | waiting) if not self.stepper.same_step else ~waiting
+        waiting, same_step, step = np.zeros(self.stepper.num_envs, np.bool_), self.stepper.same_step, 0
+        while not (waiting.all() if self.complete_episodes else step == self.num_steps):
+            t = step % self.block
+            if t == 0:
+                blocks.append(_Block.begun(self.observations, self.block, self._noise()))
+            block = blocks[-1]
+            observed = block.rows[t] if self.on_cpu else block.rows[t].to(self.device)
+            action = self.agent.act(observed, block.noise[t])
+            actions.append(action if self.on_cpu else action.cpu())
             before = time.perf_counter()
-            self.observations, rewards, terminated, truncated, info = self.stepper.step(actions)
+            observations, rewards, terminated, truncated, info = self.stepper.step(actions[-1])
             self.profile.environment += time.perf_counter() - before
-            rows.append((observations, actions, rewards, terminated, truncated, valid))
-            self.ended = terminated | truncated
-            self.returns += rewards * valid
-            self.lengths += valid
-            if self.ended.any():
-                for i in np.flatnonzero(self.ended):
-                    if self.stepper.same_step:
-                        finals.append(np.asarray(info["final_obs"][i], self.stepper.dtype))
-                        final_index.append(step * num_envs + int(i))
-                    if valid[i]:
-                        self.episodes.append(Episode(float(self.returns[i]), int(self.lengths[i])))
-                self.returns[self.ended] = 0
-                self.lengths[self.ended] = 0
-                if self.complete_episodes:
-                    waiting |= self.ended & (step + 1 >= self.num_steps)
-        self.fresh = self.stepper.same_step and bool(self.ended.all())
-        rollout = self._rollout(rows, finals, final_index)
+            block.observations[t + 1] = observations
+            block.rewards[t], block.terminated[t], block.truncated[t] = rewards, terminated, truncated
+            if same_step and "final_obs" in info:
+                for i in np.flatnonzero(terminated | truncated):
+                    finals.append(np.asarray(info["final_obs"][i], self.stepper.dtype))
+                    final_index.append(step * self.stepper.num_envs + int(i))
+            step += 1
+            if self.complete_episodes and step >= self.num_steps:
+                waiting |= terminated | truncated
+            self.observations = block.observations[t + 1]
+        rollout = self._rollout(blocks, actions, finals, final_index)
         played = time.perf_counter()
         self.profile.acting += played - began - (self.profile.environment - in_environment)
         rollout = self.agent.appraise(rollout, fresh=True)
         self.profile.estimating += time.perf_counter() - played
         return rollout
 
-    def _is_complete(self, steps: int, waiting: npt.NDArray[np.bool_]) -> bool:
-        return bool(waiting.all()) if self.complete_episodes else steps == self.num_steps
-
-    def _noise(self, step: int) -> Tensor:
-        block = NOISE_BLOCK if self.complete_episodes else self.num_steps
-        return torch.from_numpy(self.agent.distribution.draw_noise(self.rng, block, self.stepper.num_envs)).to(
-            self.device
-        )
+    def _noise(self) -> tuple[Tensor, ...]:
+        """For each step of a block."""
+        drawn = self.agent.distribution.draw_noise(self.rng, self.block, self.stepper.num_envs)
+        return torch.from_numpy(drawn).to(self.device).unbind(0)
 
     def _reset(self) -> Array:
         self.returns[:], self.lengths[:], self.ended[:] = 0, 0, False
@@ -126,37 +116,90 @@ class Collector:
         return observations
 
     def _rollout(
-        self, rows: list[tuple[Array, Tensor, Array, Array, Array, Array]], finals: list[Array], final_index: list[int]
+        self, blocks: list[_Block], actions: list[Tensor], finals: list[Array], final_index: list[int]
     ) -> Rollout:
-        observations, actions, rewards, terminated, truncated, valid = zip(*rows, strict=True)
-        seen, paid = np.stack(observations), np.stack(rewards)
-        ended, cut, counted = np.stack(terminated), np.stack(truncated), np.stack(valid)
-        _check_finite("reward", paid)
-        last = np.stack(finals) if finals else np.zeros((0, *self.observations.shape[1:]), self.stepper.dtype)
+        steps = len(actions)
+        observations = np.concatenate([blocks[0].observations[:1], *(block.observations[1:] for block in blocks)])
+        rewards, terminated, truncated = (
+            np.concatenate([getattr(block, name) for block in blocks])[:steps]
+            for name in ("rewards", "terminated", "truncated")
+        )
+        done = terminated | truncated
+        last = np.stack(finals) if finals else np.zeros((0, *observations.shape[2:]), self.stepper.dtype)
+        if self.stepper.same_step and len(last) != done.sum():
+            raise TrainingError("the vector environment resets in the same step, and its info has no final_obs")
+        observations = observations[: steps + 1]
+        _check_finite("reward", rewards)
         if self.stepper.dtype == np.float32:
-            successors = np.concatenate([seen[1:], self.observations[None]])
-            successors.reshape(-1, *successors.shape[2:])[final_index] = last
-            _check_finite("observation", seen)
-            _check_finite("observation", successors)
-        if self.scaler is not None:
-            paid = self.scaler(paid, ended | cut, counted)
-        zeros = torch.zeros(paid.shape)
+            returned = observations[1:].copy()
+            returned.reshape(-1, *returned.shape[2:])[final_index] = last
+            _check_finite("observation", returned)
+            _check_finite("observation", observations)
+        valid = self._valid(done)
+        self._count(np.where(valid, rewards, 0.0), valid, done)
+        self.ended = done[-1]
+        self.fresh = self.stepper.same_step and bool(self.ended.all())
+        scaled = rewards if self.scaler is None else self.scaler(rewards, done, valid)
+        zeros = torch.zeros(rewards.shape)
         return Rollout(
-            observations=torch.from_numpy(seen),
-            actions=torch.stack(list(actions)),
+            observations=torch.from_numpy(observations[:-1]),
+            actions=torch.stack(actions),
             log_probs=zeros,
-            rewards=torch.from_numpy(paid.astype(np.float32)),
+            rewards=torch.from_numpy(scaled.astype(np.float32)),
             values=zeros,
             next_values=zeros,
             action_values=zeros,
             log_ratios=zeros,
-            terminated=torch.from_numpy(ended),
-            truncated=torch.from_numpy(cut),
-            valid=torch.from_numpy(counted),
-            last_observations=torch.from_numpy(self.observations),
+            terminated=torch.from_numpy(terminated),
+            truncated=torch.from_numpy(truncated),
+            valid=torch.from_numpy(valid),
+            last_observations=torch.from_numpy(observations[-1]),
             final_observations=torch.from_numpy(last),
             final_index=torch.tensor(final_index, dtype=torch.int64),
         )
+
+    def _valid(self, done: Array) -> Array:
+        """[T, N]: not the step after an end that only resets, nor one of an environment that waits for the others."""
+        valid = np.ones(done.shape, np.bool_)
+        if not self.stepper.same_step:
+            valid[0], valid[1:] = ~self.ended, ~done[:-1]
+        if self.complete_episodes:
+            late = np.logical_or.accumulate(done & (np.arange(len(done)) >= self.num_steps - 1)[:, None])
+            valid[1:] &= ~late[:-1]
+        return valid
+
+    def _count(self, rewards: Array, valid: Array, done: Array) -> None:
+        """Note the episodes that ended, and what the others have so far."""
+        self.episodes = []
+        start = np.zeros(len(self.returns), np.int64)
+        for t, i in np.argwhere(done):
+            part = slice(start[i], t + 1)
+            if valid[t, i]:
+                total, length = self.returns[i] + rewards[part, i].sum(), self.lengths[i] + valid[part, i].sum()
+                self.episodes.append(Episode(float(total), int(length)))
+            self.returns[i], self.lengths[i], start[i] = 0.0, 0, t + 1
+        going = np.arange(len(done))[:, None] >= start
+        self.returns += (rewards * going).sum(0)
+        self.lengths += (valid & going).sum(0)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Room for L steps of N environments. `rows` are the L + 1 observations as tensors of the same memory."""
+
+    observations: Array
+    rows: tuple[Tensor, ...]
+    noise: tuple[Tensor, ...]
+    rewards: Array
+    terminated: Array
+    truncated: Array
+
+    @classmethod
+    def begun(cls, first: Array, length: int, noise: tuple[Tensor, ...]) -> _Block:
+        observations = np.empty((length + 1, *first.shape), first.dtype)
+        observations[0] = first
+        rewards, ends = np.empty((length, len(first))), np.empty((2, length, len(first)), np.bool_)
+        return cls(observations, torch.from_numpy(observations).unbind(0), noise, rewards, ends[0], ends[1])
 
 
 def _check_finite(what: str, array: Array) -> None:

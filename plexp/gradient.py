@@ -85,7 +85,7 @@ class GradientStep:
             self.objective = _Objective(self.module, loss)
         self.arguments = dict(arguments)
         numbers = [*(rate * factor for rate in self.rates), *arguments.values()]
-        self.numbers = torch.tensor(numbers, dtype=torch.float64, device=self.flat.device)
+        self.numbers = torch.tensor(numbers, dtype=torch.float64).to(self.flat.device)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         if self.compiled is not None:

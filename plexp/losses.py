@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from plexp.types import Rollout
 
@@ -14,11 +15,11 @@ def discounted_sums(terms: Tensor, discounts: Tensor) -> Tensor:
     terms, discounts: [T, N] -> [T, N]. With discounts γλ·(1 − done) and terms δ it is GAE; with γ·(1 − done) and rewards
     (the last one of an unfinished episode plus its bootstrap) it is the return.
     """
-    sums, running = torch.empty_like(terms), torch.zeros_like(terms[0])
-    for t in range(len(terms) - 1, -1, -1):
-        running = torch.addcmul(terms[t], discounts[t], running)
-        sums[t] = running
-    return sums
+    sums, running = [], torch.zeros_like(terms[0])
+    for term, discount in zip(reversed(terms.unbind()), reversed(discounts.unbind()), strict=True):
+        running = torch.addcmul(term, discount, running)
+        sums.append(running)
+    return torch.stack(sums[::-1])
 
 
 def one_step_targets(rollout: Rollout, gamma: float) -> Tensor:
@@ -63,7 +64,7 @@ def clipped_surrogate(ratios: Tensor, advantages: Tensor, clip_eps: float | Tens
 
 def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     """½ (prediction − target)², [B]."""
-    return 0.5 * (predictions - targets).square()
+    return 0.5 * functional.mse_loss(predictions, targets, reduction="none")
 
 
 def clipped_squared_error(predictions: Tensor, old_predictions: Tensor, targets: Tensor, clip_value: float) -> Tensor:
@@ -91,7 +92,10 @@ def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
 
 def standardize(x: Tensor) -> Tensor:
     """(x − mean)/(std + 1e-8) over all elements; a single one is returned as it is."""
-    return x if x.numel() < 2 else (x - x.mean()) / (x.std() + 1e-8)
+    if x.numel() < 2:
+        return x
+    deviation, mean = torch.std_mean(x)
+    return (x - mean) / (deviation + 1e-8)
 
 
 def standardize_episodes(advantages: Tensor, done: Tensor, valid: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from plexp.callbacks import Evaluator, ProgressBar, Recorder
 from plexp.errors import StoreError
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
-from plexp.figures import learning_curve
 from plexp.provenance import provenance
 from plexp.tracking import Tracker
 from plexp.tracking_views import masked
@@ -117,6 +116,8 @@ def _keep(experiment: Experiment, tracker: Tracker, evaluator: Evaluator, outcom
         save_file({k: v.detach().cpu().clone() for k, v in experiment.agent.state_dict().items()}, path)
         tracker.log_file(path)
     if evaluator.curve:
+        from plexp.figures import learning_curve  # with matplotlib, which takes half a second, at the end
+
         tracker.log_figure(
             learning_curve(experiment.name, evaluator.curve, outcome.solved_return), "learning_curve.png"
         )

@@ -89,7 +89,7 @@ class Compiled:
         with torch.inference_mode(False), torch.no_grad(), _recorded_reads(self.watched) as reads:
             graph, lifted = _trace(self.function, inputs, self.fixed)
         self.read += reads
-        path = _library(graph, [*inputs, *lifted], self.fixed, len(inputs))
+        path = _library(graph, [*inputs, *lifted], self.fixed, len(inputs), self.name)
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
 
         def call(arguments: list[Tensor]) -> list[Tensor]:
@@ -147,7 +147,7 @@ def _examples(inputs: Sequence[Tensor], fixed: int) -> list[Tensor]:
     return [*inputs[:fixed], *(x[torch.arange(rows, device=x.device) % len(x)] for x in inputs[fixed:])]
 
 
-def _library(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], fixed: int, given: int) -> Path:
+def _library(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], fixed: int, given: int, name: str = "it") -> Path:
     """The file of the compiled graph, made if there is none; one process makes it, others wait for it."""
     folder = Path(os.environ.get("PLEXP_CACHE") or Path.home() / ".cache" / "plexp")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -162,6 +162,7 @@ def _library(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], fixed: int, 
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
+            log.info("compiling %s, once for this and later runs", name)
             rows = {0: torch.export.Dim.DYNAMIC}
             shapes = [rows if fixed <= i < given and not single else None for i in range(len(inputs))]
             unfinished = path.with_suffix(f".{os.getpid()}.pt2")

@@ -71,7 +71,7 @@ class Categorical:
     def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         log_probs = functional.log_softmax(parameters, -1)
         entropy = -(log_probs.exp() * log_probs).sum(-1)
-        return -functional.nll_loss(log_probs, actions, reduction="none"), entropy
+        return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropy
 
     def probabilities(self, parameters: Tensor) -> Tensor:
         """[B, n] π(a|s) of every action."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from plexp.types import Rollout
 
@@ -64,7 +63,7 @@ def clipped_surrogate(ratios: Tensor, advantages: Tensor, clip_eps: float | Tens
 
 def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     """½ (prediction − target)², [B]."""
-    return 0.5 * functional.mse_loss(predictions, targets, reduction="none")
+    return 0.5 * (predictions - targets).square()
 
 
 def clipped_squared_error(predictions: Tensor, old_predictions: Tensor, targets: Tensor, clip_value: float) -> Tensor:
@@ -92,10 +91,7 @@ def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
 
 def standardize(x: Tensor) -> Tensor:
     """(x − mean)/(std + 1e-8) over all elements; a single one is returned as it is."""
-    if x.numel() < 2:
-        return x
-    deviation, mean = torch.std_mean(x)
-    return (x - mean) / (deviation + 1e-8)
+    return x if x.numel() < 2 else (x - x.mean()) / (x.std() + 1e-8)
 
 
 def standardize_episodes(advantages: Tensor, done: Tensor, valid: Tensor) -> Tensor:

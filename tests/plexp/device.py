@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 torch.utils.backend_registration._setup_privateuseone_for_python_backend("elsewhere")
 DEVICE = torch.device("elsewhere", 0)
 CPU = torch.device("cpu")
+SMALL = ("compile=false", "net.width=8", "env.num_envs=2")
 
 
 class Elsewhere(torch.Tensor):
@@ -101,7 +102,9 @@ def main(overrides: list[str]) -> None:
     weights = []
     for device in ("cpu", "elsewhere"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", overrides=[*overrides, f"device={device}", "compile=false", "net.width=8", "env.num_envs=2"])
+            config = compose(
+                "config", overrides=[*overrides, f"device={device}", "compile=false", "net.width=8", "env.num_envs=2"]
+            )
         with FakeDevice():
             experiment = build(config)
             agent, progress = experiment.agent, Progress()

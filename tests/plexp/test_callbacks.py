@@ -14,6 +14,7 @@ from rich.console import Console
 from plexp.callbacks import Evaluator, Grid, ProgressBar, Recorder
 from plexp.collector import Episode
 from plexp.evaluation import EvaluationResult
+from plexp.profile import Profile
 from plexp.run import Outcome, verdict
 from plexp.trainer import Progress
 
@@ -79,6 +80,7 @@ def test_the_record_at_a_grid_point_is_the_mean_since_the_last_one() -> None:
     assert early["train/episode_return"] == 7.0 and early["train/episode_length"] == 20.0
     assert "train/episode_return" not in late, "no episode ended since"
     assert early["train/episodes"] == late["train/episodes"] == 3
+    assert {f"time/{part}" for part in vars(Profile())} <= early.keys()
     assert early["time/seconds"] == 1.5 and early["time/steps_per_second"] == pytest.approx(120 / 1.5)
     assert late["time/steps_per_second"] == pytest.approx(80 / 1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -232,3 +233,24 @@ def test_a_time_limit_is_bootstrapped_and_an_end_is_not(
     problem = ("env.id=plexp-tests/Constant-v0", f"+env.kwargs.terminates={terminates}", "gamma=0.9")
     experiment = critic_of(problem, "gae", build, train)
     assert float(learnt_values(experiment, 0).mean()) == pytest.approx(expected, abs=0.2)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "reinforce"])
+def test_the_profile_is_all_the_time_there_is(algo: str, build: Any, small: Any, compose: Any) -> None:
+    """The parts of training add up to its seconds; what callbacks take is tracking, unless it is evaluation."""
+
+    class Slow:
+        def on_start(self, progress: Progress) -> None: ...
+
+        def on_iteration(self, progress: Progress, metrics: Any) -> None:
+            time.sleep(0.02)
+            progress.profile.evaluation += 0.005
+
+        def on_end(self, progress: Progress) -> None: ...
+
+    progress = build(small(compose(f"algo={algo}"), total_timesteps=100)).trainer.run([Slow()])
+    profile = vars(progress.profile)
+    training = [profile[name] for name in ("environment", "acting", "estimating", "updating")]
+    assert sum(training) == pytest.approx(progress.seconds, rel=0.02) and min(training) > 0
+    assert profile["evaluation"] == pytest.approx(0.005 * progress.updates)
+    assert 0.015 * progress.updates <= profile["tracking"] < 0.05 * progress.updates

@@ -1,0 +1,240 @@
+"""What the benchmarks share: the contenders, each in a process of its own, and how results are kept and drawn."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+    from plexp.experiment import Experiment
+    from plexp.types import Rollout
+
+OUTPUT = Path("outputs/benchmarks")
+GREY, BLUE, ORANGE, RED = "#7F7F7F", "#0072B2", "#E69F00", "#D55E00"  # after Okabe and Ito
+Measured = tuple[int, float]
+"""Environment steps, and the seconds that they took."""
+REPEATS = 3  # an environment alone is so quick that a segment of it would be short
+
+
+class Strict(logging.Handler):
+    """Raises RuntimeError for a warning of plexp: after one, say that code is not compiled, something else is measured."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError(record.getMessage())
+
+
+def make_experiment(overrides: Sequence[str]) -> Experiment:
+    """A plexp experiment, as the command line would make it."""
+    from hydra import compose, initialize_config_dir
+
+    from plexp import CONF
+    from plexp.experiment import build
+
+    logging.getLogger("plexp").addHandler(Strict(logging.WARNING))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build(compose("config", overrides=list(overrides)))
+
+
+def make_sb3(
+    algo: str, env_id: str, num_envs: int, seed: int, env_kwargs: dict[str, Any] | None = None, **settings: Any
+) -> OnPolicyAlgorithm:
+    """A model of Stable-Baselines3 on its usual vector environment, on one thread and without a log."""
+    import torch
+    from stable_baselines3 import A2C, PPO
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.logger import Logger
+
+    torch.set_num_threads(1)
+    env = make_vec_env(env_id, num_envs, seed=seed, env_kwargs=env_kwargs)
+    model = {"ppo": PPO, "a2c": A2C}[algo]("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
+
+
+class Plexp:
+    """plexp at one piece of work, after its first update.
+
+    Args:
+        keeps_actions: whether `alone` can be asked for what `learn` played.
+    """
+
+    def __init__(self, overrides: Sequence[str], keeps_actions: bool) -> None:
+        from plexp.trainer import Progress
+
+        self.experiment, self.progress = make_experiment(overrides), Progress()
+        self.rollouts: list[Rollout] = []
+        self.twins: list[Any] = []
+        if keeps_actions:
+            collector = self.experiment.trainer.collector
+            collect = collector.collect
+
+            def collect_and_keep() -> Rollout:
+                self.rollouts.append(collect())
+                return self.rollouts[-1]
+
+            collector.collect = collect_and_keep  # type: ignore[method-assign]
+        self.learn(1)
+
+    def learn(self, iterations: int) -> Measured:
+        steps, began = self.progress.steps, time.perf_counter()
+        for _ in range(iterations):
+            self.experiment.trainer.iterate(self.progress)
+        return self.progress.steps - steps, time.perf_counter() - began
+
+    def alone(self, iterations: int) -> Measured:
+        """All that was played since the last call, again: twins of the training environment get the same actions."""
+        import numpy as np
+
+        experiment, environment = self.experiment, self.experiment.environment
+        if not self.twins:
+            seeds = experiment.streams.training
+            self.twins = [environment.make(environment.num_envs, seeds) for _ in range(REPEATS)]
+            for twin in self.twins:
+                twin.reset()
+        translate = experiment.agent.distribution.to_environment
+        actions = [translate(step).numpy() for rollout in self.rollouts for step in rollout.actions]
+        steps, last = sum(rollout.num_valid for rollout in self.rollouts), self.rollouts[-1].last_observations
+        self.rollouts.clear()
+        began = time.perf_counter()
+        for twin in self.twins:
+            for each in actions:
+                observations = twin.step(each)[0]
+        seconds = time.perf_counter() - began
+        if not np.array_equal(np.asarray(observations, np.float32), last.numpy()):
+            raise RuntimeError("the environment alone did not make the same steps again")
+        return steps * REPEATS, seconds
+
+    def gymnasium(self, iterations: int) -> Measured:
+        """gymnasium's own vector environment with random actions."""
+        import gymnasium
+
+        mine: Any = self.experiment.environment
+        env = gymnasium.make_vec(mine.id, mine.num_envs, vectorization_mode="sync", **mine.kwargs)
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        number = REPEATS * iterations * self.experiment.trainer.algorithm.num_steps
+        actions = [env.action_space.sample() for _ in range(number)]
+        began = time.perf_counter()
+        for each in actions:
+            env.step(each)
+        seconds = time.perf_counter() - began
+        env.close()
+        return number * mine.num_envs, seconds
+
+
+class Sb3:
+    """Stable-Baselines3 at one piece of work, after its first update."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.model = make_sb3(**settings)
+        self.learn(1)
+
+    def learn(self, iterations: int) -> Measured:
+        before, began = self.model.num_timesteps, time.perf_counter()
+        rows = self.model.n_envs * self.model.n_steps
+        self.model.learn(iterations * rows, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+        return self.model.num_timesteps - before, time.perf_counter() - began
+
+
+class Contender:
+    """A process that does what it is asked for, and nothing else meanwhile."""
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        began = time.perf_counter()
+        self.process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._answer()
+        self.startup = time.perf_counter() - began
+        """Seconds from the start of the process to the end of its first update."""
+
+    def __enter__(self) -> Contender:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.pipe.close()
+        self.process.join(10)
+
+    def ask(self, what: str, iterations: int) -> Measured:
+        self.pipe.send((what, iterations))
+        measured: Measured = self._answer()
+        return measured
+
+    def _answer(self) -> Any:
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            raise SystemExit("a contender has ended; the cause stands above") from None
+
+
+def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    contender = make(*arguments)
+    pipe.send(None)
+    while True:
+        try:
+            what, iterations = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(getattr(contender, what)(iterations))
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on the terminal; in a file it keeps its columns."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(highlight=False, width=130)).print(table)
+
+
+def facts() -> dict[str, str]:
+    """Versions, commit, processor and date; not the machine's name."""
+    from plexp.provenance import provenance
+
+    found = {key: value for key, value in provenance().items() if key != "host.name"}
+    with suppress(metadata.PackageNotFoundError):
+        found["version.stable-baselines3"] = metadata.version("stable-baselines3")
+    return found | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def save(folder: Path, name: str, results: dict[str, Any], figure: Figure | None = None) -> None:
+    """`name`.json, with the facts, and `name`.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"facts": facts(), **results}, indent=1) + "\n")
+    if figure is not None:
+        figure.savefig(folder / f"{name}.png", dpi=200)
+    print(f"written: {', '.join(str(path) for path in sorted(folder.glob(f'{name}.*')))}")
+
+
+def new_figure(height: float) -> Figure:
+    """Eight inches wide, so that its letters can be read at 800 pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(8, height), layout="constrained")
+
+
+def tidy(axes: Axes, grid: str) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, alpha=0.3)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)

@@ -1,0 +1,67 @@
+"""Lockstep does what gymnasium's SyncVectorEnv does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from plexp.lockstep import Lockstep
+from plexp.seeding import EpisodeSeeds, SeededEpisodes
+
+
+def maker(id: str, kwargs: dict[str, Any], index: int) -> gymnasium.Env[Any, Any]:
+    return SeededEpisodes(gymnasium.make(id, max_episode_steps=9, **kwargs), index, EpisodeSeeds(0, (3,)))
+
+
+@pytest.mark.parametrize(
+    ("id", "kwargs"),
+    [
+        ("CartPole-v1", {}),
+        ("Pendulum-v1", {}),
+        ("LunarLander-v3", {"continuous": True}),
+        ("plexp-tests/Counter-v0", {}),
+    ],
+)
+def test_every_step_is_that_of_gymnasiums_vector_environment(id: str, kwargs: dict[str, Any]) -> None:
+    makers: list[Callable[[], gymnasium.Env[Any, Any]]] = [partial(maker, id, kwargs, i) for i in range(3)]
+    ours, theirs = Lockstep(makers), SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+    try:
+        assert ours.single_observation_space == theirs.single_observation_space
+        assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
+        assert ours.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+        ours.action_space.seed(0)
+        ended = 0
+        for step in range(40):
+            if step in (0, 20):
+                np.testing.assert_array_equal(ours.reset()[0], theirs.reset()[0])
+            actions = ours.action_space.sample()
+            (*given, info), (*expected, their_info) = ours.step(actions), theirs.step(actions)
+            for a, b in zip(given, expected, strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_array_equal(a, b)
+            done = np.flatnonzero(given[2] | given[3])
+            assert ("final_obs" in info) == bool(len(done))
+            for i in done:
+                ended += 1
+                np.testing.assert_array_equal(info["final_obs"][i], their_info["final_obs"][i])
+        assert ended >= 9
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def test_what_it_returns_is_not_written_to_again() -> None:
+    env = Lockstep([partial(maker, "CartPole-v1", {}, 0)])
+    first = env.reset()[0]
+    second = env.step(np.array([1]))[0]
+    copies = first.copy(), second.copy()
+    env.step(np.array([0]))
+    np.testing.assert_array_equal(first, copies[0])
+    np.testing.assert_array_equal(second, copies[1])
+    env.close()

@@ -184,23 +184,18 @@ class Agent(nn.Module):
         `fresh`: today's policy is the one that acted, so `log_probs` are filled in too; otherwise `log_ratios` are.
         """
         steps, envs = rollout.rewards.shape
-        observations = rollout.observations.flatten(0, 1)
-        actions = rollout.actions.flatten(0, 1)
-        successors = torch.cat([rollout.last_observations, rollout.final_observations])
-        rows = steps * envs
-        every = torch.cat([observations, successors]) if self.critic is not None else observations
-        acted = torch.cat([actions, actions.new_zeros(len(every) - rows, *actions.shape[1:])])
-        number = -(-len(every) // CHUNK)
-        parts = zip(every.tensor_split(number), acted.tensor_split(number), strict=True)
-        device = next(self.parameters()).device
-        chunks = [self._judge(observations.to(device), actions.to(device)) for observations, actions in parts]
-        log_probs, values, action_values = (torch.cat(column).cpu() for column in zip(*chunks, strict=True))
+        rows, every, actions = steps * envs, rollout.observations.flatten(0, 1), rollout.actions.flatten(0, 1)
+        if self.critic is not None:
+            every = torch.cat([every, rollout.last_observations, rollout.final_observations])
+            actions = torch.cat([actions, actions.new_zeros(len(every) - rows, *actions.shape[1:])])
+        log_probs, values, action_values = self._judge_in_chunks(every, actions)
         log_probs, action_values = log_probs[:rows].view(steps, envs), action_values[:rows].view(steps, envs)
         changed = {"log_probs": log_probs} if fresh else {"log_ratios": log_probs - rollout.log_probs}
         if self.critic is None:
             return replace(rollout, **changed)
-        next_values = values[envs : rows + envs].clone()
-        next_values[rollout.final_index] = values[rows + envs :]
+        next_values = values[envs : rows + envs]
+        if len(rollout.final_index):
+            next_values = next_values.index_copy(0, rollout.final_index, values[rows + envs :])
         return replace(
             rollout,
             values=values[:rows].view(steps, envs),
@@ -208,6 +203,14 @@ class Agent(nn.Module):
             action_values=action_values,
             **changed,
         )
+
+    def _judge_in_chunks(self, observations: Tensor, actions: Tensor) -> list[Tensor]:
+        number, device = -(-len(observations) // CHUNK), next(self.parameters()).device
+        if number == 1:
+            return [each.cpu() for each in self._judge(observations.to(device), actions.to(device))]
+        parts = zip(observations.tensor_split(number), actions.tensor_split(number), strict=True)
+        chunks = [self._judge(part.to(device), acted.to(device)) for part, acted in parts]
+        return [torch.cat(column).cpu() for column in zip(*chunks, strict=True)]
 
     def _judge(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log π(a|s), V(s) and Q(s, a) of each row [B]; zeros where there is no such critic."""
@@ -234,16 +237,3 @@ class Agent(nn.Module):
     def _action_values(self, critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
         values: Tensor = critic(torch.cat([observations, self.distribution.encode(actions)], -1))
         return values
-
-
-class GreedyPolicy(nn.Module):
-    """What is handed on: observations [B, *obs] as the environment gives them -> actions as it takes them."""
-
-    def __init__(self, agent: Agent) -> None:
-        super().__init__()
-        self.agent = agent
-
-    def forward(self, observations: Tensor) -> Tensor:
-        agent = self.agent
-        parameters = agent.policy(agent.normalize(observations))
-        return agent.distribution.to_environment(agent.distribution.mode(parameters))

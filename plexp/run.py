@@ -15,11 +15,11 @@ import yaml
 from rich.console import Console
 from safetensors.torch import save_file
 
-from plexp.agent import GreedyPolicy
 from plexp.callbacks import Evaluator, ProgressBar, Recorder
 from plexp.errors import StoreError
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
+from plexp.export import GreedyPolicy
 from plexp.provenance import provenance
 from plexp.tracking import Tracker
 from plexp.tracking_views import masked

@@ -13,7 +13,7 @@ from plexp.plugins.net.mlp import MLP
 from torch import Tensor
 
 from plexp import agent as agent_module
-from plexp.agent import Agent, GreedyPolicy
+from plexp.agent import Agent
 from plexp.distributions import (
     ActionDistribution,
     Bernoulli,
@@ -23,6 +23,7 @@ from plexp.distributions import (
     SquashedGaussian,
 )
 from plexp.errors import ConfigError
+from plexp.export import GreedyPolicy
 from plexp.normalization import ObservationNormalizer
 from plexp.types import Minibatch, Rollout
 from tests.plexp.helpers import NET, POLICY, make_agent, random_rollout

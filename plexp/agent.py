@@ -15,6 +15,7 @@ from plexp.distributions import ActionDistribution, Categorical, DiagonalGaussia
 from plexp.errors import ConfigError, Problem
 from plexp.interfaces import CriticKind, Network
 from plexp.normalization import ObservationNormalizer
+from plexp.profile import Profile
 from plexp.ranges import PositiveInt
 from plexp.types import Evaluation, Minibatch, Rollout
 
@@ -131,11 +132,11 @@ class Agent(nn.Module):
         """From now on rollouts are appraised by a copy of the critic that follows it (Mnih et al. 2015)."""
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)  # type: ignore[union-attr]
 
-    def compile(self) -> None:
+    def compile(self, profile: Profile) -> None:
         """From now on acting and appraising are compiled code."""
-        self._sample = Compiled(self._sample, "acting")  # type: ignore[assignment, method-assign]
+        self._sample = Compiled(self._sample, "acting", profile=profile)  # type: ignore[assignment, method-assign]
         if self.critic is None or not self.critic.takes_actions:  # which draws noise
-            self._judge = Compiled(self._judge, "appraising")  # type: ignore[assignment, method-assign]
+            self._judge = Compiled(self._judge, "appraising", profile=profile)  # type: ignore[assignment, method-assign]
 
     def normalize(self, observations: Tensor) -> Tensor:
         """[B, *obs] as the networks see them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -119,9 +118,9 @@ class Evaluator:
         self.log({"eval/final_return": mean, "eval/final_return_std": deviation}, progress.steps)
 
     def _evaluate(self, points: range, progress: Progress) -> None:
-        began = time.perf_counter()
+        began = progress.profile.now()
         result = self.evaluate(self.count, self.episodes)
-        progress.profile.evaluation += time.perf_counter() - began
+        progress.profile.add("evaluation", began)
         self.count += 1
         mean = float(result.returns.mean())
         metrics = {"eval/return": mean, "eval/return_std": float(result.returns.std())}

@@ -67,7 +67,7 @@ class Collector:
 
         Raises TrainingError if an environment raises or returns a number that is not finite.
         """
-        began, in_environment = time.perf_counter(), self.profile.environment
+        began = self.profile.now()
         if self.complete_episodes and not self.fresh:
             self.observations = self._reset()
         blocks: list[_Block] = []
@@ -97,10 +97,10 @@ class Collector:
                 waiting |= terminated | truncated
             self.observations = block.observations[t + 1]
         rollout = self._rollout(blocks, actions, finals, final_index)
-        played = time.perf_counter()
-        self.profile.acting += played - began - (self.profile.environment - in_environment)
+        self.profile.add("acting", began)
+        began = self.profile.now()
         rollout = self.agent.appraise(rollout, fresh=True)
-        self.profile.estimating += time.perf_counter() - played
+        self.profile.add("estimating", began)
         return rollout
 
     def _noise(self) -> tuple[Tensor, ...]:
@@ -110,31 +110,28 @@ class Collector:
 
     def _reset(self) -> Array:
         self.returns[:], self.lengths[:], self.ended[:] = 0, 0, False
-        before = time.perf_counter()
+        began = self.profile.now()
         observations = self.stepper.reset()
-        self.profile.environment += time.perf_counter() - before
+        self.profile.add("environment", began)
         return observations
 
     def _rollout(
         self, blocks: list[_Block], actions: list[Tensor], finals: list[Array], final_index: list[int]
     ) -> Rollout:
-        steps = len(actions)
-        observations = np.concatenate([blocks[0].observations[:1], *(block.observations[1:] for block in blocks)])
-        rewards, terminated, truncated = (
-            np.concatenate([getattr(block, name) for block in blocks])[:steps]
-            for name in ("rewards", "terminated", "truncated")
-        )
+        steps, block = len(actions), _Block.joined(blocks)
+        observations = block.observations[: steps + 1]
+        rewards, terminated, truncated = block.rewards[:steps], block.terminated[:steps], block.truncated[:steps]
         done = terminated | truncated
         last = np.stack(finals) if finals else np.zeros((0, *observations.shape[2:]), self.stepper.dtype)
         if self.stepper.same_step and len(last) != done.sum():
             raise TrainingError("the vector environment resets in the same step, and its info has no final_obs")
-        observations = observations[: steps + 1]
         _check_finite("reward", rewards)
         if self.stepper.dtype == np.float32:
-            returned = observations[1:].copy()
-            returned.reshape(-1, *returned.shape[2:])[final_index] = last
-            _check_finite("observation", returned)
-            _check_finite("observation", observations)
+            if finals:
+                returned = observations[1:].copy()
+                returned.reshape(-1, *returned.shape[2:])[final_index] = last
+                _check_finite("observation", returned)
+            _check_finite("observation", observations, first=-1)
         valid = self._valid(done)
         self._count(np.where(valid, rewards, 0.0), valid, done)
         self.ended = done[-1]
@@ -155,7 +152,7 @@ class Collector:
             valid=torch.from_numpy(valid),
             last_observations=torch.from_numpy(observations[-1]),
             final_observations=torch.from_numpy(last),
-            final_index=torch.tensor(final_index, dtype=torch.int64),
+            final_index=torch.from_numpy(np.array(final_index, np.int64)),
         )
 
     def _valid(self, done: Array) -> Array:
@@ -201,11 +198,19 @@ class _Block:
         rewards, ends = np.empty((length, len(first))), np.empty((2, length, len(first)), np.bool_)
         return cls(observations, torch.from_numpy(observations).unbind(0), noise, rewards, ends[0], ends[1])
 
+    @classmethod
+    def joined(cls, blocks: list[_Block]) -> _Block:
+        if len(blocks) == 1:
+            return blocks[0]
+        names = ("rewards", "terminated", "truncated")
+        observations = np.concatenate([blocks[0].observations[:1], *(block.observations[1:] for block in blocks)])
+        return cls(observations, (), (), *(np.concatenate([getattr(block, n) for block in blocks]) for n in names))
 
-def _check_finite(what: str, array: Array) -> None:
+
+def _check_finite(what: str, array: Array, first: int = 0) -> None:
+    """Raise TrainingError if not; `first` is the step of the first row (−1: what the rollout began with)."""
     if np.isfinite(array).all():
         return
     step, env = np.argwhere(~np.isfinite(array))[0][:2]
-    raise TrainingError(
-        f"environment {env} returned the {what} {array[step, env]} in step {step} of the rollout: not finite"
-    )
+    shown = f"{what} {array[step, env]} in step {step + first} of the rollout"
+    raise TrainingError(f"environment {env} returned the {shown}: not finite")

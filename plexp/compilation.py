@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from plexp.errors import one_line
+from plexp.profile import Profile
 
 log = logging.getLogger("plexp")
 TensorFunction: TypeAlias = Callable[..., tuple[Tensor, ...]]
@@ -45,6 +46,7 @@ class Compiled:
         fixed: so many leading inputs always have one shape; the others share their number of rows, dim 0.
         watched: objects that the function reads numbers from; it is compiled with the values that they have then, and
             goes back to the plain function when one changes.
+        profile: gets the seconds that compiling takes.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class Compiled:
         *,
         fixed: int = 0,
         watched: Sequence[object] = (),
-        enabled: bool = True,
+        profile: Profile | None = None,
     ) -> None:
-        self.function, self.name, self.fixed, self.watched, self.enabled = function, name, fixed, watched, enabled
+        self.function, self.name, self.fixed, self.watched = function, name, fixed, watched
+        self.profile, self.enabled = profile or Profile(), True
         self.loaded: dict[bool, Callable[[list[Tensor]], list[Tensor]]] = {}
         self.read: list[tuple[object, str, object]] = []
 
@@ -65,10 +68,13 @@ class Compiled:
             return self.function(*inputs)
         single = len(inputs[-1]) == 1  # a dimension of one broadcasts, so it is another function
         if single not in self.loaded:
+            began = self.profile.now()
             try:
                 self.loaded[single] = self._compile(inputs)
             except Exception as error:
                 return self.give_up(_reason(error))(*inputs)
+            finally:
+                self.profile.add("compiling", began)
         return self.loaded[single]([x if x.is_contiguous() else x.contiguous() for x in inputs])
 
     def give_up(self, why: str) -> TensorFunction:

@@ -92,7 +92,7 @@ def build(cfg: DictConfig) -> Experiment:
     try:
         agent = _agent(values, environment, env, net, critic_net, advantage, streams).to(device)
         if compiled:
-            agent.compile()
+            agent.compile(profile)
         wired = {"agent": agent, "advantage": advantage, "rng": streams.minibatches}
         if "learner" in inspect.signature(classes["algo"]).parameters:
             keys = registry.parameters(Learner)

@@ -12,6 +12,7 @@ from torch.func import functional_call, grad_and_value
 
 from plexp.compilation import Compiled
 from plexp.errors import TrainingError
+from plexp.profile import Profile
 from plexp.types import Minibatch
 
 Terms: TypeAlias = dict[str, Tensor]
@@ -46,9 +47,10 @@ class GradientStep:
         transform: Callable[[Minibatch], Minibatch] = lambda minibatch: minibatch,
         compiled: bool = False,
         watched: Sequence[object] = (),
+        profile: Profile | None = None,
     ) -> None:
         self.module, self.eps, self.max_grad_norm = module, eps, max_grad_norm
-        self.transform, self.watched, self.is_compiled = transform, watched, compiled
+        self.transform, self.watched, self.is_compiled, self.profile = transform, watched, compiled, profile
         groups = [group for group in groups if group[0]]
         parameters = [p for members, _ in groups for p in members]
         names = {p: name for name, p in module.named_parameters()}
@@ -75,10 +77,11 @@ class GradientStep:
     def prepare(self, loss: Loss, factor: float, arguments: Mapping[str, float]) -> None:
         """Before an update: what is minimised, the numbers it takes, and the share of the first learning rates."""
         if self.objective is None and self.is_compiled:
-            watched = {
-                id(owner): owner for owner in (*self.watched, getattr(loss, "__self__", None)) if owner is not None
-            }
-            self.compiled = Compiled(self.functional, "the gradient step", fixed=5, watched=list(watched.values()))
+            owners = [*self.watched, getattr(loss, "__self__", None)]
+            watched = list({id(owner): owner for owner in owners if owner is not None}.values())
+            self.compiled = Compiled(
+                self.functional, "the gradient step", fixed=5, watched=watched, profile=self.profile
+            )
         if self.objective is None or loss != self.objective.loss:
             if self.objective is not None and self.compiled is not None:
                 self.compiled.give_up("the loss is another function in every update")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -101,6 +100,7 @@ class Learner:
                 transform=self.standardized,
                 compiled=compiled,
                 watched=[self],
+                profile=self.profile,
             )
             for part in apart
         ]
@@ -122,10 +122,10 @@ class Learner:
         `target_kl`: no further epoch begins once the mean approx_kl of one exceeds it, in nats.
         Raises TrainingError for a loss or gradient that is not finite, before it touches a parameter.
         """
-        began = time.perf_counter()
+        began = self.profile.now()
         rollouts = [rollout, *(self.agent.appraise(old, fresh=False) for old in self.replay)]
         batch = assemble(self.agent, self.advantage, rollouts, self.standardize_advantages)
-        self.profile.estimating += time.perf_counter() - began
+        self.profile.add("estimating", began)
         if not len(batch.advantages):
             return {}
         factor = 1 - progress if self.anneal_learning_rate else 1.0

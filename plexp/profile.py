@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 
@@ -17,6 +18,17 @@ class Profile:
     """Values, log-probabilities and targets of whole rollouts."""
     updating: float = 0.0
     """Gradient descent, and the running statistics."""
+    compiling: float = 0.0
+    """Tracing and compiling, or loading what is on disk; once in a run, and not in its `seconds`."""
     evaluation: float = 0.0
     tracking: float = 0.0
     """Metrics and the progress bar."""
+
+    def now(self) -> tuple[float, float]:
+        """For `add`."""
+        return time.perf_counter(), sum(vars(self).values())
+
+    def add(self, part: str, began: tuple[float, float]) -> None:
+        """Count for `part` what has passed since `began = now()`, without what other parts have counted meanwhile."""
+        clock, counted = self.now()
+        setattr(self, part, getattr(self, part) + clock - began[0] - (counted - began[1]))

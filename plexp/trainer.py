@@ -26,7 +26,7 @@ class Progress:
     fraction: float = 0.0
     """Share of the training budget that is used up, 0…1."""
     seconds: float = 0.0
-    """Spent collecting and updating; evaluation and tracking are not in it."""
+    """Spent collecting and updating; compiling, evaluation and tracking are not in it."""
     finished: list[Episode] = field(default_factory=list)
     """Episodes that ended in the last iteration."""
     profile: Profile = field(default_factory=Profile)
@@ -79,16 +79,15 @@ class Trainer:
     @contextmanager
     def _counted_as_tracking(self) -> Iterator[None]:
         """What callbacks take, but for evaluation, which counts itself."""
-        began, evaluation = time.perf_counter(), self.profile.evaluation
+        began = self.profile.now()
         yield
-        self.profile.tracking += time.perf_counter() - began - (self.profile.evaluation - evaluation)
+        self.profile.add("tracking", began)
 
     def iterate(self, progress: Progress) -> Metrics:
         """One rollout and what is learnt from it; moves `progress` on."""
-        started = time.perf_counter()
+        started = time.perf_counter() - self.profile.compiling
         rollout = self.collector.collect()
-        profile = self.profile
-        collected, estimating = time.perf_counter(), profile.estimating
+        began = self.profile.now()
         metrics = self.algorithm.update(rollout, progress.fraction)
         if self.agent.normalizer is not None:
             self.agent.normalizer.update(rollout.observations[rollout.valid])
@@ -100,7 +99,6 @@ class Trainer:
         if self.total_episodes is not None:
             used = max(used, progress.episodes / self.total_episodes)
         progress.fraction = min(1.0, used)
-        ended = time.perf_counter()
-        profile.updating += ended - collected - (profile.estimating - estimating)
-        progress.seconds += ended - started
+        self.profile.add("updating", began)
+        progress.seconds += time.perf_counter() - self.profile.compiling - started
         return metrics

@@ -5,7 +5,7 @@
     python tests/benchmarks/throughput.py --only CartPole --rounds 3
     python tests/benchmarks/throughput.py --cold              # also the start-up with nothing compiled yet
     python tests/benchmarks/throughput.py --scaling           # plexp against number of environments, layers, width
-    python tests/benchmarks/throughput.py --startup           # from the command to its end, and peak memory
+    python tests/benchmarks/throughput.py --startup           # from the command to the first update, and peak memory
 
 Each contender is one process that stays alive and is asked in turn for a segment of training: A B C A B C … Environment,
 number of environments, rollout, epochs, minibatches, networks (2 x 64 tanh, actor and critic apart), learning rate and
@@ -45,7 +45,7 @@ HOSTS = {"alone": "eager", "gymnasium": "eager"}  # are measured in the process 
 COLOURS = {"sb3": GREY, "eager": BLUE, "compiled": ORANGE}
 COMPILE = {"eager": "compile=false", "compiled": "compile=true"}
 ENDLESS = "total_timesteps=1000000000"
-SHORT = "env=cartpole total_timesteps=1024 evaluation.every=null evaluation.final_episodes=1 tracker.log_model=false"
+SHORT = "env=cartpole total_timesteps=10240 evaluation.every=null evaluation.final_episodes=10"
 SCALES = {
     "env.num_envs": [1, 2, 4, 8, 16, 32, 64, 128],
     "net.layers": [1, 2, 3, 4, 5, 6],
@@ -260,28 +260,36 @@ def _speeds(overrides: list[str], rounds: int) -> dict[str, float]:
 
 
 def startup(options: argparse.Namespace) -> None:
-    """A short run from the command to its end, and the peak memory of a usual one, as a user starts them."""
+    """From the command to the first update and to the end, and peak memory, of short runs as a user starts them."""
+    found = {}
+    for name in [name for name in COMPILE if name in options.contenders]:
+        command = f"{SHORT} {COMPILE[name]}"
+        runs = [_run(command, options.overrides) for _ in range(options.rounds + 1)][
+            1:
+        ]  # the first brings files into memory
+        first, whole, peak = (statistics.median(column) for column in zip(*runs, strict=True))
+        print(
+            f"python -m plexp {command}: first update after {first:.1f} s, end after {whole:.1f} s, peak {peak:,.0f} MB"
+        )
+        found[name] = {"command": command, "first_update": first, "end": whole, "peak_mb": peak, "runs": runs}
+    common.save(options.output, "startup", {"overrides": options.overrides, **found})
 
-    def run(command: str) -> tuple[float, float]:
-        with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
-            arguments = [sys.executable, "-m", "plexp", *command.split(), *options.overrides]
-            process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL)
+
+def _run(command: str, overrides: Sequence[str]) -> tuple[float, float, float]:
+    """Seconds until a tenth of the run, which is its first update, is reported, and until its end; peak memory, in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        arguments = [sys.executable, "-u", "-m", "plexp", *command.split(), *overrides]
+        with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            first = next((time.perf_counter() - began for line in process.stdout if " 1,024 steps " in line), math.nan)
+            process.stdout.read()
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             seconds = time.perf_counter() - began
-        if process.returncode:
-            raise SystemExit(f"python -m plexp {command} failed with status {process.returncode}")
-        return seconds, usage.ru_maxrss / 1024  # of KiB, on Linux
-
-    run(SHORT)  # brings the files into memory
-    seconds = [run(SHORT)[0] for _ in range(options.rounds)]
-    usual, peak = run("env=cartpole")
-    print(f"python -m plexp {SHORT}: {statistics.median(seconds):.1f} s, median of {len(seconds)}")
-    print(f"python -m plexp env=cartpole: {usual:.1f} s, peak of {peak:,.0f} MiB")
-    found = {"command": SHORT, "seconds": seconds, "median_seconds": statistics.median(seconds)}
-    usual_run = {"command": "env=cartpole", "seconds": usual, "peak_mib": peak}
-    common.save(options.output, "startup", {"overrides": options.overrides, "short": found, "usual": usual_run})
+    if process.returncode:
+        raise SystemExit(f"python -m plexp {command} failed with status {process.returncode}")
+    return first, seconds, usage.ru_maxrss * 1024 / 1e6  # of KiB, on Linux
 
 
 def throughput(options: argparse.Namespace) -> None:

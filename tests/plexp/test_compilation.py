@@ -135,15 +135,12 @@ def test_what_cannot_be_compiled_goes_on_plain_with_one_line(
     assert record.message.startswith("the gradient step is not compiled (") and "goes on" in record.message
 
 
-def test_without_a_compiler_it_goes_on_plain_with_one_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    import torch._inductor.config as config
+def test_without_a_compiler_it_goes_on_plain_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/compiler",))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     x = torch.randn(5, 3)
-    assert torch.equal(Compiled(lambda x: (x.sin() * 1.2345,), "it")(x)[0], x.sin() * 1.2345)
+    with config.patch({"cpp.cxx": ("/nowhere/compiler",)}):
+        assert torch.equal(Compiled(lambda x: (x.sin() * 1.2345,), "it")(x)[0], x.sin() * 1.2345)
     (record,) = said(caplog)
     assert "it is not compiled" in record.message and "ompiler" in record.message and "\n" not in record.message
 

@@ -81,13 +81,12 @@ def build(cfg: DictConfig) -> Experiment:
     classes = _check(values)
     torch.set_num_threads(values["torch_threads"])
     device = _device(values["device"])
-    compiled = _is_compiled(values, classes["algo"], classes["advantage"])
     streams = Streams(values["seed"])
     advantage: AdvantageEstimator = _make(classes["advantage"], values["advantage"])
     environment: Environment = _make(classes["env"], values["env"])
     net: Network = _make(classes["net"], values["net"])
     critic_net = _make(classes["critic_net"], values["critic_net"]) if "critic_net" in classes else None
-    profile = Profile()
+    compiled, profile = _is_compiled(values, classes["algo"], advantage, environment), Profile()
     env = environment.make(environment.num_envs, streams.training)
     try:
         agent = _agent(values, environment, env, net, critic_net, advantage, streams).to(device)
@@ -218,7 +217,7 @@ def _pick(sheet: Values, names: Any) -> dict[str, Any]:
     return {name: sheet[name] for name in sheet if name in names}
 
 
-def _is_compiled(values: Values, algo: Any, advantage: Any) -> bool:
+def _is_compiled(values: Values, algo: Any, advantage: AdvantageEstimator, environment: Environment) -> bool:
     """Whether code is compiled; `auto` looks at how many gradient steps the budget makes, and at nothing else."""
     choice, on_cpu = values["compile"], torch.device(values["device"]).type == "cpu"
     if choice is True and not on_cpu:
@@ -227,9 +226,11 @@ def _is_compiled(values: Values, algo: Any, advantage: Any) -> bool:
     if choice != "auto":
         return bool(choice)
     sheet = values["algo"]
-    if not on_cpu or algo.complete_episodes or advantage.complete_episodes:  # which make one step in hundreds
+    num_steps = sheet.get("num_steps") or getattr(algo, "num_steps", None)
+    whole = getattr(algo, "complete_episodes", False) or advantage.complete_episodes  # one gradient step in hundreds
+    if not on_cpu or whole or num_steps is None:
         return False
-    rollouts = values["total_timesteps"] / ((sheet.get("num_steps") or algo.num_steps) * values["env"]["num_envs"])
+    rollouts = values["total_timesteps"] / (num_steps * environment.num_envs)
     steps = rollouts * sheet.get("update_epochs", 1) * sheet.get("num_minibatches", 1)
     return bool(steps >= BREAK_EVEN)
 

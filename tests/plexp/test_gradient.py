@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from plexp import compilation
 from plexp.errors import ConfigError, TrainingError
+from plexp.experiment import _is_compiled
 from plexp.types import Minibatch
 from tests.plexp.helpers import fresh_rollout, make_agent, make_learner, weights
 
@@ -146,6 +148,14 @@ def test_auto_decides_by_the_number_of_gradient_steps_alone(build: Any, compose:
     for overrides, compiled in expected.items():
         experiment = build(*overrides)
         assert experiment.trainer.algorithm.learner.steps[0].is_compiled is compiled, overrides
+
+
+def test_auto_does_not_ask_a_plugin_for_more_than_the_protocols_do() -> None:
+    """Its schedule may stand in its instances alone, and its environment's sheet may have no num_envs."""
+    values = {"compile": "auto", "device": "cpu", "algo": {}, "env": {}, "total_timesteps": 10**9}
+    environment: Any = SimpleNamespace(num_envs=2)
+    assert not _is_compiled(values, type("Mine", (), {}), ESTIMATOR, environment)
+    assert _is_compiled({**values, "algo": {"num_steps": 8}}, type("Mine", (), {}), ESTIMATOR, environment)
 
 
 def test_compiling_for_another_device_is_refused(build: Any, compose: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def policy_gradient(log_probs: Tensor, advantages: Tensor, importance_weights: T
 def clipped_surrogate(ratios: Tensor, advantages: Tensor, clip_eps: float | Tensor) -> Tensor:
     """−min(r·A, clip(r, 1 − ε, 1 + ε)·A), [B] (Schulman et al. 2017, eq. 7, as a loss).
 
-    ratios: r = π(a|s)/π_old(a|s). A larger ε lets one update move the policy further.
+    ratios: r = π(a|s)/π_old(a|s). A larger ε lets one update move the policy further; ε = ∞ is −r·A (eq. 6).
     """
     clipped = ratios.clamp(1 - clip_eps, 1 + clip_eps)  # type: ignore[arg-type]
     return -torch.minimum(ratios * advantages, clipped * advantages)

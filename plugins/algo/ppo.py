@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from plexp.agent import Agent
@@ -24,7 +26,7 @@ class PPO:
         num_steps: T, steps of each environment in a rollout; larger: less bias, fewer updates.
         update_epochs: passes over each rollout; more: more from each step, and further from the old policy.
         num_minibatches: gradient steps in each pass; more: smaller, noisier steps.
-        clip_eps: ε, how far one update may move the policy's probabilities.
+        clip_eps: ε, how far one update may move the policy's probabilities; null: without limit (eq. 6).
         anneal_clip: ε falls linearly to 0 over the training budget.
         target_kl: no further pass once the mean approx_kl of one exceeds it, in nats; null: never.
     """
@@ -39,13 +41,14 @@ class PPO:
         num_steps: PositiveInt,
         update_epochs: PositiveInt,
         num_minibatches: PositiveInt,
-        clip_eps: Fraction,
+        clip_eps: Fraction | None,
         anneal_clip: bool,
         target_kl: PositiveFloat | None,
     ) -> None:
         self.agent, self.learner = agent, learner
         self.num_steps, self.update_epochs, self.num_minibatches = num_steps, update_epochs, num_minibatches
-        self.clip_eps, self.anneal_clip, self.target_kl = clip_eps, anneal_clip, target_kl
+        self.clip_eps = math.inf if clip_eps is None else clip_eps
+        self.anneal_clip, self.target_kl = anneal_clip and clip_eps is not None, target_kl
 
     def update(self, rollout: Rollout, progress: float) -> Metrics:
         return self.learner.fit(

@@ -99,6 +99,8 @@ class Evaluator:
         self.count = 0
         self.curve: list[tuple[int, float]] = []
         """(step, mean return) of each evaluation on the grid."""
+        self.seconds: list[float] = []
+        """Of training until each of them."""
         self.solved_at: int | None = None
         """The first grid point whose mean return reached `solved_return`."""
         self.final: EvaluationResult | None = None
@@ -124,10 +126,11 @@ class Evaluator:
         self.count += 1
         mean = float(result.returns.mean())
         metrics = {"eval/return": mean, "eval/return_std": float(result.returns.std())}
-        metrics["eval/length"] = float(result.lengths.mean())
+        metrics |= {"eval/length": float(result.lengths.mean()), "eval/seconds": progress.seconds}
         for step in points:
             self.log(metrics, step)
             self.curve.append((step, mean))
+            self.seconds.append(progress.seconds)
         if self.solved_return is not None and mean >= self.solved_return and self.solved_at is None:
             self.solved_at = points[0]
             progress.solved = self.stop_when_solved

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
-import signal
 import sys
-import threading
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from plexp import CONF, conf_folders
+from plexp import CONF, conf_folders, job
+from plexp.errors import ConfigError, StoreError
+from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
 
-log = logging.getLogger("plexp")
-OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-_status = OK
 _sweep_folder: Path | None = None
 
 
@@ -51,16 +40,14 @@ class SweepFolder(Callback):
         _sweep_folder = Path(config.hydra.sweep.dir)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; its exit status: 0 done, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     match arguments[:1]:
         case ["plugins"]:
             return _plugins(arguments[1:])
+        case ["compare"]:
+            return _compare(arguments[1:])
         case ["ui"]:
             return _ui(arguments[1:])
     return _experiment(arguments)
@@ -69,17 +56,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _experiment(arguments: list[str]) -> int:
     from plexp.explain import explain
 
-    global _status
-    _status = OK
+    job.status = OK
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, to be said in one line
     os.environ["PLEXP_SWEEP"] = time.strftime("%Y-%m-%d_%H-%M-%S")
     Plugins.instance().register(UserConf)
     sys.argv = ["plexp", *arguments]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
     except KeyboardInterrupt as interrupt:
         print("interrupted; what was logged so far is kept, and the run is marked KILLED", file=sys.stderr)
-        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+        return TERMINATED if isinstance(interrupt, job.Terminated) else INTERRUPTED
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
     except Exception as error:
@@ -90,85 +76,8 @@ def _experiment(arguments: list[str]) -> int:
         return USAGE
     finally:
         if _sweep_folder is not None and _sweep_folder.is_dir():
-            _status = _report(_sweep_folder)
-    return _status
-
-
-def task(cfg: DictConfig) -> float | None:
-    """One job: build, run, report. It never raises, but for an interrupt, so that a sweep goes on without it."""
-    global _status
-    hydra_config = HydraConfig.get()
-    in_sweep = hydra_config.mode == RunMode.MULTIRUN
-    result: dict[str, Any] = {
-        "job": hydra_config.job.num if in_sweep else 0,
-        "overrides": list(hydra_config.overrides.task),
-    }
-    started = time.time()
-    try:
-        with _sigterm_as_interrupt():
-            result |= {"status": "FINISHED", **_run(cfg, in_sweep)}
-    except KeyboardInterrupt:
-        result |= {"status": "KILLED"}
-        raise
-    except Exception as error:
-        _status, lines = _say(error)
-        result |= {"status": "REFUSED" if _status == USAGE else "FAILED", "error": lines}
-        if _status == FAILED:
-            file = Path(hydra_config.runtime.output_dir, "traceback.txt")
-            file.write_text(traceback.format_exc())
-            lines = [f"{' '.join(lines)} (traceback in {file})"]
-        if in_sweep:
-            log.error("\n".join(lines))
-        else:
-            print("\n".join(lines), file=sys.stderr)
-    finally:
-        result["seconds"] = time.time() - started
-        Path(hydra_config.runtime.output_dir, "result.json").write_text(json.dumps(result, indent=1))
-    return result.get("final_return")
-
-
-def _run(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from rich.console import Console
-
-    from plexp.experiment import build
-
-    experiment = build(cfg)
-    from plexp.run import run, verdict  # with mlflow, which takes seconds: after what may be refused
-
-    tags = {"group": _group(experiment.group)} | ({"sweep": os.environ["PLEXP_SWEEP"]} if in_sweep else {})
-    console = Console(quiet=in_sweep)
-    outcome = run(experiment, tags, console)
-    speed = outcome.steps / max(outcome.seconds, 1e-9)
-    if in_sweep:
-        log.info("%s: %s", outcome.name, verdict(outcome))
-    effort = f"{outcome.steps:,} steps in {outcome.seconds:.1f} s ({speed:,.0f} steps/s)"
-    console.print(f"[bold]{outcome.name}[/bold]  {effort}", highlight=False)
-    console.print(f"{verdict(outcome)}", highlight=False, soft_wrap=True)
-    console.print(f"MLflow run {outcome.run_id}; browse it with: python -m plexp ui", highlight=False, soft_wrap=True)
-    return asdict(outcome)
-
-
-def _group(name: str) -> str:
-    """What charts average over: the run's name without its seed, and whatever else was changed."""
-    overrides = HydraConfig.get().overrides.task
-    named = ("seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "outputs")
-    return " ".join([name, *sorted(o for o in overrides if o.lstrip("+").partition("=")[0] not in named)])
-
-
-def _say(error: Exception) -> tuple[int, list[str]]:
-    """The exit status of a failed job and the lines that say why."""
-    from plexp.errors import ConfigError, StoreError, TrainingError, one_line
-    from plexp.explain import explain
-
-    if isinstance(error, ConfigError | StoreError):
-        return USAGE, str(error).splitlines()
-    if isinstance(error, OmegaConfBaseException):
-        return USAGE, [str(explain(error, []))]
-    if isinstance(error, TrainingError):
-        return FAILED, [str(error)]
-    return FAILED, [f"{type(error).__name__}: {one_line(error)}"]
+            job.status = _report(_sweep_folder)
+    return job.status
 
 
 def _report(folder: Path) -> int:
@@ -202,26 +111,8 @@ def _report(folder: Path) -> int:
     return FAILED if failed else OK
 
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises, so that the run is closed as KILLED."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _plugins(arguments: list[str]) -> int:
     from plexp.catalogue import describe, overview
-    from plexp.errors import ConfigError
 
     parser = argparse.ArgumentParser("plexp plugins", description="List every plugin, or describe one.")
     parser.add_argument("name", nargs="?", help="a plugin, such as ppo, or a group and a plugin, such as algo/ppo")
@@ -231,6 +122,44 @@ def _plugins(arguments: list[str]) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return USAGE
+
+
+def _compare(arguments: list[str]) -> int:
+    usage = "Which learns faster, which is steadier, and is it more than luck? Compares the runs that MLflow holds."
+    parser = argparse.ArgumentParser("plexp compare", description=usage)
+    parser.add_argument("--env", help="the environment, such as cartpole, or an MLflow experiment")
+    parser.add_argument(
+        "--by", type=_names, help="params or groups that make the groups: algo,net.layers; all that differ"
+    )
+    parser.add_argument("--where", action="append", default=[], type=_condition, metavar="KEY=VALUE[,VALUE]")
+    parser.add_argument("--sweep", help="only runs of this sweep (their tag sweep)")
+    parser.add_argument("--baseline", metavar="GROUP", help="compare with this group alone, such as net.layers=2")
+    parser.add_argument("--threshold", type=float, help="mean return that counts as learnt; env.solved_return")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder given as outputs=")
+    parser.add_argument("--uri", help="another store, as given as tracker.uri=")
+    options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    from plexp.comparison_run import Request, run_comparison
+
+    request = Request(**{**vars(options), "where": dict(options.where), "outputs": options.outputs.absolute()})
+    try:
+        run_comparison(request, Console())
+    except (ConfigError, StoreError) as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    return OK
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.replace(" ", "").split(",") if name]
+
+
+def _condition(text: str) -> tuple[str, list[str]]:
+    key, sign, values = text.partition("=")
+    if not key or not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, values.split(",")
 
 
 def _ui(arguments: list[str]) -> int:

@@ -38,6 +38,7 @@ ROOT: dict[str, Any] = {
     "compile": Literal["auto"] | bool,
     "torch_threads": PositiveInt,
     "outputs": str,
+    "objective": str,
 }
 SECTIONS: dict[str, dict[str, Any]] = {
     "evaluation": {

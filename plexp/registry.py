@@ -21,6 +21,7 @@ PROBLEM: dict[str, Any] = {
     "gamma": UnitInterval,
     "total_timesteps": PositiveInt,
     "evaluation_every": PositiveInt | None,
+    "random_return": float | None,
 }
 """What an env sheet says of the problem, for the root to take up."""
 

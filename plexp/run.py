@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import save_file
 
 from plexp.callbacks import Evaluator, ProgressBar, Recorder
+from plexp.curves import CurveFigures, as_metrics, curve_figures
 from plexp.errors import StoreError
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
@@ -39,6 +42,10 @@ class Outcome:
     """Of collecting and updating."""
     solved_at: int | None
     solved_return: float | None
+    objective: float | None
+    """The metric that a sweep optimises; None: this run logged none by that name."""
+    logged: list[str]
+    """The names of all metrics."""
 
 
 def run(experiment: Experiment, tags: Mapping[str, str], console: Console) -> Outcome:
@@ -92,6 +99,8 @@ def _train(experiment: Experiment, tracker: Tracker, console: Console) -> Outcom
         bar.close()
     final = evaluator.final
     assert final is not None
+    if len(evaluator.curve) > 1:
+        tracker.log(as_metrics(_curve_figures(experiment, evaluator)), progress.steps)
     outcome = Outcome(
         experiment.name,
         tracker.run_id,
@@ -102,11 +111,32 @@ def _train(experiment: Experiment, tracker: Tracker, console: Console) -> Outcom
         progress.seconds,
         evaluator.solved_at,
         environment.solved_return,
+        _objective(values["objective"], tracker.last, environment.solved_return),
+        sorted(tracker.last),
     )
     _keep(experiment, tracker, evaluator, outcome)
     rows = "".join(f"{steps},{total:g},{length}\n" for steps, total, length in recorder.episodes)
     tracker.log_text("steps,return,length\n" + rows, "episodes.csv")
     return outcome
+
+
+def _curve_figures(experiment: Experiment, evaluator: Evaluator) -> CurveFigures:
+    steps, returns = zip(*evaluator.curve, strict=True)
+    return curve_figures(
+        np.array(steps),
+        np.array(returns),
+        np.array(evaluator.seconds),
+        threshold=experiment.environment.solved_return,
+        random_return=experiment.values["env"].get("random_return"),
+        solved_return=experiment.environment.solved_return,
+    )
+
+
+def _objective(name: str, logged: Mapping[str, float], threshold: float | None) -> float | None:
+    """Its last value. A threshold that was never reached counts as ∞ steps, so that a sweep which minimises them learns it."""
+    if threshold is not None and name in ("speed/steps_to_threshold", "speed/seconds_to_threshold"):
+        return logged.get(name, math.inf)
+    return logged.get(name)
 
 
 def _keep(experiment: Experiment, tracker: Tracker, evaluator: Evaluator, outcome: Outcome) -> None:

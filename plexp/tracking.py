@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-__all__ = ["StoreError", "Tracker", "serve"]
+__all__ = ["StoreError", "Tracker", "connected", "serve"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 BATCH = 1000
@@ -77,6 +77,8 @@ class Tracker:
         outputs = Path(os.path.abspath(outputs))
         self.uri, self.run_name = uri or sqlite_uri(outputs / "mlflow.db"), run_name
         self._errors = partial(_store_errors, uri, outputs)
+        self.last: dict[str, float] = {}
+        """The latest value of every metric."""
         self._points: list[Metric] = []
         self._flushed, self._not_before = time.monotonic(), 0.0
         self._status: Status | None = None
@@ -105,6 +107,7 @@ class Tracker:
         for name, value in metrics.items():
             try:
                 self._points.append(Metric(name_for_mlflow(name), float(value), int(time.time() * 1000), int(step)))
+                self.last[name] = float(value)
             except (TypeError, ValueError, RuntimeError) as error:
                 log.warning("metric %s at step %s is left out: %s", name, step, error)
         now = time.monotonic()
@@ -236,6 +239,13 @@ def _store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
             remedy = "start or mend it, or set tracker.uri=null to write to the folder outputs"
             problem = Problem("tracker.uri", masked(uri), cause(error), remedy)
         raise StoreError(str(problem)) from None  # the chain would print the credentials
+
+
+@contextmanager
+def connected(uri: str) -> Iterator[MlflowClient]:
+    """A client for a store that exists. Raises StoreError."""
+    with _store_errors(uri, Path()):
+        yield _connect(uri, Path())
 
 
 def _connect(uri: str, outputs: Path) -> MlflowClient:

@@ -200,5 +200,5 @@ def test_the_progress_bar_tells_steps_and_recent_returns(terminal: bool) -> None
     ],
 )
 def test_the_verdict_is_that_of_the_last_evaluation(final: float, solved_at: int | None, said: str) -> None:
-    outcome = Outcome("name", "id", final, 1.0, 64, 3, 0.1, solved_at, 475.0)
+    outcome = Outcome("name", "id", final, 1.0, 64, 3, 0.1, solved_at, 475.0, final, [])
     assert verdict(outcome).endswith(f"; {said}")

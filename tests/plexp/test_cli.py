@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 import plexp.run
-from plexp import cli
+from plexp import cli, job
 from plexp.errors import TrainingError
+from plexp.tracking_history import open_history
+from plexp.tracking_views import sqlite_uri
 from tests.environments import QUIET
 
 CHECKOUT = Path(__file__).parents[2]
@@ -39,7 +43,7 @@ def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
     def run(*arguments: str) -> tuple[int, list[str]]:
         monkeypatch.setattr(cli, "_sweep_folder", None)
-        given = any(argument.startswith("outputs=") for argument in arguments)
+        given = "compare" in arguments or any(argument.startswith("outputs=") for argument in arguments)
         capsys.readouterr()
         status = cli.main([*arguments, *([] if given else [f"outputs={tmp_path}"])])
         output = capsys.readouterr()
@@ -190,7 +194,7 @@ def test_an_environment_that_raises_ends_the_run_with_status_1(vectorization: st
 def test_a_sweep_goes_on_after_a_job_that_is_refused_and_tells_of_it_in_the_end(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = plexp.run.Outcome("name", "id", 12.5, 1.0, 64, 3, 0.1, None, 475)
+    outcome = plexp.run.Outcome("name", "id", 12.5, 1.0, 64, 3, 0.1, None, 475, 12.5, [])
     monkeypatch.setattr(plexp.run, "run", lambda *_: outcome)
     status, lines = main("-m", "algo.clip_eps=0.1,7,0.3", "hydra.launcher.n_jobs=1", *QUICK)
     assert status == 1
@@ -202,7 +206,7 @@ def test_a_sweep_goes_on_after_a_job_that_is_refused_and_tells_of_it_in_the_end(
         "algo.clip_eps=0.3",
     ]
     (told,) = [line for line in lines if line.startswith("job 1: ")]
-    assert told.startswith("job 1: algo.clip_eps=7: must be less than 1; give float > 0 and < 1 (log in ")
+    assert told.startswith("job 1: algo.clip_eps=7: must be less than 1; give float > 0 and < 1 or null (log in ")
     assert main("-m", "seed=1,2", "hydra.launcher.n_jobs=1", *QUICK)[0] == 0
 
 
@@ -237,3 +241,79 @@ def test_as_a_module_it_exits_with_the_status_and_a_line_on_stderr(tmp_path: Pat
     assert done.returncode == 0 and not done.stderr
     for group in ("algo", "advantage", "net", "env"):
         assert f"{group}: " in done.stdout or f"{group}=" in done.stdout
+
+
+def test_a_job_returns_its_objective_and_a_threshold_that_was_not_reached_is_infinitely_far(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    returned = []
+    task = job.task
+
+    def spy(cfg: Any) -> float | None:
+        returned.append(task(cfg))
+        return returned[-1]
+
+    monkeypatch.setattr(job, "task", spy)
+    for change in ((), ("objective=eval/length",), ("objective=speed/steps_to_threshold",), ("env.solved_return=1",)):
+        assert main(*QUICK, *change)[0] == 0
+    assert main(*QUICK, "objective=speed/steps_to_threshold", "env.solved_return=1")[0] == 0
+    final, length, never, same, first = returned
+    assert final == same and 1 <= final <= 20 and 1 <= length <= 20 and never == math.inf and first == 32
+
+
+def test_an_objective_that_was_not_logged_fails_the_job_after_the_run_and_names_what_was(
+    main: Main, tmp_path: Path
+) -> None:
+    status, lines = main(*QUICK, "objective=eval/final_retrun")
+    assert status == 2
+    assert lines[-1] == "objective=eval/final_retrun: this run logged no such metric; did you mean eval/final_return?"
+    (file,) = tmp_path.glob("runs/*/*/result.json")
+    result = json.loads(file.read_text())
+    assert result["status"] == "FAILED" and result["final_return"] > 0 and "speed/auc_return" in result["logged"]
+    (run,) = open_history(None, tmp_path).runs()
+    assert run.status == "FINISHED"
+
+
+def test_runs_keep_their_figures_and_their_choices_and_are_compared(main: Main, tmp_path: Path) -> None:
+    assert main("-m", "net.layers=1,2", "seed=0,1", "hydra.launcher.n_jobs=1", *QUICK)[0] == 0
+    status, lines = main("compare", f"--outputs={tmp_path}", "--by=net.layers", "--threshold=5")
+    assert status == 0
+    assert any("net.layers=1 and net.layers=2: exploratory: no verdict" in line for line in lines)
+    (page,) = tmp_path.glob("reports/*-cartpole-by-net-layers/report.html")
+    assert "net.layers=2" in page.read_text() and (page.parent / "learning_curves.png").is_file()
+    client = MlflowClient(sqlite_uri(tmp_path / "mlflow.db"))
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    (comparison,) = [run for run in runs if run.data.tags["kind"] == "comparison"]
+    assert comparison.info.status == "FINISHED" and comparison.data.params["by"] == "net.layers"
+    assert "exploratory" in comparison.data.tags["mlflow.note.content"]
+    files = {file.path for file in client.list_artifacts(comparison.info.run_id)}
+    assert {"report.html", "learning_curves.png"} <= files
+    training = [run for run in runs if run.data.tags["kind"] == "training"]
+    for run in training:
+        assert run.data.tags["choice.algo"] == "ppo" and run.data.tags["choice.env"] == "cartpole"
+        assert {
+            "speed/auc_return",
+            "stability/max_drawdown",
+            "eval/normalised_score",
+            "eval/seconds",
+        } <= run.data.metrics.keys()
+        assert "speed/steps_to_threshold" not in run.data.metrics
+
+
+def test_a_comparison_without_a_store_is_one_line(main: Main, tmp_path: Path) -> None:
+    status, lines = main("compare", f"--outputs={tmp_path}")
+    assert status == 2
+    assert lines == [f"outputs={tmp_path}: no run has been kept there yet; start one with: python -m plexp"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--where", "algo", "'algo' is not KEY=VALUE"), ("--threshold", "high", "invalid float value: 'high'")],
+)
+def test_an_option_that_cannot_be_read_is_one_line(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", option, value])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"plexp compare: error: argument {option}: {message}"

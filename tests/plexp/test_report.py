@@ -16,7 +16,8 @@ from rich.console import Console
 
 from plexp.comparison import Comparison
 from plexp.numbers import number
-from plexp.report import METHOD, RUNS, html, print_comparison, write
+from plexp.report import RUNS, html, print_comparison, write
+from plexp.report_texts import METHOD
 from plexp.statistics import Interval
 from tests.plexp.test_report_figures import contrast, gridded, labelled, make_comparison
 

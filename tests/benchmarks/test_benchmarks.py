@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+
+from tests.plexp.recorded import curve_of_learning, recorded
 
 
 def test_a_short_comparison_of_plexp_with_the_environment_alone(tmp_path: Path) -> None:
@@ -23,3 +28,17 @@ def test_a_short_comparison_of_plexp_with_the_environment_alone(tmp_path: Path) 
     assert row["work"]["name"] == "A2C CartPole 8x5" and row["startup"]["eager"] > 0
     assert {name: len(rates) for name, rates in row["rounds"].items()} == {"eager": 2, "alone": 2, "gymnasium": 2}
     assert 0 < row["share_of_alone"]["eager"] < 1 and "version.torch" in results["facts"]
+
+
+def test_the_same_against_the_same_is_drawn_in_disjoint_halves_and_what_differs_is_counted() -> None:
+    script = runpy.run_path(str(Path(__file__).parent / "same_against_same.py"))
+    rng = np.random.default_rng(0)
+    runs = [recorded(curve_of_learning(rng), seed=seed) for seed in range(12)]
+    drawn = script["draw"](runs, 5, rng)
+    assert len({run.run_id for run in drawn}) == 10
+    assert [run.params["half"] for run in drawn] == ["A", "B"] * 5
+    assert script["measure"](runs, 5, 4)["anything"] <= 1
+    script["measure"].__globals__["draw"] = lambda runs, seeds, rng: [
+        recorded([0, 10 + s, 10 + s] if s % 2 else [0, 500 - s, 500 - s], seed=s, half="AB"[s % 2]) for s in range(12)
+    ]
+    assert script["measure"](runs, 6, 3)["anything"] == 3

@@ -1,0 +1,59 @@
+"""How often does `compare` call two groups different that are the same? Measured on runs of one configuration.
+
+    python -m plexp -m env=cartpole 'seed=range(40)' outputs=same
+    python tests/benchmarks/same_against_same.py --outputs same
+
+Draws ten seeds and ten others of the runs that MLflow holds, again and again, and compares them as `python -m plexp compare`
+does. Anything that is called different is chance. The promise is 5 % or less; 2 to 8 % is what 200 drawings can tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from plexp.compare import compare
+from plexp.comparison_run import Request, recorded
+from plexp.statistics import proportion_interval
+from plexp.tracking_history import RecordedRun
+
+
+def draw(runs: Sequence[RecordedRun], seeds: int, rng: np.random.Generator) -> list[RecordedRun]:
+    """Disjoint halves, told apart by the param `half` alone."""
+    order = rng.permutation(len(runs))[: 2 * seeds]
+    return [replace(runs[at], params={**runs[at].params, "half": "AB"[i % 2]}) for i, at in enumerate(order)]
+
+
+def measure(runs: Sequence[RecordedRun], seeds: int, repetitions: int) -> Counter[str]:
+    """How many comparisons called anything different, and each question."""
+    rng, called = np.random.default_rng(0), Counter[str]()
+    for _ in range(repetitions):
+        comparison = compare(draw(runs, seeds, rng), by=["half"])
+        found = {each.question for each in comparison.contrasts if each.distinct}
+        called.update({"anything"} | found if found else ())
+    return called
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"))
+    parser.add_argument("--seeds", type=int, default=10, help="of each half")
+    parser.add_argument("--repetitions", type=int, default=200)
+    options = parser.parse_args()
+    runs = [run for run in recorded(Request(None, options.outputs)) if run.status == "FINISHED"]
+    if len(runs) < 2 * options.seeds:
+        parser.error(f"{len(runs)} finished runs in {options.outputs} are fewer than 2 x {options.seeds}")
+    called = measure(runs, options.seeds, options.repetitions)
+    share = proportion_interval(called["anything"], options.repetitions)
+    print(f"{len(runs)} runs; {options.repetitions} comparisons of {options.seeds} against {options.seeds} others:")
+    print(f"called different: {share.value:.1%}  {json.dumps(called)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -110,22 +111,29 @@ def _contrast(
 
 
 def verdicts(groups: Sequence[Group], found: Sequence[Measure], tested: Sequence[Contrast], ranked: bool) -> list[str]:
-    """The answer in sentences: a pair at a time, or, `ranked`, for each question the best group and whom it beats."""
+    """The answer in sentences: first what differs, then the pairs that do not, or cannot be judged.
+
+    ranked: for each question the best group and whom it beats, in one sentence.
+    """
     if ranked:
         return [_ranking(groups, measure, tested) for measure in found]
     at = {group.label: index for index, group in enumerate(groups)}
-    sentences = []
+    same: dict[tuple[str, str], list[str]] = defaultdict(list)
+    unjudged = []
     for pair in dict.fromkeys(frozenset((each.group, each.reference)) for each in tested):
         those = [each for each in tested if {each.group, each.reference} == pair]
-        i, j = sorted(at[label] for label in pair)
-        names = f"{groups[i].label} and {groups[j].label}"
-        sentences += [each.sentence for each in those if each.distinct]
-        if same := [ASPECTS[each.question] for each in those if each.distinct is False]:
+        i, j = sorted((at[label] for label in pair), key=lambda index: groups[index].label == those[0].reference)
+        if alike := [ASPECTS[each.question] for each in those if each.distinct is False]:
             seeds = _seeds(found[0].values[i], found[0].values[j])
-            sentences.append(f"{names}: not distinguishable in {_listed(same, 'or')} ({seeds})")
+            same[groups[j].label, f"{_joined(alike, 'or')} ({seeds})"].append(groups[i].label)
         if those[0].distinct is None:
-            sentences.append(f"{names}: exploratory: no verdict; {_more_seeds(found, i, j)}")
-    return sentences
+            names = f"{groups[i].label} and {groups[j].label}"
+            unjudged.append(f"{names}: exploratory: no verdict; {_more_seeds(found, i, j)}")
+    differing = [each.sentence for each in tested if each.distinct]
+    alike = [
+        f"{_joined(names, 'and')}: not distinguishable from {other} in {how}" for (other, how), names in same.items()
+    ]
+    return differing + alike + unjudged
 
 
 def _ranking(groups: Sequence[Group], measure: Measure, tested: Sequence[Contrast]) -> str:
@@ -174,6 +182,8 @@ def _more_seeds(found: Sequence[Measure], i: int, j: int) -> str:
 
 
 def _listed(names: Sequence[str], word: str) -> str:
-    if len(names) > NAMED:
-        return f"{len(names)} others"
+    return f"{len(names)} others" if len(names) > NAMED else _joined(names, word)
+
+
+def _joined(names: Sequence[str], word: str) -> str:
     return f" {word} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

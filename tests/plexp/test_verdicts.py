@@ -38,7 +38,7 @@ def test_a_faster_group_is_called_faster_in_one_sentence_with_its_interval() -> 
         f"(−5k steps to 475, 95 % CI −{-low / 1000:.3g}k…−{-high / 1000:.3g}k, 6 seeds each)"
     )
     assert found.verdicts[1:] == [
-        "kind=fast and kind=slow: not distinguishable in stability or final return (6 seeds each)"
+        "kind=fast: not distinguishable from kind=slow in stability or final return (6 seeds each)"
     ]
     (speed,) = [each for each in found.contrasts if each.question == "speed"]
     assert speed.p == pytest.approx(welch.pvalue) and speed.p_holm == pytest.approx(3 * welch.pvalue)
@@ -49,10 +49,16 @@ def test_with_a_baseline_every_group_is_held_against_it_and_may_be_worse() -> No
     usual, slow, same = climbs([1, 2] * 4), climbs([6, 7] * 4), climbs([2, 1] * 4)
     found = compared(baseline="kind=usual", usual=usual, slow=slow, same=same)
     assert {each.reference for each in found.contrasts} == {"kind=usual"} and len(found.contrasts) == 6
-    assert found.verdicts[1].startswith("kind=slow learns more slowly than kind=usual (+5k steps to 475, 95 % CI ")
-    assert found.verdicts[0] == (
-        "kind=same and kind=usual: not distinguishable in learning speed, stability or final return (8 seeds each)"
-    )
+    assert found.verdicts[0].startswith("kind=slow learns more slowly than kind=usual (+5k steps to 475, 95 % CI ")
+    assert found.verdicts[1:] == [
+        "kind=same: not distinguishable from kind=usual in learning speed, stability or final return (8 seeds each)",
+        "kind=slow: not distinguishable from kind=usual in stability or final return (8 seeds each)",
+    ]
+    twins = compared(baseline="usual", usual=usual, **{name: same for name in "abcdefgh"}).verdicts
+    assert twins == [
+        "kind=a, kind=b, kind=c, kind=d, kind=e, kind=f, kind=g and kind=h: not distinguishable from kind=usual "
+        "in learning speed, stability or final return (8 seeds each)"
+    ]
     assert compared(baseline="usual", usual=usual, slow=slow, same=same).verdicts == found.verdicts
 
 

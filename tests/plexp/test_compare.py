@@ -88,6 +88,8 @@ def test_without_a_mark_there_is_no_threshold_and_a_note_says_how_to_give_one() 
         assert found.threshold is None and found.groups[0].summary.solved is None
         assert found.groups[0].summary.normalised_score is None
         assert any("give one with --threshold" in note for note in found.notes)
+    given = compare([recorded(seed=s, env__solved_return="null") for s in range(2)], threshold=300)
+    assert given.threshold == 300 and not any("--threshold" in note for note in given.notes)
 
 
 def test_every_run_counts_over_the_common_steps_alone() -> None:

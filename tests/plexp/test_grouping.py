@@ -126,6 +126,10 @@ def test_different_budgets_are_compared_over_the_shortest_and_that_is_said() -> 
     (note,) = grouping.notes
     assert "2,000, 4,000 steps" in note and "first 2,000" in note and "learning rates fall" in note
     assert list(cut_to(long, grouping.grid).curve.returns) == [0, 1, 2]
+    steady = recorded([0, 1, 2, 3, 4], seed=1, algo__anneal_learning_rate="false")
+    assert group_runs([short, steady], ["total_timesteps"]).notes == [
+        "budgets differ (2,000, 4,000 steps): compared over the first 2,000."
+    ]
 
 
 def test_different_evaluation_grids_meet_where_they_can() -> None:

@@ -130,10 +130,10 @@ def verdicts(groups: Sequence[Group], found: Sequence[Measure], tested: Sequence
             names = f"{groups[i].label} and {groups[j].label}"
             unjudged.append(f"{names}: exploratory: no verdict; {_more_seeds(found, i, j)}")
     differing = [each.sentence for each in tested if each.distinct]
-    alike = [
+    equal = [
         f"{_joined(names, 'and')}: not distinguishable from {other} in {how}" for (other, how), names in same.items()
     ]
-    return differing + alike + unjudged
+    return differing + equal + unjudged
 
 
 def _ranking(groups: Sequence[Group], measure: Measure, tested: Sequence[Contrast]) -> str:

@@ -16,7 +16,7 @@ FINALS = [100.0, 200.0, 300.0, 400.0, 500.0, 500.0, 500.0, 500.0, 500.0, 500.0]
 
 
 def test_the_figures_of_a_group_worked_out_by_hand() -> None:
-    runs = [recorded([0, final / 2, final], seed=s) for s, final in enumerate(FINALS)]
+    runs = [recorded([0, final / 2, final], seed=s) for s, final in reversed([*enumerate(FINALS)])]
     found = compare(runs)
     (group,) = found.groups
     summary = group.summary
@@ -80,6 +80,10 @@ def test_without_logged_seconds_there_are_none() -> None:
         run.curve.seconds[:] = math.nan
     summary = compare(runs).groups[0].summary
     assert summary.median_steps == 1000 and summary.median_seconds is None
+    old = recorded([0, 500, 500], seed=3)
+    old.curve.seconds[1] = math.nan  # logged at the end but not there
+    assert compare([recorded([0, 500, 500], seed=s) for s in range(3)]).groups[0].summary.median_seconds == 10
+    assert compare([*(recorded([0, 500, 500], seed=s) for s in range(3)), old]).groups[0].summary.median_seconds is None
 
 
 def test_without_a_mark_there_is_no_threshold_and_a_note_says_how_to_give_one() -> None:

@@ -31,6 +31,7 @@ def test_a_curve_that_never_reaches_the_threshold_is_censored_and_one_without_ma
     assert figures.steps_to_threshold is None and figures.seconds_to_threshold is None
     assert figures.normalised_score is None
     assert curve_figures(STEPS, RETURNS).steps_to_threshold is None
+    assert curve_figures(STEPS, RETURNS, threshold=110).steps_to_threshold == 300  # reached is enough
     lucky = np.array([500.0, 20.0, 30.0, 500.0, 500.0])  # before it had learnt anything
     assert curve_figures(STEPS, lucky, threshold=475).steps_to_threshold == 300
     assert curve_figures(STEPS, RETURNS, np.full(5, math.nan), threshold=60).seconds_to_threshold is None

@@ -134,6 +134,13 @@ def test_of_more_than_three_groups_each_question_gets_one_sentence() -> None:
         "kind=a learns fastest (on average 1.5k steps to 475): distinguishable from kind=c and kind=d; "
         "not distinguishable from kind=b"
     )
+    three = compared(**{name: groups[name] for name in "abc"}).verdicts
+    assert [sentence.partition(" (")[0] for sentence in three] == [
+        "kind=a learns faster than kind=c",
+        "kind=b learns faster than kind=c",
+        "kind=a: not distinguishable from kind=b in learning speed, stability or final return",
+        "kind=a and kind=b: not distinguishable from kind=c in stability or final return",
+    ]
     many = compared(**{f"g{i}": climbs([1, 2] * 3) for i in range(9)})
     assert many.verdicts[0].endswith("not distinguishable from 8 others")
 

@@ -58,7 +58,8 @@ def compare(
         share = "no run" if not reached else f"only {reached} of {len(everyone)} runs"
         notes.append(f"{share} reached {mark:g}: speed is judged by the mean return while learning.")
     if len(groups) == 1:
-        answer = [f"there is one group only, of {len(everyone)} runs: nothing to compare it with"]
+        runs_of_it = f"{len(everyone)} run{'s' if len(everyone) > 1 else ''}"
+        answer = [f"there is one group only, of {runs_of_it}: nothing to compare it with"]
     else:
         answer = verdicts(groups, found, tested, ranked=reference is None and len(groups) > PAIRWISE)
     if any(len(group.members) < FEW for group in groups):

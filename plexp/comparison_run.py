@@ -13,10 +13,12 @@ from rich.console import Console
 
 from plexp.compare import compare
 from plexp.comparison import Comparison
+from plexp.errors import Problem, StoreError
 from plexp.provenance import provenance
 from plexp.report import print_comparison, write
 from plexp.selection import select
 from plexp.tracking_history import NO_CURVE, RecordedRun, open_history
+from plexp.tracking_views import cause
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,18 @@ class Request:
 def run_comparison(request: Request, console: Console) -> Path:
     """Print the comparison, write its report and log both; returns the report.
 
-    Raises ConfigError or StoreError, one line each; after a StoreError of the last step the report is there.
+    Raises ConfigError or StoreError, one line each; what was printed or written by then stays.
     """
     runs = recorded(request)
     comparison = compare(runs, by=request.by, baseline=request.baseline, threshold=request.threshold)
-    slug = re.sub(r"[^a-z0-9]+", "-", comparison.title.lower())[:60].strip("-")
-    files = write(comparison, request.outputs / "reports" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{slug}")
     print_comparison(comparison, console)
+    slug = re.sub(r"[^a-z0-9]+", "-", comparison.title.lower())[:60].strip("-")
+    folder = request.outputs / "reports" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{slug}"
+    try:
+        files = write(comparison, folder)
+    except OSError as error:
+        remedy = "give --outputs a folder that can be written and has space"
+        raise StoreError(str(Problem("report", folder, cause(error), remedy))) from None
     console.print(f"report with pictures: {files[0]}", soft_wrap=True, highlight=False)
     experiment = Counter(run.experiment for run in runs).most_common(1)[0][0]
     run_id = _keep(comparison, request, files, experiment)

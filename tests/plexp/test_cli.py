@@ -300,6 +300,15 @@ def test_runs_keep_their_figures_and_their_choices_and_are_compared(main: Main, 
         assert "speed/steps_to_threshold" not in run.data.metrics
 
 
+def test_a_report_that_cannot_be_written_is_one_line_after_the_comparison(main: Main, tmp_path: Path) -> None:
+    assert main(*QUICK)[0] == 0
+    (tmp_path / "reports").write_text("a file")
+    status, lines = main("compare", f"--outputs={tmp_path}")
+    assert status == 2 and "- there is one group only, of 1 run: nothing to compare it with" in lines
+    assert lines[-1].startswith(f"report={tmp_path}/reports/")
+    assert lines[-1].endswith("; give --outputs a folder that can be written and has space")
+
+
 def test_a_comparison_without_a_store_is_one_line(main: Main, tmp_path: Path) -> None:
     status, lines = main("compare", f"--outputs={tmp_path}")
     assert status == 2

@@ -150,6 +150,7 @@ def test_one_group_is_compared_with_nothing() -> None:
     assert found.contrasts == [] and found.verdicts == [
         "there is one group only, of 3 runs: nothing to compare it with"
     ]
+    assert compared(a=climbs([1])).verdicts[0].startswith("there is one group only, of 1 run: ")
 
 
 @pytest.mark.parametrize(

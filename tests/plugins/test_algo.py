@@ -176,6 +176,25 @@ def test_ppo_stays_near_the_old_policy() -> None:
     assert 3 * moved[0] < moved[1]
 
 
+@pytest.mark.parametrize("anneals", [True, False])
+def test_without_clip_eps_the_loss_is_equation_6_to_the_end(anneals: bool) -> None:
+    agent = make_agent()
+    algorithm = ppo(agent, clip_eps=None, anneal_clip=anneals)
+    rng = np.random.default_rng(0)
+    observations, actions = torch.from_numpy(rng.normal(size=(20, 4))), torch.from_numpy(rng.integers(0, 3, 20))
+    old, advantages, targets = torch.from_numpy(rng.normal(size=(3, 20)))
+    minibatch = Minibatch(observations, actions, old - 1.1, advantages, torch.ones(20), torch.zeros(20), targets)
+    total, terms = algorithm.loss(minibatch, algorithm.clip_eps)
+    ratios = (agent.evaluate(minibatch).log_probs - minibatch.log_probs).exp()
+    assert terms["policy_loss"].item() == pytest.approx(-(ratios * minibatch.advantages).mean().item(), rel=1e-6)
+    assert terms["clip_fraction"] == 0 and ratios.max() > 1.5 and ratios.min() < 0.5
+    weight = agent.head.linear.weight
+    torch.testing.assert_close(
+        torch.autograd.grad(total, weight)[0], torch.autograd.grad(-(ratios * advantages).mean(), weight)[0]
+    )
+    assert all(math.isfinite(value) for value in algorithm.update(fresh_rollout(agent, 1), 1.0).values())
+
+
 @pytest.mark.parametrize(("anneals", "expected"), [(True, 0.05), (False, 0.2)])
 def test_clip_eps_falls_linearly_if_it_is_annealed(anneals: bool, expected: float) -> None:
     agent = make_agent()

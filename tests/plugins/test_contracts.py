@@ -18,6 +18,7 @@ from plexp.errors import ConfigError
 PLUGINS = [(group, name) for group in registry.GROUPS for name in registry.names(group)]
 SHEETS = [(group, file.stem) for group in registry.GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+ABLATIONS = sorted(file.stem for file in (CONF / "ablation").glob("*.yaml"))
 ALGOS, ADVANTAGES = ([name for group, name in SHEETS if group == wanted] for wanted in ("algo", "advantage"))
 REFUSED = {("actor_critic", "returns")}
 
@@ -102,6 +103,21 @@ def test_every_sheet_builds(group: str, sheet: str, build: Build, compose: Compo
 def test_every_experiment_builds_and_says_what_it_is(name: str, build: Build, compose: Compose) -> None:
     build(compose(f"+experiment={name}"))
     assert re.search(r"^# (?!@package).{10,}", (CONF / "experiment" / f"{name}.yaml").read_text(), re.M)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_changes_one_thing_and_builds(name: str, build: Build, compose: Compose) -> None:
+    full, changed = (flat(compose("+experiment=ablation", f"ablation={each}")) for each in ("full", name))
+    differing = {key for key in full | changed if full.get(key) != changed.get(key)}
+    assert len(differing) == (name != "full"), differing
+    build(compose("+experiment=ablation", f"ablation={name}"))
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if hasattr(value, "items") and value else {f"{prefix}{key}": value}
+    return found
 
 
 @pytest.mark.parametrize("env", ["cartpole", "pendulum"])

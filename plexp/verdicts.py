@@ -145,11 +145,14 @@ def _ranking(groups: Sequence[Group], measure: Measure, tested: Sequence[Contras
     beaten = [name for name, distinct in others.items() if distinct]
     equal = [name for name, distinct in others.items() if distinct is False]
     unknown = [name for name, distinct in others.items() if distinct is None]
-    parts = [f"distinguishable from {_listed(beaten, 'and')}"] if beaten else []
+    mean = f"on average {_amount(float(measure.values[best].mean()), measure)} {measure.name}"
+    if not beaten:
+        why = f"under {FEWEST} seeds there is no verdict" if unknown else "it may be luck"
+        return f"not distinguishable in {ASPECTS[measure.question]}: {label} is ahead ({mean}), but {why}"
+    parts = [f"distinguishable from {_listed(beaten, 'and')}"]
     parts += [f"not distinguishable from {_listed(equal, 'and')}"] if equal else []
     parts += [f"no verdict on {_listed(unknown, 'and')}, under {FEWEST} seeds"] if unknown else []
-    mean = _amount(float(measure.values[best].mean()), measure)
-    return f"{label} {MOST[measure.question]} (on average {mean} {measure.name}): {'; '.join(parts)}"
+    return f"{label} {MOST[measure.question]} ({mean}): {'; '.join(parts)}"
 
 
 def _difference(difference: Interval, measure: Measure) -> str:

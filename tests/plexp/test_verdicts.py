@@ -141,8 +141,19 @@ def test_of_more_than_three_groups_each_question_gets_one_sentence() -> None:
         "kind=a: not distinguishable from kind=b in learning speed, stability or final return",
         "kind=a and kind=b: not distinguishable from kind=c in stability or final return",
     ]
-    many = compared(**{f"g{i}": climbs([1, 2] * 3) for i in range(9)})
-    assert many.verdicts[0].endswith("not distinguishable from 8 others")
+    assert found.verdicts[1].startswith(
+        "not distinguishable in stability: kind=a is ahead (on average 0 % of the range lost"
+    )
+    assert found.verdicts[1].endswith(", but it may be luck")
+    many = compared(**{f"g{i}": climbs([1, 2] * 3) for i in range(9)}, slow=climbs([7, 8] * 3))
+    assert many.verdicts[0].endswith(": distinguishable from kind=slow; not distinguishable from 8 others")
+    few = compared(**{name: curves[: 6 - 2 * (name == "c")] for name, curves in groups.items()})
+    assert few.verdicts[0].endswith("not distinguishable from kind=b; no verdict on kind=c, under 5 seeds")
+    fewer = compared(**{name: curves[:3] for name, curves in groups.items()})
+    assert fewer.verdicts[0] == (
+        "not distinguishable in learning speed: kind=a is ahead (on average 1.33k steps to 475), "
+        "but under 5 seeds there is no verdict"
+    )
 
 
 def test_one_group_is_compared_with_nothing() -> None:

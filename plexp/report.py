@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -85,8 +86,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     for name, figure in figures(comparison).items():
         if engine := figure.get_layout_engine():
             engine.execute(figure)
-            figure.set_layout_engine("none")  # it is laid out; saving would do it twice more
-        figure.savefig(buffer := BytesIO(), format="png")
+            figure.set_layout_engine("none")  # it is laid out
+        FigureCanvasAgg(figure).print_png(buffer := BytesIO())  # type: ignore[no-untyped-call]  # savefig draws it twice
         pictures[name] = buffer.getvalue()
         (folder / f"{name}.png").write_bytes(pictures[name])
     page = folder / "report.html"

@@ -192,7 +192,7 @@ def _drawn(
         axes.plot(*middles[index], label=_wrapped(reading(group), 90), linewidth=1.8, zorder=4, **{**style, **look})
         _plain(axes, ticks=9 if together else 4)
         if not together:
-            axes.set_title(_wrapped(reading(group), 33), fontsize=9)
+            axes.set_title(_wrapped(reading(group), 33), fontsize=9, y=1)  # else it is looked for at every drawing
     if together:
         panels[0].set(xlabel=words[0], ylabel=words[1])
         across = min(len(groups), max(1, 96 // (max(len(reading(group)) for group in groups) + 8)))

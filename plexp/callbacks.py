@@ -102,7 +102,7 @@ class Evaluator:
         self.seconds: list[float] = []
         """Of training until each of them."""
         self.solved_at: int | None = None
-        """The first grid point whose mean return reached `solved_return`."""
+        """The first grid point after the start whose mean return reached `solved_return`."""
         self.final: EvaluationResult | None = None
 
     def on_start(self, progress: Progress) -> None:
@@ -131,7 +131,8 @@ class Evaluator:
             self.log(metrics, step)
             self.curve.append((step, mean))
             self.seconds.append(progress.seconds)
-        if self.solved_return is not None and mean >= self.solved_return and self.solved_at is None:
+        solved = self.solved_return is not None and mean >= self.solved_return and progress.steps > 0
+        if solved and self.solved_at is None:
             self.solved_at = points[0]
             progress.solved = self.stop_when_solved
 

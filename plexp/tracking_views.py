@@ -28,8 +28,7 @@ ML = "workflowType=machine_learning"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 COLUMNS = (
     *(f"params.`{name}`" for name in ("algo.plugin", "advantage.plugin", "net.plugin", "net.layers", "seed")),
-    *(f"metrics.`{name}`" for name in ("eval/final_return", "speed/auc_return", "speed/steps_to_threshold")),
-    *(f"metrics.`{name}`" for name in ("stability/max_drawdown", "stability/collapsed")),
+    *(f"metrics.`{name}`" for name in ("eval/final_return", "speed/steps_to_threshold", "stability/max_drawdown")),
 )
 SECTIONS: list[dict[str, Any]] = [
     {"uuid": name, "name": name, "display": True, "isReordered": True, "columns": columns, "cardHeight": height}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import resource
@@ -11,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,12 @@ Main = Callable[..., tuple[int, list[str]]]
 
 
 @pytest.fixture
-def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Main:
+def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Main]:
     """Exit status and lines of a command line, run in this process with outputs of its own."""
+    root = (
+        logging.getLogger()
+    )  # Hydra hangs handlers on it that write to this test's output, which later ones don't have
+    level = root.level
     monkeypatch.setattr(sys, "argv", sys.argv)  # the command sets them
     for name in ("HYDRA_FULL_ERROR", "PLEXP_SWEEP"):
         monkeypatch.setenv(name, "")
@@ -51,7 +56,13 @@ def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         assert not any("Traceback" in line for line in lines)
         return status, [line.partition("[ERROR] - ")[2] or line for line in lines]
 
-    return run
+    yield run
+    for handler in [
+        handler for handler in root.handlers if type(handler) in (logging.StreamHandler, logging.FileHandler)
+    ]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
 
 
 def shell(*arguments: str, code: str = "") -> tuple[subprocess.CompletedProcess[str], float]:

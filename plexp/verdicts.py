@@ -138,17 +138,21 @@ def verdicts(groups: Sequence[Group], found: Sequence[Measure], tested: Sequence
 
 def _ranking(groups: Sequence[Group], measure: Measure, tested: Sequence[Contrast]) -> str:
     """`a learns fastest (on average 12.5k steps to 475): distinguishable from b and c; not distinguishable from d`."""
-    best = (min if measure.lower_is_better else max)(range(len(groups)), key=lambda i: float(measure.values[i].mean()))
+    means = [float(values.mean()) for values in measure.values]
+    best, second = sorted(range(len(groups)), key=means.__getitem__, reverse=not measure.lower_is_better)[:2]
     label = groups[best].label
     those = [each for each in tested if each.question == measure.question and label in (each.group, each.reference)]
     others = {each.reference if each.group == label else each.group: each.distinct for each in those}
     beaten = [name for name, distinct in others.items() if distinct]
     equal = [name for name, distinct in others.items() if distinct is False]
     unknown = [name for name, distinct in others.items() if distinct is None]
-    mean = f"on average {_amount(float(measure.values[best].mean()), measure)} {measure.name}"
+    mean = f"on average {_amount(means[best], measure)} {measure.name}"
+    ahead = f"{label} is ahead ({mean})"
+    if not beaten and unknown:
+        more = f"to tell it from {groups[second].label}, {_more_seeds([measure], best, second)}"
+        return f"exploratory: no verdict on {ASPECTS[measure.question]}; {ahead}; {more}"
     if not beaten:
-        why = f"under {FEWEST} seeds there is no verdict" if unknown else "it may be luck"
-        return f"not distinguishable in {ASPECTS[measure.question]}: {label} is ahead ({mean}), but {why}"
+        return f"not distinguishable in {ASPECTS[measure.question]}: {ahead}, but it may be luck"
     parts = [f"distinguishable from {_listed(beaten, 'and')}"]
     parts += [f"not distinguishable from {_listed(equal, 'and')}"] if equal else []
     parts += [f"no verdict on {_listed(unknown, 'and')}, under {FEWEST} seeds"] if unknown else []

@@ -151,8 +151,8 @@ def test_of_more_than_three_groups_each_question_gets_one_sentence() -> None:
     assert few.verdicts[0].endswith("not distinguishable from kind=b; no verdict on kind=c, under 5 seeds")
     fewer = compared(**{name: curves[:3] for name, curves in groups.items()})
     assert fewer.verdicts[0] == (
-        "not distinguishable in learning speed: kind=a is ahead (on average 1.33k steps to 475), "
-        "but under 5 seeds there is no verdict"
+        "exploratory: no verdict on learning speed; kind=a is ahead (on average 1.33k steps to 475); "
+        "to tell it from kind=b, 2 more seeds each to begin with"
     )
 
 

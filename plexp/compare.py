@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from plexp.comparison import Comparison, Group, Member, Summary
+from plexp.comparison import Comparison, Group, Member, Summary, figures_of
 from plexp.curves import curve_figures
 from plexp.errors import ConfigError, Problem, nearest
 from plexp.grouping import RunGroup, cut_to, group_runs
@@ -53,8 +54,8 @@ def compare(
     reference = _baseline(groups, baseline)
     found = measures(groups, mark, int(grouping.grid[-1]))
     tested = contrasts(groups, found, reference) if len(groups) > 1 else []
-    reached = sum(np.isfinite(group.values("steps_to_threshold")).sum() for group in groups)
-    if mark is not None and reached < len(everyone) / 2:
+    if mark is not None and not found[0].steps:
+        reached = sum(np.isfinite(group.values("steps_to_threshold")).sum() for group in groups)
         share = "no run" if not reached else f"only {reached} of {len(everyone)} runs"
         notes.append(f"{share} reached {mark:g}: speed is judged by the mean return while learning.")
     if len(groups) == 1:
@@ -92,10 +93,7 @@ def _group(
 
 
 def _summary(members: Sequence[Member], budget: float, threshold: float | None) -> Summary:
-    def values(figure: str) -> np.ndarray:
-        found = [getattr(member.figures, figure) for member in members]
-        return np.array([np.nan if each is None else each for each in found], float)
-
+    values = partial(figures_of, members)
     final, steps, seconds = values("final_return"), values("steps_to_threshold"), values("seconds_to_threshold")
     limits = np.array([member.seconds[-1] for member in members])
     scores, runs = values("normalised_score"), len(members)

@@ -29,6 +29,12 @@ class Member:
     figures: CurveFigures
 
 
+def figures_of(members: Sequence[Member], figure: str) -> Floats:
+    """[S] one figure of each; NaN where it is None."""
+    found = [getattr(member.figures, figure) for member in members]
+    return np.array([np.nan if each is None else each for each in found], float)
+
+
 @dataclass(frozen=True)
 class Summary:
     """A group over its seeds. Intervals are of 95 %."""
@@ -76,8 +82,7 @@ class Group:
 
     def values(self, figure: str) -> Floats:
         """[S] one figure of every member, such as `final_return`; NaN where it is None."""
-        found = [getattr(member.figures, figure) for member in self.members]
-        return np.array([np.nan if each is None else each for each in found], float)
+        return figures_of(self.members, figure)
 
     @property
     def curves(self) -> Floats:

@@ -96,7 +96,7 @@ class SqliteHistory:
 
     def curves(self, run_ids: Sequence[str]) -> dict[str, Curve]:
         query = """SELECT timestamp, step, CASE WHEN is_nan THEN NULL ELSE value END FROM metrics
-            WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp"""
+            WHERE run_uuid = ? AND key = ?"""
         found = {}
         with self._connect() as connection:
             for run in run_ids:

@@ -148,14 +148,16 @@ def _ranking(groups: Sequence[Group], measure: Measure, tested: Sequence[Contras
     unknown = [name for name, distinct in others.items() if distinct is None]
     mean = f"on average {_amount(means[best], measure)} {measure.name}"
     ahead = f"{label} is ahead ({mean})"
-    if not beaten and unknown:
+    fewest = f"no verdict on {_listed(unknown, 'and')}, under {FEWEST} seeds" if unknown else ""
+    if not beaten and groups[second].label in unknown:
         more = f"to tell it from {groups[second].label}, {_more_seeds([measure], best, second)}"
         return f"exploratory: no verdict on {ASPECTS[measure.question]}; {ahead}; {more}"
     if not beaten:
-        return f"not distinguishable in {ASPECTS[measure.question]}: {ahead}, but it may be luck"
+        text = f"not distinguishable in {ASPECTS[measure.question]}: {ahead}, but it may be luck"
+        return "; ".join([text, fewest]) if fewest else text
     parts = [f"distinguishable from {_listed(beaten, 'and')}"]
     parts += [f"not distinguishable from {_listed(equal, 'and')}"] if equal else []
-    parts += [f"no verdict on {_listed(unknown, 'and')}, under {FEWEST} seeds"] if unknown else []
+    parts += [fewest] if fewest else []
     return f"{label} {MOST[measure.question]} ({mean}): {'; '.join(parts)}"
 
 

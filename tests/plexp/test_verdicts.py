@@ -149,6 +149,9 @@ def test_of_more_than_three_groups_each_question_gets_one_sentence() -> None:
     assert many.verdicts[0].endswith(": distinguishable from kind=slow; not distinguishable from 8 others")
     few = compared(**{name: curves[: 6 - 2 * (name == "c")] for name, curves in groups.items()})
     assert few.verdicts[0].endswith("not distinguishable from kind=b; no verdict on kind=c, under 5 seeds")
+    alike = {name: climbs([1, 2] * 3) for name in "abc"}
+    mixed = compared(**alike, d=climbs([2, 2, 2])).verdicts[0]
+    assert mixed.endswith(", but it may be luck; no verdict on kind=d, under 5 seeds") and "more seed" not in mixed
     fewer = compared(**{name: curves[:3] for name, curves in groups.items()})
     assert fewer.verdicts[0] == (
         "exploratory: no verdict on learning speed; kind=a is ahead (on average 1.33k steps to 475); "

@@ -11,7 +11,8 @@ from plexp.comparison import Comparison, Group, Member, Summary, figures_of
 from plexp.curves import curve_figures
 from plexp.errors import ConfigError, Problem, nearest
 from plexp.grouping import RunGroup, cut_to, group_runs
-from plexp.selection import ABSENT, number, setting
+from plexp.numbers import parsed
+from plexp.selection import ABSENT, setting
 from plexp.statistics import (
     bootstrap_interval,
     cvar,
@@ -77,7 +78,7 @@ def _group(
 ) -> Group:
     members = []
     for run in sorted(
-        (cut_to(run, grid) for run in group.runs), key=lambda run: (number(setting(run, "seed")) or 0, run.run_id)
+        (cut_to(run, grid) for run in group.runs), key=lambda run: (parsed(setting(run, "seed")) or 0, run.run_id)
     ):
         curve = run.curve
         figures = curve_figures(
@@ -119,7 +120,7 @@ def _summary(members: Sequence[Member], budget: float, threshold: float | None) 
 def _shared(runs: Sequence[RecordedRun], key: str) -> float | None:
     """The one number that all runs have there."""
     found = {setting(run, key) for run in runs}
-    return number(found.pop()) if len(found) == 1 else None
+    return parsed(found.pop()) if len(found) == 1 else None
 
 
 def _baseline(groups: Sequence[Group], name: str | None) -> int | None:

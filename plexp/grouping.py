@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from plexp.errors import ConfigError, Problem
+from plexp.numbers import natural
 from plexp.registry import GROUPS
-from plexp.selection import ABSENT, CHOICE, check_environment, check_key, number, params_of, setting, usable
+from plexp.selection import ABSENT, CHOICE, check_environment, check_key, params_of, setting, usable
 from plexp.tracking_history import RecordedRun
 
 ASIDE = ("seed", "outputs", "objective", "compile", "torch_threads", "device")
@@ -58,7 +58,7 @@ def group_runs(runs: Sequence[RecordedRun], by: Sequence[str] | None) -> Groupin
     parts: dict[tuple[str, ...], list[RecordedRun]] = defaultdict(list)
     for run in chosen:
         parts[tuple(setting(run, key) for key in keys)].append(run)
-    ordered = sorted(parts, key=lambda values: [_natural(value) for value in values])
+    ordered = sorted(parts, key=lambda values: [natural(value) for value in values])
     settings = [dict(zip(keys, values, strict=True)) for values in ordered]
     groups = [
         RunGroup(label, each, parts[values])
@@ -128,7 +128,7 @@ def _varying(groups: Sequence[RunGroup], differing: Sequence[str], keys: Sequenc
     found = {}
     for key in differing:
         if key not in keys and any(len({setting(run, key) for run in group.runs}) > 1 for group in groups):
-            found[key] = sorted({setting(run, key) for group in groups for run in group.runs}, key=_natural)
+            found[key] = sorted({setting(run, key) for group in groups for run in group.runs}, key=natural)
     if not found:
         return []
     shown = "; ".join(f"{_short(key)} ({', '.join(values)})" for key, values in list(found.items())[:8])
@@ -180,9 +180,3 @@ def _is_aside(key: str) -> bool:
 
 def _short(key: str) -> str:
     return key.removesuffix(".plugin")
-
-
-def _natural(value: str) -> tuple[float, str]:
-    """Numbers by size, before words."""
-    found = number(value)
-    return (math.inf if found is None or math.isnan(found) else found, value)

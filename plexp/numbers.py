@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Numbers as a person reads and writes them."""
 
 from __future__ import annotations
 
@@ -16,3 +16,18 @@ def number(value: float | None, steps: bool = False, beside: float = 0) -> str:
     digits = 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 1 else 3
     text = f"{round(value, digits) or 0.0:,.{digits}f}" if size >= 0.0005 or size == 0 else f"{value:.1g}"
     return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
+
+
+def parsed(text: str | None) -> float | None:
+    """The number that a param says; None for what is none."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def natural(value: str) -> tuple[bool, float, str]:
+    """Sorts numbers by size, then words."""
+    found = parsed(value)
+    known = found is not None and not math.isnan(found)
+    return not known, found if found is not None and known else 0.0, value

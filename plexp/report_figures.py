@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from plexp import statistics
 from plexp.comparison import Comparison, Floats, Group
-from plexp.numbers import number
+from plexp.numbers import natural, number
 from plexp.statistics import Interval, interquartile_mean, iqm_band
 
 Style = dict[str, Any]
@@ -142,7 +142,9 @@ def heat_map(comparison: Comparison) -> Figure | None:
     """Two params as rows and columns, the interquartile mean over seeds in the cells; a blank: no such group."""
     if len(comparison.by) != 2:
         return None
-    values = {name: sorted({group.settings[name] for group in comparison.groups}, key=_rank) for name in comparison.by}
+    values = {
+        name: sorted({group.settings[name] for group in comparison.groups}, key=natural) for name in comparison.by
+    }
     down, across = sorted(comparison.by, key=lambda name: -len(values[name]))
     rows, columns = values[down], values[across]
     if len(columns) < 2:
@@ -222,14 +224,6 @@ def _plain(axes: Axes, ticks: int) -> None:
 def _wrapped(label: str, width: int) -> str:
     """In lines of at most `width`, broken at spaces where it can be; matplotlib reads $ as the start of an equation."""
     return "\n".join(wrap(label, width, break_on_hyphens=False)).replace("$", r"\$")
-
-
-def _rank(value: str) -> tuple[bool, float, str]:
-    """Numbers in their order, then words in theirs."""
-    try:
-        return False, float(value), value
-    except ValueError:
-        return True, 0, value
 
 
 def _ink(colour: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from plexp.errors import ConfigError, Problem, nearest
+from plexp.numbers import parsed
 from plexp.tracking_history import RecordedRun
 
 CHOICE = "choice."
@@ -76,7 +77,7 @@ def _why_unusable(run: RecordedRun) -> str:
         return "without a learning curve (evaluation.every=null, or longer than the run)"
     if not np.isfinite(run.curve.returns).all():
         return "its evaluations are not all finite"
-    every, total = (number(run.params.get(key)) for key in ("evaluation.every", "total_timesteps"))
+    every, total = (parsed(run.params.get(key)) for key in ("evaluation.every", "total_timesteps"))
     due = int(total // every) + 1 if every and total else 0
     if len(run.curve.steps) >= due or run.params.get("total_episodes", "null") != "null":
         return ""
@@ -117,11 +118,3 @@ def _some(chosen: Sequence[RecordedRun], option: str, value: str, known: Sequenc
 def params_of(runs: Iterable[RecordedRun]) -> list[str]:
     """The names of all their params."""
     return sorted({key for run in runs for key in run.params})
-
-
-def number(text: str | None) -> float | None:
-    """None for what is none."""
-    try:
-        return float(text or "")
-    except ValueError:
-        return None

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import statistics
+import time
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from plexp.checkpoint import State, copied
 from plexp.evaluation import EvaluationResult
+from plexp.interfaces import Stateful
+from plexp.run_folder import RunFolder
 from plexp.trainer import Progress
 from plexp.types import Metrics
 
@@ -42,12 +48,11 @@ class Recorder:
     def __init__(self, log: Log, every: int) -> None:
         self.log, self.grid = log, Grid(every)
         self.sums: dict[str, list[float]] = defaultdict(list)
-        self.episodes: list[tuple[int, float, int]] = []
-        """(environment steps so far, return, length) of every training episode."""
+        self.episodes = array("d")
+        """Environment steps so far, return and length of every training episode, one after the other."""
         self.start = (0, 0.0)
 
-    def on_start(self, progress: Progress) -> None:
-        self.start = (progress.steps, progress.seconds)
+    def on_start(self, progress: Progress) -> None: ...
 
     def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
         for name, value in metrics.items():
@@ -55,7 +60,7 @@ class Recorder:
         for episode in progress.finished:
             self.sums["train/episode_return"].append(episode.total_reward)
             self.sums["train/episode_length"].append(episode.length)
-            self.episodes.append((progress.steps, episode.total_reward, episode.length))
+            self.episodes.extend((progress.steps, episode.total_reward, episode.length))
         points = self.grid.passed(progress.steps)
         if points:
             self._write(progress, points)
@@ -63,6 +68,19 @@ class Recorder:
     def on_end(self, progress: Progress) -> None:
         if self.sums and not self.grid.last:  # a run shorter than one interval; a later rest would lie off the grid
             self._write(progress, range(progress.steps, progress.steps + 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": self.grid.last, "sums": self.sums, "episodes": np.array(self.episodes), "start": self.start}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.grid.last, self.start = state_dict["last"], tuple(state_dict["start"])
+        self.sums.update(state_dict["sums"])
+        self.episodes = array("d", state_dict["episodes"].tobytes())
+
+    def episodes_as_csv(self) -> str:
+        """steps,return,length of every training episode."""
+        rows = zip(*[iter(self.episodes)] * 3, strict=True)
+        return "steps,return,length\n" + "".join(f"{int(s)},{total:g},{int(length)}\n" for s, total, length in rows)
 
     def _write(self, progress: Progress, points: range) -> None:
         means = {name: statistics.fmean(values) for name, values in self.sums.items()}
@@ -106,7 +124,7 @@ class Evaluator:
         self.final: EvaluationResult | None = None
 
     def on_start(self, progress: Progress) -> None:
-        if self.grid.every is not None:
+        if self.grid.every is not None and not self.count:
             self._evaluate(range(1), progress)
 
     def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
@@ -118,6 +136,15 @@ class Evaluator:
         self.final = self.evaluate(self.count, self.final_episodes)
         mean, deviation = float(self.final.returns.mean()), float(self.final.returns.std())
         self.log({"eval/final_return": mean, "eval/final_return_std": deviation}, progress.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("count", "curve", "seconds", "solved_at")
+        return {"last": self.grid.last, **{name: getattr(self, name) for name in names}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.grid.last, self.count = state_dict["last"], state_dict["count"]
+        self.curve = [(step, mean) for step, mean in state_dict["curve"]]
+        self.seconds, self.solved_at = state_dict["seconds"], state_dict["solved_at"]
 
     def _evaluate(self, points: range, progress: Progress) -> None:
         began = progress.profile.now()
@@ -135,6 +162,67 @@ class Evaluator:
         if solved and self.solved_at is None:
             self.solved_at = points[0]
             progress.solved = self.stop_when_solved
+
+
+class Pulse:
+    """Tells the run's folder how far it is, for its heartbeat."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_start(self, progress: Progress) -> None:
+        self.folder.progress = (progress.steps, progress.fraction)
+
+    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+        self.folder.progress = (progress.steps, progress.fraction)
+
+    def on_end(self, progress: Progress) -> None: ...
+
+
+class Checkpointer:
+    """Writes checkpoints; the last callback, so that what the others counted is in it.
+
+    A copy of everything is taken in memory about four times a second, and never more than a twentieth of the time goes
+    into that; it goes to disk when `every` more steps are done, at the end of training, and by `save_last`.
+    """
+
+    PAUSE, SHARE = 0.25, 0.05
+
+    def __init__(self, parts: Mapping[str, Stateful], write: Callable[[State, int], object], every: int | None) -> None:
+        self.parts, self.write, self.grid = parts, write, Grid(every)
+        self.last: tuple[State, int] | None = None
+        """The latest copy, and its step."""
+        self.written = -1
+        """The step of the latest one on disk."""
+        self.next = 0.0
+
+    def on_start(self, progress: Progress) -> None:
+        self.parts = {**self.parts, "progress": progress}
+        self.grid.last, self.written = progress.steps, progress.steps
+        self._copy(progress)
+
+    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+        due = bool(self.grid.passed(progress.steps)) or progress.fraction >= 1 or progress.solved
+        if due or time.perf_counter() >= self.next:
+            began = progress.profile.now()
+            self._copy(progress)
+            if due and self.grid.every is not None:
+                self.save_last()
+            progress.profile.add("checkpointing", began)
+
+    def on_end(self, progress: Progress) -> None: ...
+
+    def save_last(self) -> None:
+        """Write the latest copy, if it is not on disk. Raises OSError where it cannot be."""
+        if self.last is not None and self.last[1] != self.written:
+            self.write(*self.last)
+            self.written = self.last[1]
+
+    def _copy(self, progress: Progress) -> None:
+        began = time.perf_counter()
+        self.last = ({name: copied(part.state_dict()) for name, part in self.parts.items()}, progress.steps)
+        ended = time.perf_counter()
+        self.next = ended + max(self.PAUSE, (ended - began) / self.SHARE)
 
 
 class ProgressBar:

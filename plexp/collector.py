@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from plexp.agent import Agent
-from plexp.errors import TrainingError
+from plexp.episodes import EpisodesInProgress
+from plexp.errors import EnvironmentFault, TrainingError
+from plexp.interfaces import EpisodeSeed
 from plexp.normalization import RewardScaler
 from plexp.profile import Profile
 from plexp.stepper import Array, Stepper
@@ -49,18 +52,24 @@ class Collector:
         num_steps: int,
         complete_episodes: bool,
         profile: Profile | None = None,
+        episode_seed: EpisodeSeed | None = None,
+        check_bounds: bool = True,
     ) -> None:
         self.stepper, self.agent, self.rng, self.scaler = Stepper(env, agent.distribution), agent, rng, scaler
         self.num_steps, self.complete_episodes, self.profile = num_steps, complete_episodes, profile or Profile()
+        self.episode_seed, self.bounds = episode_seed, _bounds(env.single_observation_space) if check_bounds else None
         self.device = next(agent.parameters()).device
         self.on_cpu = self.device.type == "cpu"
         self.block = BLOCK if complete_episodes else num_steps
         self.returns, self.lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
         self.ended = np.zeros(env.num_envs, np.bool_)
+        self.in_progress = EpisodesInProgress(env.num_envs)
         self.observations = self._reset()
         self.fresh = True
         self.episodes: list[Episode] = []
         """The episodes that ended in the last rollout."""
+        self.not_replayed: list[int] = []
+        """The environments whose episode in progress did not come out equal when the run was taken up again."""
 
     def collect(self) -> Rollout:
         """T steps of N environments, appraised by the agent.
@@ -84,7 +93,11 @@ class Collector:
             action = self.agent.act(observed, block.noise[t])
             actions.append(action if self.on_cpu else action.cpu())
             before = time.perf_counter()
-            observations, rewards, terminated, truncated, info = self.stepper.step(actions[-1])
+            try:
+                observations, rewards, terminated, truncated, info = self.stepper.step(actions[-1])
+            except EnvironmentFault as fault:
+                known = _Block.joined(blocks)
+                raise self._located(fault, actions, known.terminated | known.truncated) from fault
             self.profile.environment += time.perf_counter() - before
             block.observations[t + 1] = observations
             block.rewards[t], block.terminated[t], block.truncated[t] = rewards, terminated, truncated
@@ -110,8 +123,12 @@ class Collector:
 
     def _reset(self) -> Array:
         self.returns[:], self.lengths[:], self.ended[:] = 0, 0, False
+        self.in_progress.begin()
         began = self.profile.now()
-        observations = self.stepper.reset()
+        try:
+            observations = self.stepper.reset()
+        except EnvironmentFault as fault:
+            raise self._located(fault, [], np.zeros((0, self.stepper.num_envs), np.bool_)) from fault
         self.profile.add("environment", began)
         return observations
 
@@ -125,14 +142,17 @@ class Collector:
         last = np.stack(finals) if finals else np.zeros((0, *observations.shape[2:]), self.stepper.dtype)
         if self.stepper.same_step and len(last) != done.sum():
             raise TrainingError("the vector environment resets in the same step, and its info has no final_obs")
-        _check_finite("reward", rewards)
-        if self.stepper.dtype == np.float32:
+        found = _fault("reward", rewards, None)
+        if found is None and self.stepper.dtype == np.float32:
             if finals:
                 returned = observations[1:].copy()
                 returned.reshape(-1, *returned.shape[2:])[final_index] = last
-                _check_finite("observation", returned)
-            _check_finite("observation", observations, first=-1)
-        valid = self._valid(done)
+                found = _fault("observation", returned, self.bounds)
+            found = found or _fault("observation", observations, self.bounds, first=-1)
+        if found is not None:
+            raise self._located(found[0], actions[: found[1] + 1], done)
+        valid, taken = self._valid(done), torch.stack(actions)
+        self.in_progress.add(taken, done)
         self._count(np.where(valid, rewards, 0.0), valid, done)
         self.ended = done[-1]
         self.fresh = self.stepper.same_step and bool(self.ended.all())
@@ -140,7 +160,7 @@ class Collector:
         zeros = torch.zeros(rewards.shape)
         return Rollout(
             observations=torch.from_numpy(observations[:-1]),
-            actions=torch.stack(actions),
+            actions=taken,
             log_probs=zeros,
             rewards=torch.from_numpy(scaled.astype(np.float32)),
             values=zeros,
@@ -154,6 +174,40 @@ class Collector:
             final_observations=torch.from_numpy(last),
             final_index=torch.from_numpy(np.array(final_index, np.int64)),
         )
+
+    def _located(self, fault: EnvironmentFault, actions: list[Tensor], done: Array) -> EnvironmentFault:
+        """The fault with the episode that it is in: the last of these steps' of that environment."""
+        if not self.stepper.same_step or self.episode_seed is None:
+            return fault
+        number, played = self.in_progress.at(fault.index, actions, done)
+        if fault.number is not None and fault.number == number + 1:  # it came when the next one was to begin
+            number, played = fault.number, played[:0]
+        given = self.stepper.distribution.to_environment(played).tolist() if len(played) else []
+        seed = self.episode_seed(fault.index, number)
+        fault.episode = {"environment": fault.index, "episode": number, "seed": seed, "actions": given}
+        return fault
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the environments' own state, which the episodes in progress stand for."""
+        scaler = None if self.scaler is None else self.scaler.state_dict()
+        names = ("returns", "lengths", "ended", "observations", "fresh")
+        return {**{n: getattr(self, n) for n in names}, "in_progress": self.in_progress.state_dict(), "scaler": scaler}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Plays the episodes in progress again; those that don't come out equal begin anew, and are `not_replayed`."""
+        for name in ("returns", "lengths", "ended"):
+            setattr(self, name, state_dict[name].copy())
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state_dict["scaler"])
+        columns = self.in_progress.load_state_dict(state_dict["in_progress"])
+        expected = state_dict["observations"]
+        self.observations, equal = self.stepper.replay(self.in_progress.numbers.tolist(), columns, expected)
+        self.fresh, self.not_replayed = state_dict["fresh"], np.flatnonzero(~equal).tolist()
+        for index in self.not_replayed:
+            self.in_progress.begin_anew(index)
+            self.returns[index], self.lengths[index], self.ended[index] = 0.0, 0, False
+            if self.scaler is not None:
+                self.scaler.forget(index)
 
     def _valid(self, done: Array) -> Array:
         """[T, N]: not the step after an end that only resets, nor one of an environment that waits for the others."""
@@ -207,10 +261,26 @@ class _Block:
         return cls(observations, (), (), *(np.concatenate([getattr(block, n) for block in blocks]) for n in names))
 
 
-def _check_finite(what: str, array: Array, first: int = 0) -> None:
-    """Raise TrainingError if not; `first` is the step of the first row (−1: what the rollout began with)."""
-    if np.isfinite(array).all():
-        return
-    step, env = np.argwhere(~np.isfinite(array))[0][:2]
-    shown = f"{what} {array[step, env]} in step {step + first} of the rollout"
-    raise TrainingError(f"environment {env} returned the {shown}: not finite")
+def _fault(
+    what: str, array: Array, bounds: tuple[Array, Array] | None, first: int = 0
+) -> tuple[EnvironmentFault, int] | None:
+    """The first number that is not finite or not within bounds, and its step; None if there is none.
+
+    `first` is the step of the first row (−1: what the rollout began with).
+    """
+    good = np.isfinite(array)
+    why = "not finite"
+    if good.all() and bounds is not None:
+        good = (array >= bounds[0]) & (array <= bounds[1])
+        why = "outside its space, as env.check_bounds=true does not allow"
+    if good.all():
+        return None
+    step, env = (int(place) for place in np.argwhere(~good)[0][:2])
+    shown = f"{what} {' '.join(str(array[step, env]).split())} in step {step + first} of the rollout"
+    return EnvironmentFault(f"environment {env} returned the {shown}: {why}", env), step + first
+
+
+def _bounds(space: Any) -> tuple[Array, Array] | None:
+    """Of observations, as float32; None where there are none."""
+    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
+    return (low, high) if np.isfinite(low).any() or np.isfinite(high).any() else None

@@ -80,6 +80,7 @@ def _keep(comparison: Comparison, request: Request, files: Sequence[Path], exper
     tracker = Tracker(
         uri=request.uri,
         outputs=request.outputs,
+        outbox=files[0].parent / "outbox",
         experiment=experiment,
         run_name=f"comparison of {comparison.title}",
         params=params,
@@ -92,5 +93,6 @@ def _keep(comparison: Comparison, request: Request, files: Sequence[Path], exper
     except BaseException:
         tracker.finish("FAILED")
         raise
-    tracker.finish("FINISHED")
+    if not tracker.finish("FINISHED"):
+        raise StoreError(str(Problem("report", files[0].parent, "the store does not take it", "compare again later")))
     return tracker.run_id

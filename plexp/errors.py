@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -37,6 +37,28 @@ class ConfigError(Exception):
 
 class TrainingError(RuntimeError):
     """A run that cannot go on (an environment that raises or returns NaN, a loss that is not finite): one line, exit 1."""
+
+
+class EnvironmentFault(TrainingError):
+    """An environment that misbehaves: which, in its which episode, and (once known) how to see that again."""
+
+    def __init__(self, message: object, index: int = 0, number: int | None = None) -> None:
+        super().__init__(str(message))
+        # gymnasium raises the exception of a worker process again as type(exception)(exception)
+        self.episode: Mapping[str, object] | None = None
+        known = isinstance(message, EnvironmentFault)
+        self.index: int = getattr(message, "index", index) if known else index
+        self.number: int | None = getattr(message, "number", number) if known else number
+
+    def __reduce__(self) -> tuple[type[EnvironmentFault], tuple[str, int, int | None]]:
+        return type(self), (str(self), self.index, self.number)
+
+    @classmethod
+    def of(cls, error: Exception, where: str, index: int, number: int) -> EnvironmentFault:
+        """What it raised, as text, which every process can hand on."""
+        if isinstance(error, EnvironmentFault):
+            return error
+        return cls(f"environment {index} raised {type(error).__name__} in {where}: {one_line(error)}", index, number)
 
 
 class StoreError(RuntimeError):

@@ -16,7 +16,7 @@ from plexp import registry
 from plexp.agent import Agent
 from plexp.collector import Collector
 from plexp.errors import ConfigError, Problem
-from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network
+from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network, Stateful
 from plexp.learner import Learner
 from plexp.normalization import ObservationNormalizer, RewardScaler
 from plexp.profile import Profile
@@ -39,6 +39,8 @@ ROOT: dict[str, Any] = {
     "torch_threads": PositiveInt,
     "outputs": str,
     "objective": str,
+    "resume": Literal["auto", "never"],
+    "rerun": bool,
 }
 SECTIONS: dict[str, dict[str, Any]] = {
     "evaluation": {
@@ -47,6 +49,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "final_episodes": PositiveInt,
         "stop_when_solved": bool,
     },
+    "checkpoint": {"every": PositiveInt | None},
     "tracker": {"uri": str | None, "experiment": str | None, "every": PositiveInt, "log_model": bool},
 }
 
@@ -62,6 +65,8 @@ class Experiment:
     trainer: Trainer
     training_env: VectorEnv[Any, Any, Any]
     streams: Streams
+    remembers: Mapping[str, Stateful] | None
+    """All that changes while it trains, beside what callbacks count; None: the algorithm does not say what it remembers."""
     group: str
     """Its name without the seed, e.g. `ppo-mlp2x64-gae-cartpole`."""
 
@@ -94,11 +99,11 @@ def build(cfg: DictConfig) -> Experiment:
         if compiled:
             agent.compile(profile)
         wired = {"agent": agent, "advantage": advantage, "rng": streams.minibatches}
+        learner = None
         if "learner" in inspect.signature(classes["algo"]).parameters:
             keys = registry.parameters(Learner)
-            wired["learner"] = Learner(
-                agent, advantage, streams.minibatches, compiled, profile, **_pick(values["algo"], keys)
-            )
+            learner = Learner(agent, advantage, streams.minibatches, compiled, profile, **_pick(values["algo"], keys))
+            wired["learner"] = learner
         algorithm: Algorithm = _make(classes["algo"], values["algo"], **wired)
         _check_schedule(algorithm, advantage, environment)
         scaler = RewardScaler(env.num_envs, values["gamma"]) if environment.scale_rewards else None
@@ -111,14 +116,19 @@ def build(cfg: DictConfig) -> Experiment:
             num_steps=algorithm.num_steps,
             complete_episodes=complete,
             profile=profile,
+            episode_seed=streams.training,
+            check_bounds=getattr(environment, "check_bounds", True),
         )
     except BaseException:
         env.close()
         raise
     limits = {"total_timesteps": values["total_timesteps"], "total_episodes": values["total_episodes"]}
     trainer = Trainer(agent, collector, algorithm, profile=profile, **limits)
+    remembers = _remembers(algorithm, advantage, learner)
+    if remembers is not None:
+        remembers = {"agent": agent, **remembers, "streams": streams, "collector": collector}
     parts = [values["algo"]["plugin"], net.label, values["advantage"]["plugin"], environment.label]
-    return Experiment(values, environment, agent, trainer, env, streams, "-".join(parts))
+    return Experiment(values, environment, agent, trainer, env, streams, remembers, "-".join(parts))
 
 
 def _agent(
@@ -186,6 +196,15 @@ def _check(values: dict[str, Any]) -> dict[str, Any]:
 
 def _no_section(section: str, value: object) -> Problem:
     return Problem(section, value, "this is a section, not a value", f"give {section}.KEY=…, or leave it out")
+
+
+def _remembers(
+    algorithm: Algorithm, advantage: AdvantageEstimator, learner: Learner | None
+) -> dict[str, Stateful] | None:
+    """What plugins and learner keep between updates; None where an algorithm learns by itself and does not say."""
+    parts = {"algorithm": algorithm, "advantage": advantage, "learner": learner}
+    found: dict[str, Any] = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
+    return found if {"algorithm", "learner"} & found.keys() else None
 
 
 def _check_schedule(algorithm: Algorithm, advantage: AdvantageEstimator, environment: Environment) -> None:

@@ -94,6 +94,14 @@ class GradientStep:
         if self.compiled is not None:
             self.compiled.check_watched()
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What Adam remembers; the parameters are the module's."""
+        return {"means": self.means, "squares": self.squares, "counts": self.counts}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        for name, value in self.state_dict().items():
+            value.copy_(state_dict[name])
+
     def __call__(self, minibatch: Minibatch) -> Tensor:
         """One step on a minibatch; the loss's terms, and the gradient's norm before clipping, as `names` says.
 

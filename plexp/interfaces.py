@@ -6,7 +6,7 @@ A plugin's keyword-only parameters are its configuration. An algorithm's positio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
 from gymnasium.vector import VectorEnv
@@ -17,6 +17,22 @@ from plexp.types import Metrics, Rollout, Targets
 CriticKind: TypeAlias = Literal["none", "v", "q"]
 EpisodeSeed: TypeAlias = Callable[[int, int], int]
 """(environment's index, episode's index) -> the seed that this episode is reset with."""
+
+
+class Stateful(Protocol):
+    """What a checkpoint keeps of an object: as torch has it, nested tensors, numpy arrays, numbers and texts.
+
+    An algorithm or estimator that remembers anything between updates (beside the learner that is wired in) fulfils it too;
+    one that does not is taken to remember nothing.
+    """
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Of now; a copy is made of it before anything changes."""
+        ...
+
+    def load_state_dict(self, state_dict: Any) -> object:
+        """Become what `state_dict` said, in place."""
+        ...
 
 
 class Algorithm(Protocol):

@@ -11,17 +11,24 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plexp.errors import ConfigError, Problem, StoreError, TrainingError, nearest, one_line
+from plexp import resume
+from plexp.errors import ConfigError, EnvironmentFault, Problem, StoreError, TrainingError, nearest, one_line
+from plexp.outcome import Outcome, objective, verdict
+from plexp.tracking_views import masked
+
+if TYPE_CHECKING:
+    from plexp.experiment import Experiment
+    from plexp.run_folder import Record, RunFolder
 
 log = logging.getLogger("plexp")
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -38,14 +45,14 @@ def task(cfg: DictConfig) -> float | None:
     global status
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
-    result: dict[str, Any] = {
-        "job": hydra_config.job.num if in_sweep else 0,
-        "overrides": list(hydra_config.overrides.task),
-    }
+    folder = Path(hydra_config.runtime.output_dir)
+    logging.raiseExceptions = False  # a log file that cannot be written is no reason for a traceback
+    _mask_written(folder)
+    result: dict[str, Any] = {"job": hydra_config.job.num if in_sweep else 0, "overrides": _overrides()}
     started = time.time()
     try:
         with _sigterm_as_interrupt():
-            result |= {"status": "FINISHED", **_run(cfg, in_sweep)}
+            result |= {"status": "FINISHED", **_job(cfg, in_sweep)}
         if result["objective"] is None:
             remedy = nearest(cfg.objective, result["logged"])
             raise ConfigError(Problem("objective", cfg.objective, "this run logged no such metric", remedy))
@@ -57,35 +64,67 @@ def task(cfg: DictConfig) -> float | None:
         refused = status == USAGE and "run_id" not in result
         result |= {"status": "REFUSED" if refused else "FAILED", "error": lines}
         if status == FAILED:
-            file = Path(hydra_config.runtime.output_dir, "traceback.txt")
-            file.write_text(traceback.format_exc())
-            lines = [f"{' '.join(lines)} (traceback in {file})"]
+            lines = [f"{' '.join(lines)}{_evidence(error, cfg, folder)}"]
         if in_sweep:
             log.error("\n".join(lines))
         else:
             print("\n".join(lines), file=sys.stderr)
     finally:
         result["seconds"] = time.time() - started
-        Path(hydra_config.runtime.output_dir, "result.json").write_text(json.dumps(result, indent=1))
+        with suppress(OSError):  # on a full disk; the run's own record has it
+            (folder / "result.json").write_text(json.dumps(result, indent=1))
     return result.get("objective")
 
 
-def _run(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
+def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
+    """Do what is to be done of this job; what came of it."""
+    sweep = os.environ["PLEXP_SWEEP"] if in_sweep else ""
+    with suppress(OmegaConfBaseException, KeyError, TypeError):  # of which `build` will say more
+        before = resume.finished(OmegaConf.to_container(cfg, resolve=True), sweep) if in_sweep else None  # type: ignore[arg-type]
+        if before is not None:
+            return _finished_before(cfg, *before, sweep)
+    from plexp.experiment import build
+
+    experiment = build(cfg)
+    folder = resume.claim(experiment.values)
+    try:
+        return _run(experiment, folder, sweep)
+    finally:
+        folder.release()
+
+
+def _finished_before(cfg: DictConfig, folder: RunFolder, record: Record, sweep: str) -> dict[str, Any]:
+    """Skip a run that is finished, and note that it belongs to this sweep too."""
+    assert record.outcome is not None
+    outcome = Outcome(**record.outcome)
+    log.info("%s is finished (run %s): %s; rerun=true does it again", record.name, record.run_id, verdict(outcome))
+    if sweep not in record.sweeps:
+        from plexp.tracking_settle import tag
+
+        tag(Path(cfg.outputs).absolute(), cfg.tracker.uri, str(record.run_id), _sweep_tag(record, sweep))
+        folder.change(sweeps={**record.sweeps, sweep: HydraConfig.get().job.num})
+    found = objective(cfg.objective, record.metrics, outcome.solved_return)
+    return {**record.outcome, "objective": found, "logged": sorted(record.metrics), "before": True}
+
+
+def _run(experiment: Experiment, folder: RunFolder, sweep: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from rich.console import Console
 
-    from plexp.experiment import build
+    from plexp.run import run  # with mlflow, which takes seconds: after what may be refused
 
-    experiment = build(cfg)
-    from plexp.run import run, verdict  # with mlflow, which takes seconds: after what may be refused
-
-    tags = {"group": _group(experiment.group), **_choices()}
-    tags |= {"sweep": os.environ["PLEXP_SWEEP"]} if in_sweep else {}
-    console = Console(quiet=in_sweep)
-    outcome = run(experiment, tags, console)
+    values, record = experiment.values, folder.record()
+    sweeps = {**(record.sweeps if record else {}), **({sweep: HydraConfig.get().job.num} if sweep else {})}
+    if record is not None and record.run_id is not None:
+        log.info("%s goes on in its run %s, which was %s", record.name, record.run_id, _end_of(record))
+    tags = {"group": _group(experiment.group), **_choices(), **(_sweep_tag(record, sweep) if sweep else {})}
+    named = {"identity": folder.path.name.partition("-")[0], "name": experiment.name, "overrides": _overrides()}
+    folder.begin(**named, store=resume.store_of(values), sweeps=sweeps)
+    console = Console(quiet=bool(sweep))
+    outcome = run(experiment, tags, console, folder)
     speed = outcome.steps / max(outcome.seconds, 1e-9)
-    if in_sweep:
+    if sweep:
         log.info("%s: %s", outcome.name, verdict(outcome))
     effort = f"{outcome.steps:,} steps in {outcome.seconds:.1f} s ({speed:,.0f} steps/s)"
     console.print(f"[bold]{outcome.name}[/bold]  {effort}", highlight=False)
@@ -94,11 +133,27 @@ def _run(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     return asdict(outcome)
 
 
+def _end_of(record: Record) -> str:
+    return {"RUNNING": "killed without a word", "KILLED": "interrupted"}.get(record.status, "failed")
+
+
+def _sweep_tag(record: Record | None, sweep: str) -> dict[str, str]:
+    """The first sweep of a run is its tag `sweep`; each further one is a tag of its own."""
+    first = next(iter(record.sweeps), sweep) if record else sweep
+    return {"sweep": sweep} if first == sweep else {f"sweep.{sweep}": "true"}
+
+
+def _overrides() -> list[str]:
+    """As given on the command line, without credentials."""
+    return [masked(override) for override in HydraConfig.get().overrides.task]
+
+
 def _group(name: str) -> str:
     """What charts average over: the run's name without its seed, and whatever else was changed."""
-    overrides = HydraConfig.get().overrides.task
-    named = ("seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "outputs")
-    return " ".join([name, *sorted(o for o in overrides if o.lstrip("+").partition("=")[0] not in named)])
+    named = ("seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "outputs", "resume", "rerun")
+    aside = ("tracker.", "checkpoint.")
+    changed = [(o.lstrip("+").partition("=")[0], o) for o in _overrides()]
+    return " ".join([name, *sorted(o for key, o in changed if key not in named and not key.startswith(aside))])
 
 
 def _choices() -> dict[str, str]:
@@ -111,6 +166,14 @@ def _choices() -> dict[str, str]:
     }
 
 
+def _mask_written(folder: Path) -> None:
+    """Take the credentials out of what Hydra has written of the command line."""
+    for file in (folder / ".hydra").glob("*.yaml"):
+        text = file.read_text()
+        if (clean := masked(text)) != text:
+            file.write_text(clean)
+
+
 def _say(error: Exception) -> tuple[int, list[str]]:
     """The exit status of a failed job and the lines that say why."""
     from plexp.explain import explain
@@ -121,14 +184,31 @@ def _say(error: Exception) -> tuple[int, list[str]]:
         return USAGE, [str(explain(error, []))]
     if isinstance(error, TrainingError):
         return FAILED, [str(error)]
-    return FAILED, [f"{type(error).__name__}: {one_line(error)}"]
+    return FAILED, [masked(f"{type(error).__name__}: {one_line(error)}")]
+
+
+def _evidence(error: Exception, cfg: DictConfig, folder: Path) -> str:
+    """Write what shows the fault, and say where it is."""
+    try:
+        file = folder / "traceback.txt"
+        file.write_text(masked(traceback.format_exc()))
+        shown = f" (traceback in {file})"
+        if isinstance(error, EnvironmentFault) and error.episode is not None:
+            env = OmegaConf.to_container(cfg.env, resolve=True)
+            fault = folder / "fault.json"
+            fault.write_text(json.dumps({"error": str(error), "env": env, **error.episode}, indent=1))
+            shown = f"{shown[:-1]}; see it again: python -m plexp replay {fault})"
+        return shown
+    except OSError as full:
+        return f" (no traceback: {full.strerror})"
 
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises, so that the run is closed as KILLED."""
+    """SIGTERM raises, once, so that the run is closed as KILLED; Ctrl-C does it by itself."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being written now must be written whole
         raise Terminated
 
     if threading.current_thread() is not threading.main_thread():

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,6 +142,18 @@ class Learner:
         if batch.value_targets is not None:
             metrics["explained_variance"] = float(losses.explained_variance(batch.values, batch.value_targets))
         return {name: value for name, value in metrics.items() if not math.isnan(value)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers beside the agent: the optimiser, the count of updates, the rollouts to be replayed."""
+        steps, replay = [step.state_dict() for step in self.steps], [vars(rollout) for rollout in self.replay]
+        return {"updates": self.updates, "steps": steps, "replay": replay}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.updates = state_dict["updates"]
+        for step, kept in zip(self.steps, state_dict["steps"], strict=True):
+            step.load_state_dict(kept)
+        self.replay.clear()
+        self.replay.extend(Rollout(**kept) for kept in state_dict["replay"])
 
     def total(
         self,

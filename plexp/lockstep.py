@@ -57,6 +57,12 @@ class Lockstep(VectorEnv[Array, Array, Array]):
             terminated[index], truncated[index] = ended, cut
         return observations, rewards, terminated, truncated, {} if finals is None else {"final_obs": finals}
 
+    def replay(self, episodes: Sequence[int], actions: Sequence[Array], expected: Array) -> tuple[Array, Array]:
+        """See `SeededEpisodes.replay`: the observations [N, *obs], and whether they are the expected ones [N]."""
+        given = [column.tolist() if self.takes_numbers else column for column in actions]
+        played = [env.get_wrapper_attr("replay")(episodes, given, expected) for env in self.envs]
+        return np.stack([observation for observation, _ in played]), np.array([equal for _, equal in played])
+
     def close_extras(self, **kwargs: Any) -> None:
         for env in self.envs:
             env.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,17 @@ class RewardScaler:
         self.gamma = gamma
         self.returns = np.zeros(num_envs)
         self.mean, self.var, self.count = 0.0, 1.0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"returns": self.returns, "mean": self.mean, "var": self.var, "count": self.count}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.returns = state_dict["returns"].copy()
+        self.mean, self.var, self.count = (state_dict[name] for name in ("mean", "var", "count"))
+
+    def forget(self, environment: int) -> None:
+        """Its episode does not go on."""
+        self.returns[environment] = 0.0
 
     def __call__(
         self, rewards: npt.NDArray[Any], done: npt.NDArray[np.bool_], valid: npt.NDArray[np.bool_]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,19 @@ class Pool(VectorEnv[Any, Any, Any]):
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
-    def __init__(self, pool: Any) -> None:
-        self.pool = pool
+    def __init__(self, make: Callable[[list[int]], Any], episode_seed: EpisodeSeed, num_envs: int) -> None:
+        self.make, self.episode_seed = make, episode_seed
+        self.renew([0] * num_envs)
+        pool = self.pool
         self.num_envs = int(pool.num_envs)
         self.single_observation_space = _mended(pool.single_observation_space)
         self.single_action_space = pool.single_action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def renew(self, episodes: Sequence[int]) -> None:
+        """Begin with the seeds of these episodes, one of each environment; the later ones follow from them."""
+        self.pool = self.make([self.episode_seed(i, k) >> 1 for i, k in enumerate(episodes)])  # EnvPool's are 31 bits
 
     def reset(self, *, seed: int | list[int] | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """New episodes everywhere; the seeds are those that the pool was made with."""
@@ -72,13 +78,16 @@ def make_pool(
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     # One thread: a run has one core. It changes the speed alone, as each environment draws from a generator of its own.
     sizes = {"num_envs": num_envs, "batch_size": num_envs, "num_threads": 1}
-    seeds = [episode_seed(i, 0) >> 1 for i in range(num_envs)]  # EnvPool's are 31 bits
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it gives float32 spaces bounds in float64, which gymnasium remarks upon
             config = envpool.make_spec(name).config._asdict()
             _check(name, kwargs, config)
-            env = Pool(envpool.make_gymnasium(name, seed=seeds, **sizes, **limit, **kwargs))
+
+            def make(seeds: list[int]) -> Any:
+                return envpool.make_gymnasium(name, seed=seeds, **sizes, **limit, **kwargs)
+
+            env = Pool(make, episode_seed, num_envs)
     except ConfigError:
         raise
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -23,6 +24,13 @@ class Profile:
     evaluation: float = 0.0
     tracking: float = 0.0
     """Metrics and the progress bar."""
+    checkpointing: float = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
+        vars(self).update(state_dict)
 
     def now(self) -> tuple[float, float]:
         """For `add`."""

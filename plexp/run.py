@@ -1,13 +1,16 @@
-"""One run: train an experiment and keep everything of it in MLflow."""
+"""One run: train an experiment, or go on with it, and keep everything of it in MLflow."""
 
 from __future__ import annotations
 
-import math
+import errno
+import json
+import logging
+import os
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,107 +20,210 @@ import yaml
 from rich.console import Console
 from safetensors.torch import save_file
 
-from plexp.callbacks import Evaluator, ProgressBar, Recorder
+from plexp import checkpoint
+from plexp.callbacks import Checkpointer, Evaluator, ProgressBar, Pulse, Recorder
 from plexp.curves import CurveFigures, as_metrics, curve_figures
-from plexp.errors import StoreError
+from plexp.errors import EnvironmentFault, StoreError, TrainingError, one_line
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
 from plexp.export import GreedyPolicy
+from plexp.interfaces import Stateful
+from plexp.outcome import Outcome, describe, objective
 from plexp.provenance import provenance
-from plexp.tracking import Tracker
+from plexp.run_folder import RunFolder
+from plexp.tracking import Status, Tracker
+from plexp.tracking_settle import settle
 from plexp.tracking_views import masked
+from plexp.trainer import Callback, Progress
+
+log = logging.getLogger("plexp")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run went."""
+def run(experiment: Experiment, tags: Mapping[str, str], console: Console, folder: RunFolder) -> Outcome:
+    """Train to the end: FINISHED, KILLED by Ctrl-C or SIGTERM, or FAILED with the traceback.
 
-    name: str
-    run_id: str
-    final_return: float
-    final_return_std: float
-    steps: int
-    episodes: int
-    seconds: float
-    """Of collecting and updating."""
-    solved_at: int | None
-    solved_return: float | None
-    objective: float | None
-    """The metric that a sweep optimises; None: this run logged none by that name."""
-    logged: list[str]
-    """The names of all metrics."""
-
-
-def run(experiment: Experiment, tags: Mapping[str, str], console: Console) -> Outcome:
-    """Train to the end under a new MLflow run: FINISHED, KILLED by Ctrl-C or SIGTERM, or FAILED with the traceback.
-
-    Raises StoreError, before any run exists, if the store cannot be reached; TrainingError if the training cannot go on.
+    A folder with a checkpoint goes on from there, in the same MLflow run. Its lock must be held. Raises StoreError, before
+    any run exists, if the store cannot be reached; TrainingError if the training cannot go on.
     """
     with closing(experiment.training_env):
-        return _run(experiment, tags, console)
+        return Run(experiment, tags, console, folder).train()
 
 
-def _run(experiment: Experiment, tags: Mapping[str, str], console: Console) -> Outcome:
-    values, uri = experiment.values, experiment.values["tracker"]["uri"]
-    recorded = {**values, "tracker": {**values["tracker"], "uri": uri and masked(uri)}}
-    tracker = Tracker(
-        uri=uri,
-        outputs=Path(values["outputs"]).absolute(),
-        experiment=values["tracker"]["experiment"] or experiment.environment.label,
-        run_name=experiment.name,
-        params=dict(_flat(recorded)),
-        tags={"kind": "training", **provenance(), **tags},
-    )
-    try:
-        tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
-        outcome = _train(experiment, tracker, console)
-    except KeyboardInterrupt:
-        tracker.finish("KILLED")
-        raise
-    except BaseException as error:
+class Run:
+    """An experiment, its record in MLflow and its folder."""
+
+    def __init__(self, experiment: Experiment, tags: Mapping[str, str], console: Console, folder: RunFolder) -> None:
+        values = experiment.values
+        uri, outputs = values["tracker"]["uri"], Path(values["outputs"]).absolute()
+        recorded = {**values, "tracker": {**values["tracker"], "uri": uri and masked(uri)}}
+        self.experiment, self.folder, record = experiment, folder, folder.record()
+        self.tracker = tracker = Tracker(
+            uri=uri,
+            outputs=outputs,
+            outbox=folder.outbox,
+            experiment=values["tracker"]["experiment"] or experiment.environment.label,
+            run_name=experiment.name,
+            params=dict(_flat(recorded)),
+            tags={"kind": "training", "state": folder.path.name, **provenance(), **tags},
+            run_id=record.run_id if record else None,
+            created=lambda run_id: folder.change(run_id=run_id),
+        )
+        settle(tracker.client, outputs, uri)
+        if not tracker.is_resumed:
+            checkpoint.remove(folder.checkpoints)
+            tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
+        self.evaluator = Evaluator(
+            self._play, tracker.log, solved_return=experiment.environment.solved_return, **values["evaluation"]
+        )
+        self.recorder = Recorder(tracker.log, values["tracker"]["every"])
+        self.bar = ProgressBar(experiment.name, self.evaluator, console)
+        self.progress = Progress()
+        own: dict[str, Stateful] = {"recorder": self.recorder, "evaluator": self.evaluator, "progress": self.progress}
+        self.parts = None if experiment.remembers is None else {**experiment.remembers, **own}
+        self.checkpointer = Checkpointer(self.parts or {}, self._write, values["checkpoint"]["every"])
+
+    def train(self) -> Outcome:
+        """Go on from the last checkpoint, if there is one, to the end."""
+        try:
+            self._take_up()
+            callbacks: list[Callback] = [self.recorder, self.evaluator, self.bar, Pulse(self.folder)]
+            callbacks += [] if self.parts is None else [self.checkpointer]
+            try:
+                self.experiment.trainer.run(callbacks, self.progress)
+            finally:
+                self.bar.close()
+            outcome = self._keep()
+        except KeyboardInterrupt:
+            self._save()
+            self._close("KILLED", [])
+            raise
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._close("FINISHED", [], outcome=asdict(outcome), metrics=self.tracker.last)
+        checkpoint.remove(self.folder.checkpoints)
+        return outcome
+
+    def _play(self, index: int, episodes: int) -> EvaluationResult:
+        experiment = self.experiment
+        return evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(index), episodes)
+
+    def _take_up(self) -> None:
+        """Become what the last whole checkpoint says. Raises TrainingError if it is of another kind of run."""
+        if self.parts is None:
+            plugin = self.experiment.values["algo"]["plugin"]
+            log.warning("algo=%s has no state_dict, so this run cannot be taken up again if it is interrupted", plugin)
+            return
+        found = checkpoint.load(self.folder.checkpoints)
+        if found is None:
+            return
+        for damage in found.damaged:
+            log.warning("damaged checkpoint, the one before it is taken: %s", damage)
+        tags = {"resume.damaged": "; ".join(found.damaged)} if found.damaged else {}
+        if found.state:
+            try:
+                for name, part in self.parts.items():
+                    part.load_state_dict(found.state[name])
+            except (KeyError, ValueError, RuntimeError, TypeError) as error:
+                why = f"{type(error).__name__}: {one_line(error)}"
+                raise TrainingError(f"the checkpoint does not fit ({why}); resume=never starts anew") from error
+            tags["resume.steps"] = str(found.steps)
+            log.info("%s goes on from step %s (resume=never starts anew)", self.experiment.name, f"{found.steps:,}")
+        if lost := self.experiment.trainer.collector.not_replayed:
+            which = ", ".join(map(str, lost))
+            tags["resume.not_replayed"] = f"environments {which}, at step {found.steps}"
+            log.warning("the episodes of environments %s did not replay equal: new ones begin there", which)
+        self.tracker.set_tags(tags)
+
+    def _write(self, state: checkpoint.State, steps: int) -> None:
+        self.tracker.sync()
+        checkpoint.save(self.folder.checkpoints, state, steps)
+
+    def _save(self) -> None:
+        """The last checkpoint; where it cannot be written, the one before it stays."""
+        try:
+            self.checkpointer.save_last()
+        except (OSError, StoreError) as error:
+            log.warning("the last checkpoint cannot be written (%s); the one before it stays", one_line(error))
+
+    def _fail(self, error: BaseException) -> None:
+        """Record why. On a full disk that comes first, with the room that was set aside for it."""
+        full = is_full(error)
+        self.folder.spend_reserve()
+        if not full:
+            self._save()
+        line = f"{type(error).__name__}: {one_line(error)}"
         with suppress(StoreError):  # the error itself is what matters
-            tracker.set_tags({"error": f"{type(error).__name__}: {error}"})
-            tracker.log_text(traceback.format_exc(), "traceback.txt")
-        tracker.finish("FAILED")
-        raise
-    tracker.finish("FINISHED")
-    return outcome
+            self.tracker.set_tags({"error": line})
+            self.tracker.log_text(traceback.format_exc(), "traceback.txt")
+            if isinstance(error, EnvironmentFault) and error.episode is not None:
+                self.tracker.log_text(json.dumps(fault_of(self.experiment, error), indent=1), "fault.json")
+        with suppress(StoreError, OSError):
+            self._close("FAILED", [line])
+        if full:
+            self._save()
+
+    def _close(self, status: Status, error: list[str], **facts: Any) -> None:
+        if status == "FINISHED" and self.tracker.is_resumed:
+            self.tracker.remove_tag("error")
+        self.folder.change(status=status, error=error, **facts)
+        self.tracker.finish(status)
+
+    def _keep(self) -> Outcome:
+        """What is left when training has ended: the agent, the learning curve, the figures and the description."""
+        tracker, evaluator, environment, progress = (
+            self.tracker,
+            self.evaluator,
+            self.experiment.environment,
+            self.progress,
+        )
+        final = evaluator.final
+        assert final is not None
+        if len(evaluator.curve) > 1:
+            tracker.log(as_metrics(_curve_figures(self.experiment, evaluator)), progress.steps)
+        outcome = Outcome(
+            self.experiment.name,
+            tracker.run_id,
+            float(final.returns.mean()),
+            float(final.returns.std()),
+            progress.steps,
+            progress.episodes,
+            progress.seconds,
+            evaluator.solved_at,
+            environment.solved_return,
+            objective(self.experiment.values["objective"], tracker.last, environment.solved_return),
+            sorted(tracker.last),
+        )
+        self._keep_files(outcome)
+        return outcome
+
+    def _keep_files(self, outcome: Outcome) -> None:
+        experiment, tracker, curve = self.experiment, self.tracker, self.evaluator.curve
+        with tempfile.TemporaryDirectory(dir=self.folder.path) as folder:
+            path = Path(folder) / "agent.safetensors"
+            save_file({k: v.detach().cpu().clone() for k, v in experiment.agent.state_dict().items()}, path)
+            tracker.log_file(path)
+        if curve:
+            from plexp.figures import learning_curve  # with matplotlib, which takes half a second, at the end
+
+            tracker.log_figure(learning_curve(experiment.name, curve, outcome.solved_return), "learning_curve.png")
+        if experiment.values["tracker"]["log_model"]:
+            example = torch.from_numpy(experiment.trainer.collector.observations).repeat(2, *[1] * 8)[:2]
+            tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
+        tracker.describe(describe(experiment.values, outcome))
+        tracker.log_text(self.recorder.episodes_as_csv(), "episodes.csv")
 
 
-def _train(experiment: Experiment, tracker: Tracker, console: Console) -> Outcome:
-    values, environment, agent = experiment.values, experiment.environment, experiment.agent
+def fault_of(experiment: Experiment, error: EnvironmentFault) -> dict[str, Any]:
+    """An episode that went wrong, as `python -m plexp replay` takes it."""
+    return {"error": one_line(error), "env": experiment.values["env"], **(error.episode or {})}
 
-    def play(index: int, episodes: int) -> EvaluationResult:
-        return evaluate(agent, environment, experiment.streams.evaluation(index), episodes)
 
-    evaluator = Evaluator(play, tracker.log, solved_return=environment.solved_return, **values["evaluation"])
-    recorder = Recorder(tracker.log, values["tracker"]["every"])
-    bar = ProgressBar(experiment.name, evaluator, console)
-    try:
-        progress = experiment.trainer.run([recorder, evaluator, bar])
-    finally:
-        bar.close()
-    final = evaluator.final
-    assert final is not None
-    if len(evaluator.curve) > 1:
-        tracker.log(as_metrics(_curve_figures(experiment, evaluator)), progress.steps)
-    outcome = Outcome(
-        experiment.name,
-        tracker.run_id,
-        float(final.returns.mean()),
-        float(final.returns.std()),
-        progress.steps,
-        progress.episodes,
-        progress.seconds,
-        evaluator.solved_at,
-        environment.solved_return,
-        _objective(values["objective"], tracker.last, environment.solved_return),
-        sorted(tracker.last),
-    )
-    _keep(experiment, tracker, evaluator, outcome)
-    rows = "".join(f"{steps},{total:g},{length}\n" for steps, total, length in recorder.episodes)
-    tracker.log_text("steps,return,length\n" + rows, "episodes.csv")
-    return outcome
+def is_full(error: BaseException) -> bool:
+    """Whether it says that the disk is full."""
+    number = error.errno if isinstance(error, OSError) else None
+    said = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
+    return number in (errno.ENOSPC, errno.EDQUOT) or any(each in str(error) for each in said)
 
 
 def _curve_figures(experiment: Experiment, evaluator: Evaluator) -> CurveFigures:
@@ -130,52 +236,6 @@ def _curve_figures(experiment: Experiment, evaluator: Evaluator) -> CurveFigures
         random_return=experiment.values["env"].get("random_return"),
         solved_return=experiment.environment.solved_return,
     )
-
-
-def _objective(name: str, logged: Mapping[str, float], threshold: float | None) -> float | None:
-    """Its last value. A threshold that was never reached counts as ∞ steps, so that a sweep which minimises them learns it."""
-    if threshold is not None and name in ("speed/steps_to_threshold", "speed/seconds_to_threshold"):
-        return logged.get(name, math.inf)
-    return logged.get(name)
-
-
-def _keep(experiment: Experiment, tracker: Tracker, evaluator: Evaluator, outcome: Outcome) -> None:
-    """The agent, the learning curve and the description."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "agent.safetensors"
-        save_file({k: v.detach().cpu().clone() for k, v in experiment.agent.state_dict().items()}, path)
-        tracker.log_file(path)
-    if evaluator.curve:
-        from plexp.figures import learning_curve  # with matplotlib, which takes half a second, at the end
-
-        tracker.log_figure(
-            learning_curve(experiment.name, evaluator.curve, outcome.solved_return), "learning_curve.png"
-        )
-    if experiment.values["tracker"]["log_model"]:
-        example = torch.from_numpy(experiment.trainer.collector.observations).repeat(2, *[1] * 8)[:2]
-        tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
-    tracker.describe(describe(experiment.values, outcome))
-
-
-def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
-    """Two lines of Markdown: what it was and how it went."""
-    algo, advantage, env = values["algo"]["plugin"], values["advantage"]["plugin"], values["env"]["id"]
-    what = f"**{algo}** with {advantage} on **{env}**, seed {values['seed']}"
-    rate = outcome.steps / max(outcome.seconds, 1e-9)
-    effort = f"{outcome.steps:,} steps, {outcome.episodes:,} episodes, {outcome.seconds:.0f} s ({rate:,.0f} steps/s)"
-    return f"{what}: {effort}.  \n{verdict(outcome)}."
-
-
-def verdict(outcome: Outcome) -> str:
-    """`final return 251.3 ± 40.1 (mean ± deviation over episodes); solved (≥ 200) at step 350,000`."""
-    text = f"final return {outcome.final_return:.1f} ± {outcome.final_return_std:.1f} (mean ± deviation over episodes)"
-    if outcome.solved_return is None:
-        return text
-    mark = f"(≥ {outcome.solved_return:g})"
-    first = "" if outcome.solved_at is None else f" at step {outcome.solved_at:,}"
-    if outcome.final_return >= outcome.solved_return:
-        return f"{text}; solved {mark}{first}"
-    return f"{text}; not solved {mark}" + (f", though reached{first}" if first else "")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -1,321 +1,278 @@
-"""One run's record in MLflow. The only file that imports mlflow."""
+"""One run's record in MLflow. Training only puts things into its outbox; a thread brings them to the store."""
 
 from __future__ import annotations
 
 import copy
-import fcntl
 import logging
 import os
-import re
-import sqlite3
-import tempfile
+import shutil
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, redirect_stderr, suppress
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-# MLflow reads these when it is imported and at each request; what the user has set stands.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # SQLAlchemy 2.1 about MLflow 3.17
-    from mlflow import MlflowClient, MlflowException
-    from mlflow.entities import LoggedModelOutput, Metric, Param
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from sqlalchemy import Engine, event, make_url
-from sqlalchemy.exc import SQLAlchemyError
-
-from plexp.errors import Problem, StoreError
-from plexp.tracking_views import cause, cut, masked, name_for_mlflow, saved_view, serve, sqlite_uri, text_for_mlflow
+from plexp import tracking_store as store
+from plexp.errors import StoreError, one_line
+from plexp.outbox import Outbox
+from plexp.tracking_delivery import BATCH, Delivery
+from plexp.tracking_store import Metric, MlflowException, Param, Run
+from plexp.tracking_views import cause, cut, masked, name_for_mlflow, sqlite_uri, text_for_mlflow
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-__all__ = ["StoreError", "Tracker", "connected", "serve"]
-
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-BATCH = 1000
-"""Metric points of one write: MLflow's limit."""
-RETRY_SECONDS = 60.0
-"""Between two attempts while the store does not answer; a larger one disturbs the training less."""
+RETRY_SECONDS = 5.0
+"""Between two attempts while the store does not answer."""
+PATIENCE = {"sqlite": 120.0, "http": 5.0}
+"""Seconds that the end of a run waits for a store that takes nothing; then the rest stays in the outbox."""
 
-log = logging.getLogger(__name__)
-for _name in ("mlflow", "urllib3.connectionpool"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it would print is in StoreError
+log = logging.getLogger("plexp")
 
 
 class Tracker:
-    """One run's record in MLflow: buffered metrics, params, files, model, status.
+    """One run's record in MLflow: metrics, params, files, model, status.
 
     The run is RUNNING from here until `finish`. `uri` None keeps it in `<outputs>/mlflow.db` and `<outputs>/artifacts`.
     `params` have dotted names and are written as they are typed on the command line (null, true). Names that MLflow
-    refuses get `_` for the characters in question. Raises StoreError, within 5 s, if there is no such store.
+    refuses get `_` for the characters in question. Whatever is logged lies in the folder `outbox` until the store has it,
+    so that neither a store that fails nor a SIGKILL costs anything; only a full disk raises StoreError.
+
+    `run_id`: goes on with that run, if the store still has it. Raises StoreError, within 5 s, if there is no such store.
     """
 
     flush_seconds = 5.0
-    """Metrics wait in memory at most so long; a larger one loses more at a SIGKILL."""
+    """Metrics wait at most so long, if the store takes them; a smaller one writes more often."""
 
     def __init__(
         self,
         *,
         uri: str | None,
         outputs: Path,
+        outbox: Path,
         experiment: str,
         run_name: str,
         params: Mapping[str, object],
         tags: Mapping[str, str],
+        run_id: str | None = None,
+        created: Callable[[str], object] = lambda run_id: None,
     ) -> None:
         outputs = Path(os.path.abspath(outputs))
         self.uri, self.run_name = uri or sqlite_uri(outputs / "mlflow.db"), run_name
-        self._errors = partial(_store_errors, uri, outputs)
+        self._errors = partial(store.store_errors, uri, outputs)
         self.last: dict[str, float] = {}
         """The latest value of every metric."""
-        self._points: list[Metric] = []
-        self._flushed, self._not_before = time.monotonic(), 0.0
         self._status: Status | None = None
         with self._errors():
-            self._client = _connect(self.uri, outputs)
-            self.experiment_id = _experiment(self._client, self.uri, outputs, experiment)
-            run = self._client.create_run(self.experiment_id, tags=_tags(tags), run_name=run_name)
+            self.client = store.connect(self.uri, outputs)
+            run = self._taken_up(run_id) if run_id else None
+            self.is_resumed = run is not None
+            if run is None:
+                self.experiment_id = store.experiment_id(self.client, self.uri, outputs, experiment)
+                run = self.client.create_run(self.experiment_id, tags=_tags(tags), run_name=run_name)
+            else:
+                self.last |= run.data.metrics
+        self.experiment_id = run.info.experiment_id
         self.run_id: str = run.info.run_id
         self.artifact_uri: str = run.info.artifact_uri
+        created(self.run_id)
+        if run_id and not self.is_resumed:
+            shutil.rmtree(outbox, ignore_errors=True)  # of the run that was deleted
+        self._outbox = Outbox(outbox)
+        self._delivery = Delivery(self.client, self.run_id, self._outbox, unsure=self.is_resumed)
+        self._log_params(params, run)
+        self._wake, self._ending = threading.Event(), False
+        self._courier = threading.Thread(target=self._carry, name="courier", daemon=True)
+        self._courier.start()
+
+    def _taken_up(self, run_id: str) -> Run | None:
+        """The run, RUNNING again; None if it was deleted."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            run = None
+        if run is None or run.info.lifecycle_stage == "deleted":
+            log.warning("run %s was deleted in MLflow: its configuration starts anew", run_id)
+            return None
+        self.client.update_run(run_id, status="RUNNING")
+        return run
+
+    def _log_params(self, params: Mapping[str, object], run: Run) -> None:
+        """Those that it does not have yet: all, unless a death came between."""
+        texts = {name_for_mlflow(key): cut(text_for_mlflow(value), 6000) for key, value in params.items()}
+        values = [Param(key, text) for key, text in texts.items() if key not in run.data.params]
         try:
             with self._errors():
-                texts = {name_for_mlflow(key): text_for_mlflow(value) for key, value in params.items()}
-                values = [Param(key, cut(text, 6000)) for key, text in texts.items()]
                 for i in range(0, len(values), 100):
-                    self._client.log_batch(self.run_id, params=values[i : i + 100])
+                    self.client.log_batch(self.run_id, params=values[i : i + 100])
         except BaseException:
-            with suppress(StoreError):
-                self.finish("FAILED")
+            with suppress(Exception):
+                self.client.set_terminated(self.run_id, "FAILED")
             raise
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Buffer the metrics of one environment step; write them in batches. Never raises StoreError.
+        """Note the metrics of one environment step. Raises StoreError if the disk is full.
 
         NaN is kept; MLflow turns ±inf into ±1.8e308. What is no number is left out.
         """
+        points: list[tuple[str, float, int, int]] = []
         for name, value in metrics.items():
             try:
-                self._points.append(Metric(name_for_mlflow(name), float(value), int(time.time() * 1000), int(step)))
-                self.last[name] = float(value)
+                point = Metric(name_for_mlflow(name), float(value), int(time.time() * 1000), int(step))
+                points.append((point.key, point.value, point.timestamp, point.step))
+                self.last[name] = point.value
             except (TypeError, ValueError, RuntimeError) as error:
                 log.warning("metric %s at step %s is left out: %s", name, step, error)
-        now = time.monotonic()
-        due = len(self._points) >= BATCH or now >= self._flushed + self.flush_seconds
-        if due and now >= self._not_before:
-            try:
-                self.flush()
-            except StoreError as error:
-                self._not_before = time.monotonic() + RETRY_SECONDS
-                log.warning("%s (%d metric points wait; next try in %g s)", error, len(self._points), RETRY_SECONDS)
-
-    def flush(self) -> None:
-        """Write what is buffered. Raises StoreError, and keeps the points, if the store does not take them."""
-        while self._points:
-            with self._errors():
-                self._client.log_batch(self.run_id, metrics=self._points[:BATCH])
-            del self._points[:BATCH]
-        self._flushed, self._not_before = time.monotonic(), 0.0
+        self._put(op="metrics", points=points)
+        if len(self._outbox) >= BATCH:
+            self._wake.set()
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         with self._errors():
-            self._client.log_artifact(self.run_id, str(path), folder)
+            place = self._outbox.place_for(path.name)
+            shutil.copyfile(path, place)
+        self._put(op="file", path=self._relative(place), folder=folder)
 
     def log_text(self, text: str, name: str) -> None:
-        with self._errors():
-            self._client.log_text(self.run_id, text, name)
+        self._put(op="text", text=text, name=name)
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """As an image at least 1000 pixels wide."""
-        dpi = max(figure.dpi, 1000 / figure.get_figwidth())
+        folder, _, file = name.rpartition("/")
         with self._errors():
-            self._client.log_figure(self.run_id, figure, name, save_kwargs={"dpi": dpi})
+            place = self._outbox.place_for(file)
+            figure.savefig(place, dpi=max(figure.dpi, 1000 / figure.get_figwidth()))
+        self._put(op="file", path=self._relative(place), folder=folder or None)
 
-    def log_model(self, policy: torch.nn.Module, example: torch.Tensor) -> str | None:
+    def log_model(self, policy: torch.nn.Module, example: torch.Tensor) -> bool:
         """Keep the policy as a model that loads without plexp and without pickle.
 
         The policy maps observations [B, *obs] to one tensor; `example` are such observations; the model takes any B.
-        Returns the model's uri, or None, with the reason in the log, where torch.export cannot trace the policy or the
-        store does not take it.
+        Returns whether it is kept; if not, where torch.export cannot trace the policy, the reason is in the log.
         """
         try:
-            with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
+            with warnings.catch_warnings(), redirect_stderr(StringIO()):
                 warnings.simplefilter("ignore")  # and torch.export prints the graph it fails at
-                return self._log_model(policy, example, f"{folder}/model")
+                place = self._outbox.place_for("model")
+                _save_model(policy, example, place, self.run_id)
         except Exception as error:
             log.warning("the model is not kept: %s: %s", type(error).__name__, cause(error))
-            return None
-
-    def _log_model(self, policy: torch.nn.Module, example: torch.Tensor, folder: str) -> str:
-        # Not mlflow.pytorch.log_model: it registers the model first, and leaves it FAILED if the export fails.
-        root = logging.getLogger()
-        handlers, level = root.handlers[:], root.level
-        import mlflow.pytorch  # calls logging.basicConfig(level=ERROR)
-
-        root.handlers[:], root.level = handlers, level
-        import numpy as np
-        import torch
-        from mlflow.models import Model, infer_signature
-
-        policy = copy.deepcopy(policy).cpu().eval()
-        batch = torch.cat([example, example])[:2].detach().cpu()  # of one, the batch size would be frozen
-        with torch.no_grad():
-            signature = infer_signature(batch.numpy(), policy(batch).numpy())
-        record = Model(run_id=self.run_id)
-        mlflow.pytorch.save_model(
-            policy,
-            folder,
-            mlflow_model=record,
-            signature=signature,
-            input_example=batch.numpy(),
-            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
-            serialization_format="pt2",
-        )
-        model = self._client.create_logged_model(self.experiment_id, name="policy", source_run_id=self.run_id)
-        try:
-            record.model_id, record.model_uuid, record.artifact_path = model.model_id, model.model_id, model.model_uri
-            record.save(f"{folder}/MLmodel")
-            self._client.log_model_artifacts(model.model_id, folder)
-            self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
-            self._client.finalize_logged_model(model.model_id, "READY")
-        except BaseException:
-            self._client.delete_logged_model(model.model_id)
-            raise
-        return str(model.model_uri)
+            shutil.rmtree(place.parent, ignore_errors=True)
+            return False
+        self._put(op="model", path=self._relative(place))
+        return True
 
     def describe(self, markdown: str) -> None:
         """What stands on top of the run's page."""
         self.set_tags({"mlflow.note.content": markdown})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._put(op="tags", tags=_tags(tags))
+
+    def remove_tag(self, key: str) -> None:
+        self._put(op="untag", key=name_for_mlflow(key))
+
+    def flush(self) -> None:
+        """Bring to the store what waits. Raises StoreError, and keeps it, if the store does not take it."""
         with self._errors():
-            for key, value in _tags(tags).items():
-                self._client.set_tag(self.run_id, key, value)
+            self._delivery.deliver()
 
-    def finish(self, status: Status) -> None:
-        """Write what is buffered and close the run. FAILED or KILLED may follow FINISHED, nothing follows those.
+    def sync(self) -> None:
+        """Return when all that was logged survives a power cut, in the store or on this disk."""
+        with self._errors():
+            self._outbox.sync()
 
-        Raises StoreError if the store does not take it; a run that loses points by that is FAILED, not FINISHED.
+    def finish(self, status: Status) -> bool:
+        """Close the run. FAILED or KILLED may follow FINISHED, nothing follows those.
+
+        Returns whether the store has everything; if it has not, the rest waits in the outbox for `python -m plexp sync`.
         """
         if self._status in (status, "FAILED", "KILLED"):
-            return
-        try:
-            self.flush()
-        except StoreError as error:
-            with suppress(StoreError):
-                self._terminate("FAILED" if status == "FINISHED" else status)
-            raise StoreError(f"{error} ({len(self._points)} metric points of run {self.run_id} are lost)") from None
-        self._terminate(status)
-
-    def _terminate(self, status: Status) -> None:
-        with self._errors():
-            self._client.set_terminated(self.run_id, status)
+            return not len(self._outbox)
         self._status = status
+        self._put(op="end", status=status, time=int(time.time() * 1000))
+        self._ending = True
+        self._wake.set()
+        if self._courier.is_alive():
+            self._wait_for_courier()
+        else:
+            with suppress(StoreError):
+                self.flush()
+        if len(self._outbox):
+            rest = (
+                "%s does not take all of run %s; the rest waits in %s: bring it there later with python -m plexp sync"
+            )
+            log.warning(rest, masked(self.uri), self.run_id, self._outbox.folder)
+        return not len(self._outbox)
+
+    def _wait_for_courier(self) -> None:
+        """As long as it gets on."""
+        patience = PATIENCE["http" if self.uri.startswith("http") else "sqlite"]
+        done, since = self._delivery.count, time.monotonic()
+        while self._courier.is_alive() and time.monotonic() - since < patience:
+            self._courier.join(0.1)
+            if self._delivery.count != done:
+                done, since = self._delivery.count, time.monotonic()
+
+    def _carry(self) -> None:
+        """The courier's whole life."""
+        wait, troubled = self.flush_seconds, False
+        while True:
+            self._wake.wait(wait)
+            self._wake.clear()
+            ending = self._ending
+            try:
+                self.flush()
+                wait, troubled = self.flush_seconds, False
+            except Exception as error:
+                if not troubled:
+                    log.warning(
+                        "%s (what is logged waits on disk; next try every %g s)", one_line(error), RETRY_SECONDS
+                    )
+                wait, troubled = RETRY_SECONDS, True
+            if ending and (not troubled or self.uri.startswith("http")):
+                return
+
+    def _put(self, **operation: Any) -> None:
+        with self._errors():
+            self._outbox.put(operation)
+
+    def _relative(self, place: Path) -> str:
+        return str(place.relative_to(self._outbox.folder))
 
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {name_for_mlflow(key): cut(str(value), 8000) for key, value in tags.items()}
 
 
-@contextmanager
-def _store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
-    """Whatever goes wrong with the store is a StoreError."""
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        if uri is None:
-            problem = Problem("outputs", outputs, cause(error), "choose a folder that can be written and has space")
-        else:
-            remedy = "start or mend it, or set tracker.uri=null to write to the folder outputs"
-            problem = Problem("tracker.uri", masked(uri), cause(error), remedy)
-        raise StoreError(str(problem)) from None  # the chain would print the credentials
+def _save_model(policy: torch.nn.Module, example: torch.Tensor, folder: Path, run_id: str) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    import mlflow.pytorch  # calls logging.basicConfig(level=ERROR)
 
+    root.handlers[:], root.level = handlers, level
+    import numpy as np
+    import torch
+    from mlflow.models import Model, infer_signature
 
-@contextmanager
-def connected(uri: str) -> Iterator[MlflowClient]:
-    """A client for a store that exists. Raises StoreError."""
-    with _store_errors(uri, Path()):
-        yield _connect(uri, Path())
-
-
-def _connect(uri: str, outputs: Path) -> MlflowClient:
-    """A client whose store exists and answers; a server gets one attempt of 4 s."""
-    if uri.startswith("sqlite:///"):
-        _create_database(Path(make_url(uri).database or ""), outputs)
-    client = MlflowClient(uri)
-    patient = {key: os.environ[key] for key in os.environ if key.startswith("MLFLOW_HTTP_REQUEST_")}
-    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
-    try:
-        client.search_experiments(max_results=1)
-    finally:
-        os.environ |= patient
-    return client
-
-
-def _create_database(path: Path, outputs: Path) -> None:
-    """Make the file once and as a whole, however many processes start at the same time or are killed in between.
-
-    Left alone MLflow lets one of them win, and a file that is half made is never mended.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with Path(f"{path}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists() and path.stat().st_size:
-            return
-        draft = Path(f"{path}.draft")
-        for suffix in ("", "-journal", "-wal", "-shm"):
-            Path(f"{draft}{suffix}").unlink(missing_ok=True)
-        event.listen(Engine, "connect", _without_syncing)
-        try:
-            root = _artifacts(outputs)
-            SqlAlchemyStore(sqlite_uri(draft), root).engine.dispose()  # type: ignore[no-untyped-call]  # it is, in mlflow
-        finally:
-            event.remove(Engine, "connect", _without_syncing)
-        with closing(sqlite3.connect(draft)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # so that readers and the writer don't wait for each other
-        with draft.open("rb+") as file:
-            os.fsync(file)
-        draft.replace(path)
-
-
-def _without_syncing(connection: sqlite3.Connection, _: object) -> None:
-    connection.execute("PRAGMA synchronous=OFF")  # 60 migrations: 1 s instead of 6
-
-
-def _artifacts(outputs: Path, experiment: str = "") -> str:
-    """As a uri: in a plain path MLflow takes `#` and `%` for its own."""
-    return (outputs / "artifacts" / re.sub(r"[^A-Za-z0-9.-]", "_", experiment)).as_uri()
-
-
-def _experiment(client: MlflowClient, uri: str, outputs: Path, name: str) -> str:
-    """The id of the experiment, made with its saved view if it is not there."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        place = None if uri.startswith("http") else _artifacts(outputs, name)
-        try:
-            made: str = client.create_experiment(name, artifact_location=place)
-        except MlflowException as error:
-            found = client.get_experiment_by_name(name)  # another process was faster
-            if found is None:
-                raise error from None
-        else:
-            with suppress(Exception):
-                for key, value in saved_view().items():
-                    client.set_experiment_tag(made, key, value)
-            return made
-    if found.lifecycle_stage == "deleted":
-        problem = Problem(
-            "tracker.experiment", name, "was deleted in MLflow", "restore it there or choose another name"
-        )
-        raise StoreError(str(problem))
-    return str(found.experiment_id)
+    policy = copy.deepcopy(policy).cpu().eval()
+    batch = torch.cat([example, example])[:2].detach().cpu()  # of one, the batch size would be frozen
+    with torch.no_grad():
+        signature = infer_signature(batch.numpy(), policy(batch).numpy())
+    mlflow.pytorch.save_model(
+        policy,
+        str(folder),
+        mlflow_model=Model(run_id=run_id),
+        signature=signature,
+        input_example=batch.numpy(),
+        pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
+        serialization_format="pt2",
+    )

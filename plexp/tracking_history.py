@@ -159,7 +159,7 @@ class ServerHistory:
 
     @contextmanager
     def _client(self) -> Iterator[Any]:
-        from plexp.tracking import connected  # with mlflow, which takes seconds
+        from plexp.tracking_store import connected  # with mlflow, which takes seconds
 
         with connected(self.uri) as client:
             yield client

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from plexp.agent import Agent
 from plexp.collector import Collector, Episode
@@ -32,6 +32,16 @@ class Progress:
     profile: Profile = field(default_factory=Profile)
     solved: bool = False
     """Set by a callback to end the training early."""
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("steps", "episodes", "updates", "fraction", "seconds", "solved")
+        return {**{name: getattr(self, name) for name in names}, "profile": self.profile.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        for name, value in state_dict.items():
+            if name != "profile":
+                setattr(self, name, value)
+        self.profile.load_state_dict(state_dict["profile"])
 
 
 class Callback(Protocol):
@@ -61,9 +71,13 @@ class Trainer:
         self.total_timesteps, self.total_episodes = total_timesteps, total_episodes
         self.profile = profile or Profile()
 
-    def run(self, callbacks: Sequence[Callback]) -> Progress:
-        """Train; `on_end` is called only if it came to its end."""
-        progress = Progress(profile=self.profile)
+    def run(self, callbacks: Sequence[Callback], progress: Progress | None = None) -> Progress:
+        """Train, from `progress` on; `on_end` is called only if it came to its end."""
+        if progress is None:
+            progress = Progress()
+        else:
+            self.profile.load_state_dict(progress.profile.state_dict())
+        progress.profile = self.profile
         with self._counted_as_tracking():
             for callback in callbacks:
                 callback.on_start(progress)

@@ -9,14 +9,15 @@ from typing import Any, Literal
 import gymnasium
 from gymnasium import error as gymnasium_error
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import FlattenObservation
 
+from plexp.apart import Apart
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.interfaces import EpisodeSeed
 from plexp.lockstep import Lockstep
 from plexp.pool import make_pool
-from plexp.ranges import PositiveInt
+from plexp.ranges import PositiveFloat, PositiveInt
 from plexp.registry import register
 from plexp.seeding import SeededEpisodes
 
@@ -36,6 +37,8 @@ class GymnasiumEnvironment:
         num_envs: environments side by side in training.
         backend: `gymnasium`, or `envpool` for the same problem in C++ (Weng et al. 2022), where EnvPool has the id.
         vectorization: `sync` steps them in turn, `async` in a process each (for slow ones).
+        step_timeout: seconds that a step or reset may take before the run fails, with `async`; null: any time.
+        check_bounds: an observation outside its space ends the run; false: only one that is not finite does.
         normalize_observations: to mean 0 and deviation 1, by running statistics that belong to the agent.
         scale_rewards: divide by the running deviation of the discounted return; reported returns stay the environment's.
         solved_return: the mean return from which the problem counts as solved; null: there is none.
@@ -50,12 +53,15 @@ class GymnasiumEnvironment:
         num_envs: PositiveInt,
         backend: Literal["gymnasium", "envpool"],
         vectorization: Literal["sync", "async"],
+        step_timeout: PositiveFloat | None,
+        check_bounds: bool,
         normalize_observations: bool,
         scale_rewards: bool,
         solved_return: float | None,
     ) -> None:
         self.id, self.kwargs, self.max_episode_steps, self.num_envs = id, kwargs, max_episode_steps, num_envs
-        self.backend, self.vectorization = backend, vectorization
+        self.backend, self.vectorization, self.step_timeout = backend, vectorization, step_timeout
+        self.check_bounds = check_bounds
         self.normalize_observations, self.scale_rewards = normalize_observations, scale_rewards
         self.solved_return = solved_return
         name = re.sub(r"-v\d+$", "", id.rpartition(":")[2])
@@ -63,6 +69,9 @@ class GymnasiumEnvironment:
         self.label = re.sub(r"[^a-z0-9_]+", "-", "_".join([name, *flags]).lower()).strip("-")
 
     def make(self, num_envs: int, episode_seed: EpisodeSeed) -> VectorEnv[Any, Any, Any]:
+        if self.step_timeout is not None and self.vectorization != "async":
+            cause, remedy = "only a process of its own can be left waiting", "give env.vectorization=async"
+            raise ConfigError(Problem("env.step_timeout", self.step_timeout, cause, remedy))
         if self.backend == "envpool":
             if self.vectorization == "async":
                 cause, remedy = "EnvPool steps them all itself", "give env.vectorization=sync, or env.backend=gymnasium"
@@ -71,8 +80,7 @@ class GymnasiumEnvironment:
         makers = [partial(self._make_one, index, episode_seed) for index in range(num_envs)]
         try:
             if self.vectorization == "async":
-                gymnasium.logger.min_level = gymnasium.logger.ERROR + 1  # it prints tracebacks of what it raises anyway
-                return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+                return Apart(makers, step_timeout=self.step_timeout)
             return Lockstep(makers)
         except gymnasium_error.DependencyNotInstalled as error:
             raise ConfigError(Problem("env.id", self.id, "a package is missing", one_line(error))) from error

@@ -1,0 +1,61 @@
+"""Environments stepped side by side, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+
+from plexp.errors import EnvironmentFault
+from plexp.stepper import Array
+
+
+class Apart(AsyncVectorEnv):
+    """gymnasium's AsyncVectorEnv with SAME_STEP resets, that does not wait for ever.
+
+    Raises EnvironmentFault for an environment that takes longer than `step_timeout` seconds (None: it may take any time)
+    to step or reset, and for one whose process died.
+    """
+
+    def __init__(
+        self, makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]], *, step_timeout: float | None = None
+    ) -> None:
+        gymnasium.logger.min_level = gymnasium.logger.ERROR + 1  # it prints tracebacks of what it raises anyway
+        self.step_timeout, self.is_broken = step_timeout, False
+        super().__init__(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
+        result: tuple[Any, dict[str, Any]] = self._guarded(super().reset_wait, "reset")
+        return result
+
+    def step_wait(self, timeout: float | None = None) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        result: tuple[Any, Array, Array, Array, dict[str, Any]] = self._guarded(super().step_wait, "step")
+        return result
+
+    def replay(self, episodes: Sequence[int], actions: Sequence[Array], expected: Array) -> tuple[Array, Array]:
+        """See `SeededEpisodes.replay`: the observations [N, *obs], and whether they are the expected ones [N]."""
+        given = [list(column) for column in actions]
+        played = self.call("replay", episodes, given, expected)
+        return np.stack([observation for observation, _ in played]), np.array([equal for _, equal in played])
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        super().close_extras(timeout, terminate or self.is_broken)
+
+    def _guarded(self, wait: Callable[[float | None], Any], what: str) -> Any:
+        try:
+            return wait(self.step_timeout)
+        except multiprocessing.TimeoutError:
+            self.is_broken = True
+            index = next(i for i, pipe in enumerate(self.parent_pipes) if not pipe.poll(0))
+            limit = f"env.step_timeout={self.step_timeout:g} seconds"
+            raise EnvironmentFault(f"environment {index} did not answer a {what} within {limit}", index) from None
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self.is_broken = True
+            dead = [i for i, process in enumerate(self.processes) if process.exitcode is not None]
+            index = dead[0] if dead else 0
+            code = self.processes[index].exitcode
+            raise EnvironmentFault(f"the process of environment {index} died (exit code {code})", index) from None

@@ -1,0 +1,171 @@
+"""Checkpoints: all that a run must remember, in one file, which is either whole or noticed to be not.
+
+A file is safetensors; what is no tensor stands as JSON in its header. Its name says its step and the SHA-256 of its bytes, so
+that one `rename` makes it valid, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+State: TypeAlias = Mapping[str, Any]
+"""Nested mappings and lists of tensors, numpy arrays, numbers, texts, booleans and None."""
+FORMAT = 1
+KEPT = 2
+"""Files that stay: the newest, and the one before it, should the newest turn out to be damaged."""
+NAME = re.compile(r"step-(\d{12})-([0-9a-f]{64})\.safetensors")
+HEADER = "plexp"
+TENSOR, ARRAY = "tensor://", "array://"
+"""Where a text in the JSON stands for a tensor or a numpy array of that number."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read back."""
+
+    state: dict[str, Any]
+    steps: int
+    """Environment steps that had been learnt from."""
+    damaged: list[str] = field(default_factory=list)
+    """Newer files that are not what their names say, and why."""
+
+
+def save(folder: Path, state: State, steps: int) -> Path:
+    """Write a state, whole or not at all, and remove all but the newest `KEPT` files.
+
+    Raises OSError, and leaves the earlier files as they are, if it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = encode(state)
+    path = folder / f"step-{steps:012d}-{hashlib.sha256(data).hexdigest()}.safetensors"
+    draft = folder / f"draft-{os.getpid()}"
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(folder)
+    for old in _files(folder)[KEPT:]:
+        with suppress(OSError):
+            old.unlink()
+    return path
+
+
+def load(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None if there is none."""
+    damaged: list[str] = []
+    for path in _files(folder):
+        found = NAME.fullmatch(path.name)
+        assert found is not None
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != found[2]:
+                raise ValueError(f"its {len(data)} bytes are not those that were written")
+            return Checkpoint(decode(data), int(found[1]), damaged)
+        except (OSError, ValueError) as error:
+            damaged.append(f"{path.name}: {error}")
+    return Checkpoint({}, 0, damaged) if damaged else None
+
+
+def remove(folder: Path) -> None:
+    """Remove all checkpoints of a run that has come to its end."""
+    for path in [*_files(folder), *folder.glob("draft-*")]:
+        with suppress(OSError):
+            path.unlink()
+
+
+def encode(state: State) -> bytes:
+    """A state as the bytes of a safetensors file. Raises TypeError for what is none."""
+    tensors: dict[str, Tensor] = {}
+    tree = _packed(state, tensors, "state")
+    header = json.dumps({"format": FORMAT, "state": tree}, separators=(",", ":"))
+    return save_tensors(tensors, metadata={HEADER: header})
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """The state that `encode` was given. Raises ValueError for another format."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
+    if header["format"] != FORMAT:
+        raise ValueError(f"it has format {header['format']}, and this plexp reads format {FORMAT}")
+    state: dict[str, Any] = _unpacked(header["state"], load_tensors(data))
+    return state
+
+
+def copied(state: Any) -> Any:
+    """The same state, on the CPU and independent of later changes in place."""
+    if isinstance(state, Tensor):
+        return state.detach().cpu().clone()
+    if isinstance(state, np.ndarray):
+        return state.copy()
+    if isinstance(state, Mapping):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        plain = bool(state) and isinstance(state[0], int | float | str)
+        return list(state) if plain else [copied(value) for value in state]
+    return state
+
+
+def _packed(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
+    match value:
+        case Tensor():
+            tensors[str(len(tensors))] = value.detach().cpu().contiguous().clone()  # of memory of its own
+            return f"{TENSOR}{len(tensors) - 1}"
+        case np.ndarray():
+            tensors[str(len(tensors))] = torch.from_numpy(np.array(value))
+            return f"{ARRAY}{len(tensors) - 1}"
+        case Mapping():
+            return {str(key): _packed(each, tensors, f"{where}.{key}") for key, each in value.items()}
+        case list() | tuple():
+            return [_packed(each, tensors, where) for each in value]
+        case np.generic():
+            return value.item()
+        case str() if value.startswith((TENSOR, ARRAY)):
+            raise TypeError(f"{where}: the text {value!r} stands for a tensor")
+        case None | bool() | int() | float() | str():
+            return value
+    raise TypeError(f"{where}: {type(value).__name__} is nothing that a checkpoint keeps")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    match value:
+        case dict():
+            return {key: _unpacked(each, tensors) for key, each in value.items()}
+        case list():
+            return [_unpacked(each, tensors) for each in value]
+        case str() if value.startswith(TENSOR):
+            return tensors[value.removeprefix(TENSOR)]
+        case str() if value.startswith(ARRAY):
+            return tensors[value.removeprefix(ARRAY)].numpy()
+    return value
+
+
+def _files(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the newest first."""
+    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), reverse=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name survives a power cut too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,59 @@
+"""What makes two commands the same run. Importing this needs neither torch nor mlflow."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plexp import __version__, conf_folders, registry
+
+ASIDE = ("outputs", "tracker", "checkpoint", "resume", "rerun", "objective")
+"""Says where a run is kept and how it is watched, not what it computes."""
+LENGTH = 16
+
+
+def identity(values: Mapping[str, Any]) -> str:
+    """Of a resolved configuration: 16 hexadecimal digits that also know plexp's version and the plugins' code.
+
+    The code counts as Python reads it, without comments and layout: a sweep that is started again after its plugin was
+    changed does not take the old runs for its own.
+    """
+    kept = {key: value for key, value in values.items() if key not in ASIDE}
+    plugins = {
+        f"{group}/{sheet['plugin']}": _code(group, str(sheet["plugin"]))
+        for section, sheet in kept.items()
+        if (group := {"critic_net": "net"}.get(section, section)) in registry.GROUPS
+        and isinstance(sheet, Mapping)
+        and "plugin" in sheet
+    }
+    return _digest([kept, plugins, __version__])
+
+
+def sweep_identity(arguments: list[str]) -> str:
+    """Of a sweep's command line, and of the sheets that it composes."""
+    sheets = [file for folder in conf_folders() for file in sorted(folder.rglob("*.yaml"))]
+    return _digest([arguments, [file.read_text(errors="replace") for file in sheets], __version__])
+
+
+def _code(group: str, name: str) -> str:
+    """The plugin's file as a syntax tree; a file that is none as it is; nothing where there is no file."""
+    files = [folder / f"{name}.py" for folder in registry.folders(group)]
+    text = next((file.read_text(errors="replace") for file in files if file.is_file()), "")
+    try:
+        return ast.dump(ast.parse(text))
+    except SyntaxError:
+        return text
+
+
+def _digest(facts: Any) -> str:
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def state_folder(outputs: str | Path) -> Path:
+    """Where the state of all runs of an outputs folder is."""
+    return Path(outputs).absolute() / "state"

@@ -1,0 +1,105 @@
+"""What is to be done in the store, on disk until the store has done it. Knows no store."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import threading
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Operation: TypeAlias = dict[str, Any]
+"""`op` says which: metrics (points), tags, text, file, model, end; the rest are its arguments, as JSON."""
+
+
+class Outbox:
+    """Operations on one run's record, first in, first out: a file of JSON lines that survives the process.
+
+    A process killed while it delivers leaves operations that were done already: they are done again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "operations.jsonl"
+        self._lock = threading.Lock()
+        self._waiting = deque(_read(self.path))
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, operation: Operation) -> None:
+        """Add one. Raises OSError, and keeps the file whole, if the disk is full."""
+        line = (json.dumps(operation, separators=(",", ":")) + "\n").encode()
+        with self._lock:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as file:
+                size = file.seek(0, os.SEEK_END)
+                try:
+                    if file.write(line) != len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                except BaseException:
+                    file.truncate(size)
+                    raise
+            self._waiting.append(operation)
+
+    def place_for(self, name: str) -> Path:
+        """Where a file may be put, alone in its folder, for an operation that names it as `path`."""
+        self._number += 1
+        folder = self.folder / f"{os.getpid()}-{self._number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def sync(self) -> None:
+        """Return when what was put here survives a power cut."""
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            os.fsync(file)
+
+    def waiting(self, points: int) -> list[Operation]:
+        """The first ones: metrics of about so many points together, or one of another kind."""
+        with self._lock:
+            first: list[Operation] = []
+            for operation in self._waiting:
+                if first and operation["op"] != "metrics":
+                    break
+                first.append(operation)
+                points -= len(operation.get("points", ()))
+                if operation["op"] != "metrics" or points <= 0:
+                    break
+            return first
+
+    def done(self, number: int) -> None:
+        """The first `number` are done; forget them and their files."""
+        with self._lock:
+            for _ in range(number):
+                operation = self._waiting.popleft()
+                if path := operation.get("path"):
+                    shutil.rmtree((self.folder / path).parent, ignore_errors=True)
+            if not self._waiting:
+                self.path.unlink(missing_ok=True)
+                with suppress(OSError):  # there may be what was refused
+                    self.folder.rmdir()
+
+    def refuse(self, operation: Operation) -> None:
+        """Keep apart what the store will never take."""
+        with (self.folder / "refused.jsonl").open("a") as file:
+            file.write(json.dumps(operation) + "\n")
+
+
+def waits(folder: Path) -> bool:
+    """Whether something waits in the outbox of this folder."""
+    with suppress(OSError):
+        return (folder / "operations.jsonl").stat().st_size > 0
+    return False
+
+
+def _read(path: Path) -> list[Operation]:
+    """Without a last line that a power cut has torn."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found

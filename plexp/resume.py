@@ -1,0 +1,65 @@
+"""Whether a command is a new run, one to be taken up again, or one that is finished. Needs neither torch nor mlflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from plexp.errors import ConfigError, Problem
+from plexp.identity import identity, state_folder
+from plexp.run_folder import Record, RunFolder, attempts, next_attempt
+from plexp.tracking_views import masked
+
+
+def finished(values: Mapping[str, Any], sweep: str) -> tuple[RunFolder, Record] | None:
+    """The finished run of this configuration in this store, unless it is to be done again.
+
+    With `rerun=true` only one counts that this very sweep has done.
+    """
+    folder = _latest(values)
+    record = folder.record() if folder else None
+    if folder is None or record is None or record.status != "FINISHED" or record.outcome is None:
+        return None
+    again = values.get("rerun") is not False and sweep not in record.sweeps
+    return None if again else (folder, record)
+
+
+def claim(values: Mapping[str, Any]) -> RunFolder:
+    """The folder of the run that this is, its lock taken: that of an interrupted or failed one, or a new one.
+
+    Raises ConfigError if another process runs it now.
+    """
+    root, name = state_folder(values["outputs"]), identity(values)
+    latest = _latest(values)
+    record = latest.record() if latest else None
+    over = record is None or record.status == "FINISHED"
+    if latest is not None and not (over and record is not None) and values["resume"] == "auto":
+        if latest.alive() or not latest.acquire():
+            raise _running(latest)
+        return latest
+    folder = next_attempt(root, name)
+    if not folder.acquire():
+        raise _running(folder)
+    return folder
+
+
+def store_of(values: Mapping[str, Any]) -> str | None:
+    """`tracker.uri` as it may be written down; None: the file in the outputs folder."""
+    uri = values["tracker"]["uri"]
+    return None if uri is None else masked(str(uri))
+
+
+def _latest(values: Mapping[str, Any]) -> RunFolder | None:
+    """The newest attempt whose run is kept in the store that is asked for."""
+    for folder in reversed(attempts(state_folder(values["outputs"]), identity(values))):
+        record = folder.record()
+        if record is None or record.store == store_of(values):
+            return folder
+    return None
+
+
+def _running(folder: RunFolder) -> ConfigError:
+    record = folder.record()
+    who = f"process {record.pid} on {record.host}" if record else "another process"
+    cause = f"{who} runs this very configuration now"
+    return ConfigError(Problem("resume", "auto", cause, "wait for it, or give resume=never for a run beside it"))

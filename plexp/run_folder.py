@@ -1,0 +1,234 @@
+"""What is known of a run outside MLflow: its record, whether it is alive, and what it needs to be taken up again.
+
+`<outputs>/state/<identity>[-n]/` holds `run.json`, a lock that its process holds while it lives, a heartbeat, the checkpoints
+and what waits for the store. Importing this needs neither torch nor mlflow.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import IO, Any, Literal
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0
+"""A run of another host whose heart has not beaten for so long is dead; a larger one waits longer before it is resumed."""
+RESERVE = 1 << 20
+"""Bytes set aside, to be given back when the disk is full, so that the end can still be recorded."""
+
+_locks: set[IO[str]] = set()
+
+
+@dataclass(frozen=True)
+class Record:
+    """run.json."""
+
+    identity: str
+    status: Status = "RUNNING"
+    name: str = ""
+    run_id: str | None = None
+    """MLflow's; None until there is one."""
+    store: str | None = None
+    """tracker.uri without credentials; None: the file in the same outputs folder."""
+    experiment: str | None = None
+    """MLflow's, by name."""
+    host: str = ""
+    pid: int = 0
+    started: float = 0.0
+    """Seconds since 1970, of the last start."""
+    overrides: list[str] = field(default_factory=list)
+    """As given on the command line, without credentials."""
+    sweeps: dict[str, int] = field(default_factory=dict)
+    """The sweeps that it belongs to, and its number there."""
+    error: list[str] = field(default_factory=list)
+    """Of a run that failed."""
+    outcome: dict[str, Any] | None = None
+    """Of a run that finished."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Their last values, of a run that finished."""
+
+
+class RunFolder:
+    """The folder of one run. What writes holds its lock; reading needs none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+        self._stop = threading.Event()
+        self.progress = (0, 0.0)
+        """(environment steps, share of the budget): goes with the heartbeat."""
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def outbox(self) -> Path:
+        return self.path / "outbox"
+
+    def record(self) -> Record | None:
+        """None where there is none that can be read."""
+        try:
+            found = json.loads((self.path / "run.json").read_text())
+            return Record(**{each.name: found[each.name] for each in fields(Record) if each.name in found})
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, record: Record) -> None:
+        """Replace the record as a whole."""
+        draft = self.path / f"run.json.{os.getpid()}"
+        try:
+            with draft.open("w") as file:
+                file.write(json.dumps(asdict(record), indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.path / "run.json")
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def change(self, **changes: Any) -> Record:
+        """Write the record with these changes."""
+        record = self.record() or Record(self.path.name.partition("-")[0])
+        self.write(replace(record, **changes))
+        return replace(record, **changes)
+
+    def acquire(self) -> bool:
+        """Take the lock; False if another process has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = (self.path / "lock").open("a")
+        for _ in range(10):  # who asks whether it is alive holds it for a moment
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.02)
+            else:
+                self._lock = lock
+                _locks.add(lock)
+                return True
+        lock.close()
+        return False
+
+    def begin(self, **changes: Any) -> Record:
+        """Record that this process runs it now, and let the heart beat. The lock must be held."""
+        reserve = self.path / "reserve"
+        if not reserve.exists():
+            reserve.write_bytes(bytes(RESERVE))
+        mine = {"host": platform.node(), "pid": os.getpid(), "started": time.time(), "status": "RUNNING"}
+        record = self.change(**mine, error=[], outcome=None, **changes)
+        self._stop.clear()
+        self._beat()
+        threading.Thread(target=self._beat_on, name="heartbeat", daemon=True).start()
+        return record
+
+    def release(self) -> None:
+        """Give the lock back, and stop the heart."""
+        self._stop.set()
+        if self._lock is not None:
+            (self.path / "heartbeat").unlink(missing_ok=True)
+            self.spend_reserve()
+            _locks.discard(self._lock)
+            self._lock.close()
+            self._lock = None
+
+    def spend_reserve(self) -> None:
+        """Make room on a full disk for what must still be written."""
+        (self.path / "reserve").unlink(missing_ok=True)
+
+    def heartbeat(self) -> tuple[float, int, float]:
+        """Seconds since 1970 of the last one, environment steps and share of the budget by then; zeros if there is none."""
+        try:
+            file = self.path / "heartbeat"
+            steps, share = json.loads(file.read_text())
+            return file.stat().st_mtime, int(steps), float(share)
+        except (OSError, ValueError, TypeError):
+            return 0.0, 0, 0.0
+
+    def alive(self) -> bool:
+        """Whether a process runs it: one holds its lock, or (where locks don't reach) another host's heart beats."""
+        if self._lock is not None:
+            return True
+        if not (self.path / "lock").exists():
+            return False
+        try:
+            with (self.path / "lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        record = self.record()
+        elsewhere = record is not None and record.status == "RUNNING" and record.host != platform.node()
+        return elsewhere and time.time() - self.heartbeat()[0] < STALE_SECONDS
+
+    def _beat(self) -> None:
+        with suppress(OSError):  # on a full disk; whoever asks looks at the lock first
+            (self.path / "heartbeat").write_text(json.dumps(self.progress))
+
+    def _beat_on(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            self._beat()
+            if self._stop.is_set():
+                (self.path / "heartbeat").unlink(missing_ok=True)
+
+
+@contextmanager
+def held(folder: RunFolder) -> Iterator[bool]:
+    """The folder's lock, if nobody has it."""
+    if folder.alive() or not folder.acquire():
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        folder.release()
+
+
+def attempts(root: Path, identity: str) -> list[RunFolder]:
+    """The folders of all attempts at a run, the newest last."""
+    found = [path for path in root.glob(f"{identity}*") if path.name.partition("-")[0] == identity]
+    return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name.partition("-")[2] or 1))]
+
+
+def next_attempt(root: Path, identity: str) -> RunFolder:
+    """A folder that nobody has used."""
+    number = len(attempts(root, identity)) + 1
+    while True:
+        path = root / (identity if number == 1 else f"{identity}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return RunFolder(path)
+
+
+def dead(root: Path) -> list[RunFolder]:
+    """Runs that ended without a word: their heart had begun to beat, and nobody holds their lock."""
+    found = [RunFolder(file.parent) for file in sorted(root.glob("*/heartbeat"))]
+    return [folder for folder in found if not folder.alive()]
+
+
+def every(root: Path) -> list[RunFolder]:
+    """All runs of a state folder, in the order of their last start."""
+    known = [(folder.record(), folder) for path in root.glob("*") if path.is_dir() for folder in [RunFolder(path)]]
+    return [folder for record, folder in sorted(known, key=lambda pair: pair[0].started if pair[0] else 0.0)]
+
+
+def _close_in_child() -> None:
+    """An environment's process must not keep the lock of the run that started it."""
+    for lock in _locks:
+        with suppress(OSError):
+            lock.close()
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

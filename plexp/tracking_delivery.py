@@ -1,0 +1,118 @@
+"""Brings what waits in an outbox to MLflow: each metric step once, whatever failed or died in between."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from plexp.outbox import Operation, Outbox
+from plexp.tracking_store import LoggedModelOutput, Metric, MlflowClient, MlflowException
+from plexp.tracking_views import cause
+
+log = logging.getLogger("plexp")
+BATCH = 1000
+"""Metric points of one write: MLflow's limit."""
+FINAL = (
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "INVALID_STATE",
+)
+"""MLflow's codes for what it will never take, however often it is asked."""
+
+
+class Delivery:
+    """Does the operations of an outbox in their order.
+
+    `unsure`: some may have been done already, as after a death or a lost answer; then the store is asked first which metric
+    steps it has.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, outbox: Outbox, *, unsure: bool) -> None:
+        self.client, self.run_id, self.outbox, self.unsure = client, run_id, outbox, unsure
+        self.count = 0
+        """Operations done."""
+        self._known: dict[str, set[int]] = {}
+        self._lock = threading.Lock()
+
+    def deliver(self) -> None:
+        """All that waits. Raises what MLflow raises where the store does not answer; the rest goes on waiting."""
+        with self._lock:
+            while operations := self.outbox.waiting(BATCH):
+                try:
+                    self._do(operations)
+                except MlflowException as error:
+                    self.unsure, self._known = True, {}
+                    if error.error_code not in FINAL:
+                        raise
+                    self._refuse(operations, error)
+                except BaseException:
+                    self.unsure, self._known = True, {}
+                    raise
+                self.outbox.done(len(operations))
+                self.count += len(operations)
+
+    def _do(self, operations: list[Operation]) -> None:
+        first = operations[0]
+        match first["op"]:
+            case "metrics":
+                points = [Metric(*point) for each in operations for point in each["points"]]
+                self._log(self._new(points) if self.unsure else points)
+            case "tags":
+                for key, value in first["tags"].items():
+                    self.client.set_tag(self.run_id, key, value)
+            case "untag":
+                if first["key"] in self.client.get_run(self.run_id).data.tags:
+                    self.client.delete_tag(self.run_id, first["key"])
+            case "text":
+                self.client.log_text(self.run_id, first["text"], first["name"])
+            case "file":
+                if (path := self.outbox.folder / first["path"]).exists():
+                    self.client.log_artifact(self.run_id, str(path), first["folder"])
+            case "model":
+                self._log_model(self.outbox.folder / first["path"])
+            case "end":
+                self.client.set_terminated(self.run_id, first["status"], first["time"])
+
+    def _log(self, points: list[Metric]) -> None:
+        for i in range(0, len(points), BATCH):
+            self.client.log_batch(self.run_id, metrics=points[i : i + BATCH])
+
+    def _new(self, points: list[Metric]) -> list[Metric]:
+        """Those whose step the store does not have."""
+        for name in {point.key for point in points} - self._known.keys():
+            history = self.client.get_metric_history(self.run_id, name)
+            self._known[name] = {point.step for point in history}
+        fresh = []
+        for point in points:
+            if point.step not in self._known[point.key]:
+                self._known[point.key].add(point.step)
+                fresh.append(point)
+        return fresh
+
+    def _log_model(self, folder: Path) -> None:
+        """Register the model saved there. Not mlflow.pytorch.log_model: it leaves a FAILED one behind if it fails."""
+        from mlflow.models import Model  # with pandas, which takes half a second
+
+        run = self.client.get_run(self.run_id)
+        if not folder.exists() or (self.unsure and run.outputs and run.outputs.model_outputs):
+            return
+        record = Model.load(str(folder))
+        model = self.client.create_logged_model(run.info.experiment_id, name="policy", source_run_id=self.run_id)
+        try:
+            record.model_id, record.model_uuid, record.artifact_path = model.model_id, model.model_id, model.model_uri
+            record.save(str(folder / "MLmodel"))
+            self.client.log_model_artifacts(model.model_id, str(folder))
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+            self.client.finalize_logged_model(model.model_id, "READY")
+        except BaseException:
+            self.client.delete_logged_model(model.model_id)
+            raise
+
+    def _refuse(self, operations: list[Operation], error: MlflowException) -> None:
+        for operation in operations:
+            self.outbox.refuse(operation)
+        kinds = ", ".join(sorted({operation["op"] for operation in operations}))
+        log.warning("MLflow refused %s (%s); kept in %s", kinds, cause(error), self.outbox.folder / "refused.jsonl")

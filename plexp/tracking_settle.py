@@ -1,0 +1,75 @@
+"""Settles what runs left behind: those that died are marked KILLED, and what waits on disk goes to the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plexp.errors import StoreError
+from plexp.identity import state_folder
+from plexp.outbox import Outbox, waits
+from plexp.run_folder import RunFolder, dead, held
+from plexp.tracking_delivery import Delivery
+from plexp.tracking_store import MlflowClient, connected, store_errors
+from plexp.tracking_views import masked, sqlite_uri
+
+
+def settle(client: MlflowClient, outputs: Path, uri: str | None) -> list[str]:
+    """Settle the runs of this outputs folder that are kept in this store (`uri` None: the folder's own).
+
+    Returns a line for each. Raises StoreError if the store does not answer; the rest goes on waiting.
+    """
+    root, said = state_folder(outputs), []
+    mine = None if uri is None else masked(uri)
+    left = [RunFolder(file.parents[1]) for file in sorted(root.glob("*/outbox/operations.jsonl"))]
+    for folder in {each.path: each for each in [*dead(root), *left]}.values():
+        record = folder.record()
+        if record is None or record.store != mine:
+            continue
+        with held(folder) as free, store_errors(uri, outputs):
+            if free:
+                said.append(_settle(client, folder))
+    return said
+
+
+def settle_outputs(outputs: Path, uri: str | None) -> list[str]:
+    """The same, for a command that has no client yet; does nothing, and imports nothing more, where nothing is left."""
+    root = state_folder(outputs)
+    if not dead(root) and not list(root.glob("*/outbox/operations.jsonl")):
+        return []
+    if uri is None and not (outputs / "mlflow.db").is_file():
+        raise StoreError(
+            f"outputs={outputs}: there is no mlflow.db any more; give --uri if the runs are kept elsewhere"
+        )
+    with connected(uri or sqlite_uri(outputs / "mlflow.db")) as client:
+        return settle(client, outputs, uri)
+
+
+def _settle(client: MlflowClient, folder: RunFolder) -> str:
+    record, (beat, _, _) = folder.record(), folder.heartbeat()
+    assert record is not None
+    run_id = record.run_id or _by_tag(client, folder.path.name)
+    said = []
+    if run_id is not None and waits(folder.outbox):
+        outbox = Outbox(folder.outbox)
+        said.append(f"delivered what waited ({len(outbox)} operations)")
+        Delivery(client, run_id, outbox, unsure=True).deliver()
+    if record.status == "RUNNING":
+        if run_id is not None:
+            client.set_terminated(run_id, "KILLED", int(beat * 1000) or None)
+        folder.change(status="KILLED", run_id=run_id, error=["it ended without a word (killed, or the power failed)"])
+        said.append("died, marked KILLED")
+    return f"{record.name or folder.path.name} ({run_id}): {', '.join(said) or 'nothing to do'}"
+
+
+def _by_tag(client: MlflowClient, state: str) -> str | None:
+    """The run that was created just before the process died."""
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(ids, f"tags.state = '{state}'", max_results=1) if ids else []
+    return found[0].info.run_id if found else None
+
+
+def tag(outputs: Path, uri: str | None, run_id: str, tags: dict[str, str]) -> None:
+    """Add tags to a run that is over. Raises StoreError."""
+    with connected(uri or sqlite_uri(outputs / "mlflow.db")) as client:
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)

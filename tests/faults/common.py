@@ -1,0 +1,95 @@
+"""What the fault scripts share: commands in processes of their own, and a run's whole record to compare."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file
+
+CHECKOUT = Path(__file__).parents[2]
+CLOCK = ("time/", "eval/seconds", "speed/seconds_to_threshold")
+"""Metrics that say how long something took: the only ones that two runs of one seed may have different."""
+
+
+def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+    """`python -m plexp` in a process group of its own."""
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    kept = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    return subprocess.Popen([sys.executable, "-m", "plexp", *arguments], env=environment, cwd=CHECKOUT, **kept | options)
+
+
+def finish(arguments: Sequence[str], seconds: float = 600.0, **options: Any) -> tuple[int, str]:
+    """Run the command to its end: exit status, and what it said on stderr."""
+    with start(arguments, **options) as process:
+        _, said = process.communicate(timeout=seconds)
+    return process.returncode, said or ""
+
+
+def kill(process: subprocess.Popen[str], after: float, number: int = signal.SIGKILL) -> bool:
+    """Send a signal to the process alone after so many seconds; False if it had ended by then."""
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, number)
+        process.communicate()
+        return True
+    process.communicate()
+    return False
+
+
+def runs(outputs: Path) -> list[dict[str, Any]]:
+    """Every run of a store: id, status, tags, metrics as {name: [(step, value), …]}, params, folder of its files."""
+    with closing(sqlite3.connect(f"{(outputs / 'mlflow.db').absolute().as_uri()}?mode=ro", uri=True)) as store:
+        found = store.execute("SELECT run_uuid, status, artifact_uri, name FROM runs ORDER BY start_time").fetchall()
+        result = []
+        for run, status, files, name in found:
+            rows = store.execute("SELECT key, step, value, is_nan FROM metrics WHERE run_uuid = ?", (run,)).fetchall()
+            metrics: dict[str, list[tuple[int, Any]]] = {}
+            for key, step, value, is_nan in rows:
+                metrics.setdefault(key, []).append((step, "nan" if is_nan else value))
+            tags = dict(store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run,)))
+            params = dict(store.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)))
+            folder = Path(files.removeprefix("file://"))
+            sorted_metrics = {key: sorted(points, key=str) for key, points in metrics.items()}
+            record = {"id": run, "status": status, "tags": tags, "params": params, "metrics": sorted_metrics}
+            result.append({**record, "folder": folder, "name": name})
+    return result
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """What two runs of one configuration do not share, but for the clock: weights, metrics, episodes, steps logged twice."""
+    found = []
+    weights = [load_file(run["folder"] / "agent.safetensors") for run in (ours, theirs)]
+    if weights[0].keys() != weights[1].keys():
+        found.append("names of weights")
+    found += [f"weights {name}" for name, array in weights[0].items() if array.tobytes() != weights[1][name].tobytes()]
+    names = ours["metrics"].keys() | theirs["metrics"].keys()
+    for name in sorted(names):
+        mine, other = ours["metrics"].get(name, []), theirs["metrics"].get(name, [])
+        if [step for step, _ in mine] != [step for step, _ in other]:
+            found.append(f"steps of {name}")
+        if not name.startswith(CLOCK) and mine != other:
+            found.append(f"values of {name}")
+        found += [f"{name} twice at step {step}" for step, n in Counter(step for step, _ in mine).items() if n > 1]
+    if (ours["folder"] / "episodes.csv").read_text() != (theirs["folder"] / "episodes.csv").read_text():
+        found.append("episodes.csv")
+    return found + [f"status {run['status']}" for run in (ours, theirs) if run["status"] != "FINISHED"]
+
+
+def wait_for(what: Any, seconds: float = 60.0) -> None:
+    """Until it is true. Raises TimeoutError."""
+    until = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > until:
+            raise TimeoutError
+        time.sleep(0.02)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
 
 from plexp.errors import EnvironmentFault
 from plexp.stepper import Array
@@ -26,7 +29,7 @@ class Apart(AsyncVectorEnv):
     ) -> None:
         gymnasium.logger.min_level = gymnasium.logger.ERROR + 1  # it prints tracebacks of what it raises anyway
         self.step_timeout, self.is_broken = step_timeout, False
-        super().__init__(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        super().__init__([partial(_made, make) for make in makers], autoreset_mode=AutoresetMode.SAME_STEP)
 
     def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
         result: tuple[Any, dict[str, Any]] = self._guarded(super().reset_wait, "reset")
@@ -43,7 +46,9 @@ class Apart(AsyncVectorEnv):
         return np.stack([observation for observation, _ in played]), np.array([equal for _, equal in played])
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        super().close_extras(timeout, terminate or self.is_broken)
+        waiting = self._state != AsyncState.DEFAULT  # as after Ctrl-C in the middle of a step
+        self._state = AsyncState.DEFAULT
+        super().close_extras(timeout, terminate or self.is_broken or waiting)
 
     def _guarded(self, wait: Callable[[float | None], Any], what: str) -> Any:
         try:
@@ -59,3 +64,11 @@ class Apart(AsyncVectorEnv):
             index = dead[0] if dead else 0
             code = self.processes[index].exitcode
             raise EnvironmentFault(f"the process of environment {index} died (exit code {code})", index) from None
+
+
+def _made(make: Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any, Any]:
+    """The environment; in a process of its own, Ctrl-C is the run's affair, and SIGTERM ends even one that hangs."""
+    if multiprocessing.current_process().name.startswith(f"Worker<{Apart.__name__}>"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return make()

@@ -6,22 +6,17 @@ import argparse
 import json
 import os
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
-from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig
 
-from plexp import CONF, conf_folders, job
+from plexp import CONF, conf_folders, job, sweeps
 from plexp.errors import ConfigError, StoreError
 from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
-
-_sweep_folder: Path | None = None
+from plexp.tracking_views import masked
 
 
 class UserConf(SearchPathPlugin):
@@ -30,14 +25,6 @@ class UserConf(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in conf_folders()[1:]:
             search_path.append("plexp-user", f"file://{folder}")
-
-
-class SweepFolder(Callback):
-    """Remembers where the jobs of a sweep leave their results."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        global _sweep_folder
-        _sweep_folder = Path(config.hydra.sweep.dir)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
             return _compare(arguments[1:])
         case ["ui"]:
             return _ui(arguments[1:])
+        case ["status"]:
+            return _status(arguments[1:])
+        case ["sync"]:
+            return _sync(arguments[1:])
+        case ["repair"]:
+            return _repair(arguments[1:])
+        case ["replay"]:
+            return _replay(arguments[1:])
     return _experiment(arguments)
 
 
@@ -58,57 +53,45 @@ def _experiment(arguments: list[str]) -> int:
 
     job.status = OK
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, to be said in one line
-    os.environ["PLEXP_SWEEP"] = time.strftime("%Y-%m-%d_%H-%M-%S")
+    os.environ["PLEXP_ARGUMENTS"] = json.dumps([masked(argument) for argument in arguments])
+    os.environ["PLEXP_SWEEP"] = sweeps.name_of(arguments)
     Plugins.instance().register(UserConf)
     sys.argv = ["plexp", *arguments]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
     except KeyboardInterrupt as interrupt:
-        print("interrupted; what was logged so far is kept, and the run is marked KILLED", file=sys.stderr)
+        print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
         return TERMINATED if isinstance(interrupt, job.Terminated) else INTERRUPTED
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return USAGE
     except Exception as error:
+        if type(error).__name__ == "TerminatedWorkerError":  # of joblib
+            print("a worker of the sweep was killed (out of memory?), and the others with it", file=sys.stderr)
+            return FAILED
         problem = explain(error, arguments)
         if problem is None:
             raise
         print(problem, file=sys.stderr)
         return USAGE
     finally:
-        if _sweep_folder is not None and _sweep_folder.is_dir():
-            job.status = _report(_sweep_folder)
+        if sweeps.running.lock is not None and sweeps.running.folder is not None:
+            job.status = _report(sweeps.running.folder, sweeps.running.outputs)
+        sweeps.end()
     return job.status
 
 
-def _report(folder: Path) -> int:
-    """Print what ran and what failed; 1 if any job did."""
-    from rich import box
+def _report(folder: Path, outputs: str) -> int:
+    """Print what ran and what failed; 1 if any job is not finished."""
     from rich.console import Console
-    from rich.table import Table
 
-    files = sorted(
-        folder.glob("*/result.json"), key=lambda file: int(file.parent.name) if file.parent.name.isdigit() else 0
-    )
-    results = [(file.parent, json.loads(file.read_text())) for file in files]
-    if not results:
-        return OK
-    shared = set.intersection(*(set(result["overrides"]) for _, result in results)) if len(results) > 1 else set()
-    title = " ".join([f"sweep {os.environ['PLEXP_SWEEP']}", *sorted(shared)])
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in ("job", "what differs", "status", "final return", "seconds"):
-        table.add_column(column, justify="right" if column in ("final return", "seconds") else "left")
-    for _, result in results:
-        differs = " ".join(override for override in result["overrides"] if override not in shared)
-        final = f"{result['final_return']:.1f}" if "final_return" in result else ""
-        table.add_row(str(result["job"]), differs, result["status"], final, f"{result['seconds']:.1f}")
-    console = Console()
-    console.print(table)
-    failed = [(where, result) for where, result in results if result["status"] != "FINISHED"]
-    for where, result in failed:
-        console.print(
-            f"job {result['job']}: {'; '.join(result.get('error', ['interrupted']))} (log in {where})", soft_wrap=True
-        )
-    return FAILED if failed else OK
+    from plexp.identity import state_folder
+    from plexp.run_folder import every
+    from plexp.status import print_sweep
+
+    return OK if print_sweep(folder, every(state_folder(outputs)), Console()) else FAILED
 
 
 def _plugins(arguments: list[str]) -> int:
@@ -172,3 +155,79 @@ def _ui(arguments: list[str]) -> int:
     from plexp.tracking_views import serve
 
     return serve(uri=options.uri, outputs=options.outputs.absolute(), host=options.host, port=options.port)
+
+
+def _status(arguments: list[str]) -> int:
+    usage = "What is done, running, interrupted, failed and why."
+    parser = _parser("status", usage)
+    parser.add_argument("--sweep", help="a sweep by its name; the newest")
+    options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    from plexp.status import status
+
+    try:
+        status(options.outputs, options.sweep, Console())
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    return _settled(options.uri, options.outputs, quiet=True)
+
+
+def _sync(arguments: list[str]) -> int:
+    usage = "Bring to MLflow what waits on disk because its store did not answer, and mark runs that died."
+    options = _parser("sync", usage).parse_args(arguments)
+    return _settled(options.uri, options.outputs, quiet=False)
+
+
+def _settled(uri: str | None, outputs: Path, *, quiet: bool) -> int:
+    """Settle what dead runs left behind; the exit status."""
+    from plexp.run_folder import stores_that_wait
+
+    status = OK
+    for store in stores_that_wait(outputs) if uri is None else [uri]:
+        from plexp.tracking_settle import settle_outputs
+
+        try:
+            for line in settle_outputs(outputs, store):
+                print(line)
+        except StoreError as error:
+            print(error, file=sys.stderr)
+            status = FAILED
+    if not quiet and status == OK and not stores_that_wait(outputs):
+        print("nothing waits")
+    return OK if quiet else status
+
+
+def _repair(arguments: list[str]) -> int:
+    usage = "Make the runs of an outputs folder that was moved find their files again."
+    options = _parser("repair", usage).parse_args(arguments)
+    from plexp.tracking_repair import repair
+
+    try:
+        print(repair(options.outputs))
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    return OK
+
+
+def _replay(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("plexp replay", description="Play an episode that went wrong again.")
+    parser.add_argument("file", type=Path, help="fault.json, from the run's folder or its artifacts in MLflow")
+    options = parser.parse_args(arguments)
+    from plexp.replay import replay
+
+    try:
+        print(replay(options.file))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    return OK
+
+
+def _parser(name: str, usage: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"plexp {name}", description=usage)
+    parser.add_argument("--outputs", type=lambda text: Path(text).absolute(), default=Path("outputs").absolute())
+    parser.add_argument("--uri", help="the store, as given as tracker.uri=; as each run has it")
+    return parser

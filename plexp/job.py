@@ -51,7 +51,7 @@ def task(cfg: DictConfig) -> float | None:
     result: dict[str, Any] = {"job": hydra_config.job.num if in_sweep else 0, "overrides": _overrides()}
     started = time.time()
     try:
-        with _sigterm_as_interrupt():
+        with _interruptible():
             result |= {"status": "FINISHED", **_job(cfg, in_sweep)}
         if result["objective"] is None:
             remedy = nearest(cfg.objective, result["logged"])
@@ -203,19 +203,25 @@ def _evidence(error: Exception, cfg: DictConfig, folder: Path) -> str:
         return f" (no traceback: {full.strerror})"
 
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises, once, so that the run is closed as KILLED; Ctrl-C does it by itself."""
+def ignore(number: int, frame: FrameType | None) -> None:
+    """A handler. Not SIG_IGN: of a signal that is on its way Python would print a traceback."""
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being written now must be written whole
-        raise Terminated
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and Ctrl-C raise, so that the run is closed as KILLED; only another Ctrl-C disturbs that."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, ignore)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

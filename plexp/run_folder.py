@@ -143,6 +143,11 @@ class RunFolder:
         """Make room on a full disk for what must still be written."""
         (self.path / "reserve").unlink(missing_ok=True)
 
+    def checkpoint_steps(self) -> int | None:
+        """Environment steps of the newest checkpoint; None: there is none."""
+        names = [path.name.split("-")[1] for path in self.checkpoints.glob("step-*-*.safetensors")]
+        return max(map(int, names), default=None)
+
     def heartbeat(self) -> tuple[float, int, float]:
         """Seconds since 1970 of the last one, environment steps and share of the budget by then; zeros if there is none."""
         try:
@@ -215,6 +220,14 @@ def dead(root: Path) -> list[RunFolder]:
     """Runs that ended without a word: their heart had begun to beat, and nobody holds their lock."""
     found = [RunFolder(file.parent) for file in sorted(root.glob("*/heartbeat"))]
     return [folder for folder in found if not folder.alive()]
+
+
+def stores_that_wait(outputs: Path) -> list[str | None]:
+    """The stores of runs that died, or that something waits for."""
+    root = outputs / "state"
+    waiting = [RunFolder(file.parents[1]) for file in root.glob("*/outbox/operations.jsonl")]
+    left = [*dead(root), *(folder for folder in waiting if not folder.alive())]
+    return sorted({record.store for folder in left if (record := folder.record())}, key=str)
 
 
 def every(root: Path) -> list[RunFolder]:

@@ -74,9 +74,12 @@ def main() -> int:
         chosen = list(zip(range(options.trials), itertools.cycle(cases), strict=False))
         jobs = [(n, case, never[case], Path(folder), options.seed, sent) for n, case in chosen]
         equal = kills = resumes = 0
-        for (number, case), (times, resumed, found) in zip(chosen, pool.map(lambda job: trial(*job), jobs), strict=True):
+        for (number, case), (times, resumed, found) in zip(
+            chosen, pool.map(lambda job: trial(*job), jobs), strict=True
+        ):
             kills, resumes, equal = kills + times, resumes + resumed, equal + (not found)
-            print(number, *case, f"killed {times} times", "from a checkpoint" * resumed, "equal" if not found else found, flush=True)
+            how = "from a checkpoint" if resumed else "from the start"
+            print(number, *case, f"killed {times} times, {how}:", found or "equal", flush=True)
     print(f"{equal} of {len(chosen)} equal after {kills} kills; {resumes} went on from a checkpoint")
     return 0 if equal == len(chosen) else 1
 

@@ -1,0 +1,209 @@
+"""`plexp status`: what is done, running, interrupted, failed and why. Read from the outputs folder; needs no mlflow."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from plexp.errors import ConfigError, Problem, nearest
+from plexp.identity import state_folder
+from plexp.run_folder import Record, RunFolder, every
+
+FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job of a sweep, or a run of its own."""
+
+    job: int | None
+    overrides: Sequence[str]
+    status: str
+    """FINISHED, RUNNING, INTERRUPTED, FAILED, REFUSED or WAITING."""
+    note: str = ""
+    """How far it is, and since when."""
+    final_return: float | None = None
+    seconds: float | None = None
+    errors: Sequence[str] = field(default_factory=list)
+    log: Path | None = None
+    """Where its log is."""
+
+
+def status(outputs: Path, sweep: str | None, console: Console) -> None:
+    """Print a sweep (the newest, if none is named), the unfinished runs outside it, and a line for each other sweep.
+
+    Raises ConfigError if there is no such sweep, or nothing at all.
+    """
+    root = outputs / "sweeps"
+    folders = sorted(file.parent for file in root.glob(f"*/{FILE}"))
+    runs = every(state_folder(outputs))
+    if sweep is not None and sweep not in [folder.name for folder in folders]:
+        known = [folder.name for folder in folders[-5:]]
+        remedy = nearest(sweep, known) if known else "start one with: python -m plexp -m"
+        raise ConfigError(Problem("--sweep", sweep, "there is no such sweep", remedy))
+    if not folders and not runs:
+        cause = "no run has been started there yet"
+        raise ConfigError(Problem("outputs", outputs, cause, "start one with: python -m plexp"))
+    chosen = root / sweep if sweep else folders[-1] if folders else None
+    if chosen is not None:
+        print_sweep(chosen, runs, console)
+    alone = [_row(None, folder) for folder in runs if (record := folder.record()) and not record.sweeps]
+    unfinished = [row for row in alone if row.status != "FINISHED"]
+    if unfinished:
+        _table("runs outside sweeps that are not finished", unfinished, set(), console)
+        _reasons(unfinished, console)
+        if any(row.status in ("INTERRUPTED", "FAILED") for row in unfinished):
+            console.print("the same command takes a run up where its last checkpoint was")
+    if sweep is None:
+        for folder in reversed([folder for folder in folders if folder != chosen]):
+            console.print(f"sweep {folder.name}: {_counts(rows_of(folder, runs))}", highlight=False, soft_wrap=True)
+
+
+def print_sweep(folder: Path, runs: Sequence[RunFolder], console: Console) -> bool:
+    """The table of a sweep; whether all its jobs are finished."""
+    rows = rows_of(folder, runs)
+    if not rows:
+        return True
+    shared = set.intersection(*(set(row.overrides) for row in rows)) if len(rows) > 1 else set()
+    _table(" ".join([f"sweep {folder.name}", *sorted(shared)]), rows, shared, console)
+    _reasons(rows, console)
+    complete = all(row.status == "FINISHED" for row in rows)
+    if not complete:
+        command = f"python -m plexp {shlex.join(_sweep(folder).get('arguments', ['-m', '…']))}"
+        console.print(
+            f"{_counts(rows)}; the same command does what is missing: {command}", highlight=False, soft_wrap=True
+        )
+    return complete
+
+
+def rows_of(folder: Path, runs: Sequence[RunFolder]) -> list[Row]:
+    """Every job of a sweep."""
+    jobs, results = _sweep(folder).get("jobs"), _results(folder)
+    mine: dict[int, RunFolder] = {}
+    for each in runs:  # in the order of their starts, so that the last one of a job counts
+        record = each.record()
+        if record is not None and folder.name in record.sweeps:
+            mine[record.sweeps[folder.name]] = each
+    numbers = range(len(jobs)) if jobs is not None else sorted({*results, *mine})
+    rows = []
+    for number in numbers:
+        result, run = results.get(number, {}), mine.get(number)
+        record = run.record() if run else None
+        overrides = jobs[number] if jobs else result.get("overrides") or (record.overrides if record else [])
+        where = folder / str(number)
+        if run is not None and not (result.get("status") == "REFUSED" and _newer(where, run)):
+            rows.append(_row(number, run, overrides, where, result))
+        elif result:
+            seconds, errors = result.get("seconds"), result.get("error", [])
+            rows.append(Row(number, overrides, result["status"], seconds=seconds, errors=errors, log=where))
+        else:
+            rows.append(Row(number, overrides, "WAITING"))
+    return rows
+
+
+def _row(
+    job: int | None,
+    run: RunFolder,
+    overrides: Sequence[str] | None = None,
+    log: Path | None = None,
+    result: Mapping[str, Any] | None = None,
+) -> Row:
+    record = run.record() or Record("")
+    beat, steps, share = run.heartbeat()
+    given = record.overrides if overrides is None else overrides
+    outcome, seconds = record.outcome or {}, (result or {}).get("seconds")
+    before = "before" in (result or {})
+    kept = run.checkpoint_steps()
+    match record.status:
+        case "RUNNING" if run.alive():
+            note = f"{steps:,} steps ({share:.0%}), heartbeat {_ago(beat)} ago, process {record.pid} on {record.host}"
+            return Row(job, given, "RUNNING", note, log=log)
+        case "FINISHED":
+            errors = (result or {}).get("error", [])  # such as an objective that was not logged
+            note = "before" if before else ""
+            return Row(
+                job, given, "FAILED" if errors else "FINISHED", note, outcome.get("final_return"), seconds, errors, log
+            )
+        case "FAILED":
+            errors = record.error if not (result or {}).get("error") else (result or {})["error"]
+            return Row(job, given, "FAILED", _from(kept), seconds=seconds, errors=errors, log=log)
+    errors = (
+        []
+        if record.status == "KILLED" and not record.error
+        else ["it ended without a word (killed, or the power failed)"]
+    )
+    return Row(job, given, "INTERRUPTED", _from(kept), seconds=seconds, errors=errors, log=log)
+
+
+def _newer(where: Path, run: RunFolder) -> bool:
+    """Whether the job's result is newer than the run's record."""
+    with suppress(OSError):
+        return (where / "result.json").stat().st_mtime > (run.path / "run.json").stat().st_mtime
+    return False
+
+
+def _from(kept: int | None) -> str:
+    return "before its first checkpoint" if kept is None else f"at step {kept:,}"
+
+
+def _table(title: str, rows: Sequence[Row], shared: set[str], console: Console) -> None:
+    console.print(title, soft_wrap=True, highlight=False, markup=False)
+    table = Table(box=box.SIMPLE)
+    columns = ["job", "what differs", "status", "final return", "seconds"]
+    noted = any(row.note for row in rows)
+    for column in [*columns, *([""] if noted else [])]:
+        table.add_column(column, justify="right" if column in ("final return", "seconds") else "left")
+    for row in rows:
+        differs = " ".join(override for override in row.overrides if override not in shared)
+        number, final = (
+            "" if row.job is None else str(row.job),
+            "" if row.final_return is None else f"{row.final_return:.1f}",
+        )
+        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+        table.add_row(number, differs, row.status, final, seconds, *([row.note] if noted else []))
+    console.print(table)
+
+
+def _reasons(rows: Sequence[Row], console: Console) -> None:
+    for row in rows:
+        if row.errors and row.status != "FINISHED":
+            who = "" if row.job is None else f"job {row.job}: "
+            where = "" if row.log is None else f" (log in {row.log})"
+            console.print(f"{who}{'; '.join(row.errors)}{where}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    counts = Counter(row.status for row in rows)
+    order = ("FINISHED", "RUNNING", "INTERRUPTED", "FAILED", "REFUSED", "WAITING")
+    return f"of {len(rows)} jobs " + ", ".join(f"{counts[name]} {name.lower()}" for name in order if counts[name])
+
+
+def _sweep(folder: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((folder / FILE).read_text())
+        return found
+    return {}
+
+
+def _results(folder: Path) -> dict[int, dict[str, Any]]:
+    found = {}
+    for file in folder.glob("*/result.json"):
+        if file.parent.name.isdigit():
+            with suppress(OSError, ValueError):
+                found[int(file.parent.name)] = json.loads(file.read_text())
+    return found
+
+
+def _ago(moment: float) -> str:
+    return f"{max(0.0, time.time() - moment):.0f} s"

@@ -1,0 +1,147 @@
+"""A sweep: its name, its jobs, and whether it runs now. The same command line is the same sweep, each time it is started."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from plexp.errors import ConfigError, Problem
+from plexp.identity import state_folder, sweep_identity
+from plexp.job import Terminated, ignore
+from plexp.run_folder import dead, every
+from plexp.tracking_views import masked
+
+FILE = "sweep.json"
+GRACE_SECONDS = 3.0
+"""That interrupted jobs have for their last checkpoint; a larger one delays the end of a sweep after Ctrl-C."""
+AGAIN = ("rerun=true", "rerun=True", "rerun=1", "rerun=yes")
+
+
+@dataclass
+class _Running:
+    """The sweep of this process."""
+
+    folder: Path | None = None
+    outputs: str = "outputs"
+    lock: IO[str] | None = None
+
+
+running = _Running()
+
+
+def name_of(arguments: Sequence[str]) -> str:
+    """Of the sweep that these arguments started before, unless it is complete and to be done again; else a new one."""
+    root = Path(_outputs(arguments)) / "sweeps"
+    key = sweep_identity(_plain(arguments))
+    for file in sorted(root.glob(f"*/{FILE}"), reverse=True):
+        with suppress(OSError, ValueError):
+            if json.loads(file.read_text())["identity"] == key:
+                again = any(argument in AGAIN for argument in arguments)
+                if not again or not is_complete(file.parent):
+                    return file.parent.name
+                break
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    return f"{name}-{os.getpid()}" if (root / name).exists() else name
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every job is finished, as far as it is known how many there are."""
+    jobs = json.loads((folder / FILE).read_text())["jobs"]
+    results = [json.loads(file.read_text()) for file in folder.glob("*/result.json")]
+    finished = sum(result["status"] == "FINISHED" for result in results)
+    return bool(finished) and finished == (len(results) if jobs is None else len(jobs))
+
+
+class SweepRecord(Callback):
+    """Notes what the jobs of a sweep are before they begin; hands an interrupt on to those that run."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        running.folder, running.outputs = folder, str(config.outputs)
+        running.lock = _locked(folder)
+        arguments = json.loads(os.environ["PLEXP_ARGUMENTS"])
+        record = {
+            "identity": sweep_identity(_plain(arguments)),
+            "arguments": [masked(argument) for argument in arguments],
+            "jobs": _jobs(config),
+            "started": time.time(),
+            "pid": os.getpid(),
+        }
+        (folder / FILE).write_text(json.dumps(record, indent=1))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+
+
+def end() -> None:
+    """The sweep of this process is over."""
+    running.folder = None
+    if running.lock is not None:
+        running.lock.close()
+        running.lock = None
+
+
+def _jobs(config: DictConfig) -> list[list[str]] | None:
+    """The overrides of every job; None where a sweeper decides as it goes."""
+    if config.hydra.sweeper._target_.rpartition(".")[2] != "BasicSweeper" or config.hydra.sweeper.params:
+        return None
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides(list(config.hydra.overrides.task))
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    return [[masked(override) for override in job] for job in jobs]
+
+
+def _locked(folder: Path) -> IO[str]:
+    lock = (folder / "lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        cause = "another process runs this very sweep now"
+        raise ConfigError(Problem("sweep", folder.name, cause, "wait for it: python -m plexp status")) from None
+    return lock
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Let the jobs in other processes of this host write their checkpoints, then raise here."""
+    signal.signal(signal.SIGTERM, ignore)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    name, root = running.folder.name if running.folder else "", state_folder(running.outputs)
+    gone = {folder.path for folder in dead(root)}
+    jobs = []
+    for folder in every(root):
+        record = folder.record()
+        mine = record is not None and name in record.sweeps and record.status == "RUNNING" and folder.path not in gone
+        if mine and record is not None and record.pid != os.getpid():
+            with suppress(OSError):
+                os.kill(record.pid, signal.SIGTERM)
+                jobs.append(folder)
+    until = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < until and any(folder.alive() for folder in jobs):
+        time.sleep(0.05)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _outputs(arguments: Sequence[str]) -> str:
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("outputs=")]
+    return given[-1] if given else "outputs"
+
+
+def _plain(arguments: Sequence[str]) -> list[str]:
+    """Without credentials, which are written down nowhere."""
+    return [masked(argument) for argument in arguments]

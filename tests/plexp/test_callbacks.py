@@ -15,7 +15,7 @@ from plexp.callbacks import Evaluator, Grid, ProgressBar, Recorder
 from plexp.collector import Episode
 from plexp.evaluation import EvaluationResult
 from plexp.profile import Profile
-from plexp.run import Outcome, verdict
+from plexp.outcome import Outcome, verdict
 from plexp.trainer import Progress
 
 

@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 import plexp.run
 from plexp import cli, job
 from plexp.errors import TrainingError
+from plexp.outcome import Outcome
 from plexp.tracking_history import open_history
 from plexp.tracking_views import sqlite_uri
 from tests.environments import QUIET
@@ -205,7 +206,7 @@ def test_an_environment_that_raises_ends_the_run_with_status_1(vectorization: st
 def test_a_sweep_goes_on_after_a_job_that_is_refused_and_tells_of_it_in_the_end(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = plexp.run.Outcome("name", "id", 12.5, 1.0, 64, 3, 0.1, None, 475, 12.5, [])
+    outcome = Outcome("name", "id", 12.5, 1.0, 64, 3, 0.1, None, 475, 12.5, [])
     monkeypatch.setattr(plexp.run, "run", lambda *_: outcome)
     status, lines = main("-m", "algo.clip_eps=0.1,7,0.3", "hydra.launcher.n_jobs=1", *QUICK)
     assert status == 1

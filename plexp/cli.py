@@ -125,6 +125,7 @@ def _compare(arguments: list[str]) -> int:
 
     from plexp.comparison_run import Request, run_comparison
 
+    _settled(options.uri, options.outputs.absolute(), quiet=True)
     request = Request(**{**vars(options), "where": dict(options.where), "outputs": options.outputs.absolute()})
     try:
         run_comparison(request, Console())
@@ -154,6 +155,7 @@ def _ui(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from plexp.tracking_views import serve
 
+    _settled(options.uri, options.outputs.absolute(), quiet=True)
     return serve(uri=options.uri, outputs=options.outputs.absolute(), host=options.host, port=options.port)
 
 
@@ -190,7 +192,7 @@ def _settled(uri: str | None, outputs: Path, *, quiet: bool) -> int:
 
         try:
             for line in settle_outputs(outputs, store):
-                print(line)
+                print(line, file=sys.stderr if quiet else sys.stdout)
         except StoreError as error:
             print(error, file=sys.stderr)
             status = FAILED

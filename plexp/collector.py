@@ -13,8 +13,10 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from plexp.agent import Agent
+from plexp.block import Block
 from plexp.episodes import EpisodesInProgress
 from plexp.errors import EnvironmentFault, TrainingError
+from plexp.faults import bounds_of, find_fault, locate
 from plexp.interfaces import EpisodeSeed
 from plexp.normalization import RewardScaler
 from plexp.profile import Profile
@@ -57,7 +59,7 @@ class Collector:
     ) -> None:
         self.stepper, self.agent, self.rng, self.scaler = Stepper(env, agent.distribution), agent, rng, scaler
         self.num_steps, self.complete_episodes, self.profile = num_steps, complete_episodes, profile or Profile()
-        self.episode_seed, self.bounds = episode_seed, _bounds(env.single_observation_space) if check_bounds else None
+        self.episode_seed, self.bounds = episode_seed, bounds_of(env.single_observation_space) if check_bounds else None
         self.device = next(agent.parameters()).device
         self.on_cpu = self.device.type == "cpu"
         self.block = BLOCK if complete_episodes else num_steps
@@ -79,7 +81,7 @@ class Collector:
         began = self.profile.now()
         if self.complete_episodes and not self.fresh:
             self.observations = self._reset()
-        blocks: list[_Block] = []
+        blocks: list[Block] = []
         actions: list[Tensor] = []
         finals: list[Array] = []
         final_index: list[int] = []
@@ -87,7 +89,7 @@ class Collector:
         while not (waiting.all() if self.complete_episodes else step == self.num_steps):
             t = step % self.block
             if t == 0:
-                blocks.append(_Block.begun(self.observations, self.block, self._noise()))
+                blocks.append(Block.begun(self.observations, self.block, self._noise()))
             block = blocks[-1]
             observed = block.rows[t] if self.on_cpu else block.rows[t].to(self.device)
             action = self.agent.act(observed, block.noise[t])
@@ -96,7 +98,7 @@ class Collector:
             try:
                 observations, rewards, terminated, truncated, info = self.stepper.step(actions[-1])
             except EnvironmentFault as fault:
-                known = _Block.joined(blocks)
+                known = Block.joined(blocks)
                 raise self._located(fault, actions, known.terminated | known.truncated) from fault
             self.profile.environment += time.perf_counter() - before
             block.observations[t + 1] = observations
@@ -133,22 +135,22 @@ class Collector:
         return observations
 
     def _rollout(
-        self, blocks: list[_Block], actions: list[Tensor], finals: list[Array], final_index: list[int]
+        self, blocks: list[Block], actions: list[Tensor], finals: list[Array], final_index: list[int]
     ) -> Rollout:
-        steps, block = len(actions), _Block.joined(blocks)
+        steps, block = len(actions), Block.joined(blocks)
         observations = block.observations[: steps + 1]
         rewards, terminated, truncated = block.rewards[:steps], block.terminated[:steps], block.truncated[:steps]
         done = terminated | truncated
         last = np.stack(finals) if finals else np.zeros((0, *observations.shape[2:]), self.stepper.dtype)
         if self.stepper.same_step and len(last) != done.sum():
             raise TrainingError("the vector environment resets in the same step, and its info has no final_obs")
-        found = _fault("reward", rewards, None)
+        found = find_fault("reward", rewards, None)
         if found is None and self.stepper.dtype == np.float32:
             if finals:
                 returned = observations[1:].copy()
                 returned.reshape(-1, *returned.shape[2:])[final_index] = last
-                found = _fault("observation", returned, self.bounds)
-            found = found or _fault("observation", observations, self.bounds, first=-1)
+                found = find_fault("observation", returned, self.bounds)
+            found = found or find_fault("observation", observations, self.bounds, first=-1)
         if found is not None:
             raise self._located(found[0], actions[: found[1] + 1], done)
         valid, taken = self._valid(done), torch.stack(actions)
@@ -176,16 +178,9 @@ class Collector:
         )
 
     def _located(self, fault: EnvironmentFault, actions: list[Tensor], done: Array) -> EnvironmentFault:
-        """The fault with the episode that it is in: the last of these steps' of that environment."""
         if not self.stepper.same_step or self.episode_seed is None:
             return fault
-        number, played = self.in_progress.at(fault.index, actions, done)
-        if fault.number is not None and fault.number == number + 1:  # it came when the next one was to begin
-            number, played = fault.number, played[:0]
-        given = self.stepper.distribution.to_environment(played).tolist() if len(played) else []
-        seed = self.episode_seed(fault.index, number)
-        fault.episode = {"environment": fault.index, "episode": number, "seed": seed, "actions": given}
-        return fault
+        return locate(fault, self.in_progress, actions, done, self.stepper.distribution, self.episode_seed)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the environments' own state, which the episodes in progress stand for."""
@@ -232,55 +227,3 @@ class Collector:
         going = np.arange(len(done))[:, None] >= start
         self.returns += (rewards * going).sum(0)
         self.lengths += (valid & going).sum(0)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Room for L steps of N environments. `rows` are the L + 1 observations as tensors of the same memory."""
-
-    observations: Array
-    rows: tuple[Tensor, ...]
-    noise: tuple[Tensor, ...]
-    rewards: Array
-    terminated: Array
-    truncated: Array
-
-    @classmethod
-    def begun(cls, first: Array, length: int, noise: tuple[Tensor, ...]) -> _Block:
-        observations = np.empty((length + 1, *first.shape), first.dtype)
-        observations[0] = first
-        rewards, ends = np.empty((length, len(first))), np.empty((2, length, len(first)), np.bool_)
-        return cls(observations, torch.from_numpy(observations).unbind(0), noise, rewards, ends[0], ends[1])
-
-    @classmethod
-    def joined(cls, blocks: list[_Block]) -> _Block:
-        if len(blocks) == 1:
-            return blocks[0]
-        names = ("rewards", "terminated", "truncated")
-        observations = np.concatenate([blocks[0].observations[:1], *(block.observations[1:] for block in blocks)])
-        return cls(observations, (), (), *(np.concatenate([getattr(block, n) for block in blocks]) for n in names))
-
-
-def _fault(
-    what: str, array: Array, bounds: tuple[Array, Array] | None, first: int = 0
-) -> tuple[EnvironmentFault, int] | None:
-    """The first number that is not finite or not within bounds, and its step; None if there is none.
-
-    `first` is the step of the first row (−1: what the rollout began with).
-    """
-    good = np.isfinite(array)
-    why = "not finite"
-    if good.all() and bounds is not None:
-        good = (array >= bounds[0]) & (array <= bounds[1])
-        why = "outside its space, as env.check_bounds=true does not allow"
-    if good.all():
-        return None
-    step, env = (int(place) for place in np.argwhere(~good)[0][:2])
-    shown = f"{what} {' '.join(str(array[step, env]).split())} in step {step + first} of the rollout"
-    return EnvironmentFault(f"environment {env} returned the {shown}: {why}", env), step + first
-
-
-def _bounds(space: Any) -> tuple[Array, Array] | None:
-    """Of observations, as float32; None where there are none."""
-    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-    return (low, high) if np.isfinite(low).any() or np.isfinite(high).any() else None

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from plexp.agent import Agent
-from plexp.errors import TrainingError
+from plexp.episodes import EpisodesInProgress
+from plexp.errors import EnvironmentFault
+from plexp.faults import locate
 from plexp.interfaces import Environment
 from plexp.seeding import EpisodeSeeds
-from plexp.stepper import Stepper
+from plexp.stepper import Array, Stepper
 
 PARALLEL = 10  # environments side by side
 
@@ -36,28 +39,46 @@ def evaluate(agent: Agent, environment: Environment, seeds: EpisodeSeeds, episod
     quotas = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
     env = environment.make(num_envs, seeds)
     try:
-        result = _play(agent, Stepper(env, agent.distribution), quotas)
+        return _play(agent, Stepper(env, agent.distribution), quotas, seeds)
     finally:
         env.close()
-    if not np.isfinite(result.returns).all():
-        raise TrainingError("the environment returned a reward that is not finite in evaluation")
-    return result
 
 
-def _play(agent: Agent, stepper: Stepper, quotas: list[int]) -> EvaluationResult:
+def _play(agent: Agent, stepper: Stepper, quotas: list[int], seeds: EpisodeSeeds) -> EvaluationResult:
     num_envs, device = stepper.num_envs, next(agent.parameters()).device
     totals, steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
     returns: list[list[float]] = [[] for _ in range(num_envs)]
     lengths: list[list[int]] = [[] for _ in range(num_envs)]
     ended = np.zeros(num_envs, np.bool_)
-    observations = stepper.reset()
+    acted: list[Tensor] = []
+    ends: list[Array] = []
+
+    def located(fault: EnvironmentFault) -> EnvironmentFault:
+        """With the episode that it is in."""
+        begun = EpisodesInProgress(num_envs)
+        begun.begin()
+        return locate(fault, begun, acted, np.array(ends).reshape(-1, num_envs), stepper.distribution, seeds)
+
+    try:
+        observations = stepper.reset()
+    except EnvironmentFault as fault:
+        raise located(fault) from fault
     while any(len(played) < quota for played, quota in zip(returns, quotas, strict=True)):
         actions = agent.act_greedily(torch.from_numpy(observations).to(device)).cpu()
         counted = np.ones(num_envs, np.bool_) if stepper.same_step else ~ended
-        observations, rewards, terminated, truncated, _ = stepper.step(actions)
+        acted.append(actions)
+        try:
+            observations, rewards, terminated, truncated, _ = stepper.step(actions)
+        except EnvironmentFault as fault:
+            raise located(fault) from fault
+        if not np.isfinite(rewards).all():
+            index = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            said = f"environment {index} returned the reward {rewards[index]} in evaluation: not finite"
+            raise located(EnvironmentFault(said, index))
         totals += rewards * counted
         steps += counted
         ended = terminated | truncated
+        ends.append(ended)
         for i in np.flatnonzero(ended):
             if len(returns[i]) < quotas[i]:
                 returns[i].append(float(totals[i]))

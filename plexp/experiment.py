@@ -18,6 +18,7 @@ from plexp.collector import Collector
 from plexp.errors import ConfigError, Problem
 from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network, Stateful
 from plexp.learner import Learner
+from plexp.machine import device_of, is_compiled
 from plexp.normalization import ObservationNormalizer, RewardScaler
 from plexp.profile import Profile
 from plexp.ranges import PositiveInt, UnitInterval
@@ -26,7 +27,6 @@ from plexp.spaces import action_distribution, is_image, observation_shape
 from plexp.trainer import Trainer
 
 Values = Mapping[str, Any]
-BREAK_EVEN = 40_000  # gradient steps from which compiling saves what it costs, measured: README
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 
 ROOT: dict[str, Any] = {
@@ -86,13 +86,13 @@ def build(cfg: DictConfig) -> Experiment:
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     classes = _check(values)
     torch.set_num_threads(values["torch_threads"])
-    device = _device(values["device"])
+    device = device_of(values["device"])
     streams = Streams(values["seed"])
     advantage: AdvantageEstimator = _make(classes["advantage"], values["advantage"])
     environment: Environment = _make(classes["env"], values["env"])
     net: Network = _make(classes["net"], values["net"])
     critic_net = _make(classes["critic_net"], values["critic_net"]) if "critic_net" in classes else None
-    compiled, profile = _is_compiled(values, classes["algo"], advantage, environment), Profile()
+    compiled, profile = is_compiled(values, classes["algo"], advantage, environment), Profile()
     env = environment.make(environment.num_envs, streams.training)
     try:
         agent = _agent(values, environment, env, net, critic_net, advantage, streams).to(device)
@@ -235,32 +235,3 @@ def _make(cls: type, sheet: Values, **wired: Any) -> Any:
 
 def _pick(sheet: Values, names: Any) -> dict[str, Any]:
     return {name: sheet[name] for name in sheet if name in names}
-
-
-def _is_compiled(values: Values, algo: Any, advantage: AdvantageEstimator, environment: Environment) -> bool:
-    """Whether code is compiled; `auto` looks at how many gradient steps the budget makes, and at nothing else."""
-    choice, on_cpu = values["compile"], torch.device(values["device"]).type == "cpu"
-    if choice is True and not on_cpu:
-        remedy = "give device=cpu or compile=auto"
-        raise ConfigError(Problem("compile", choice, "code is compiled for the CPU only", remedy))
-    if choice != "auto":
-        return bool(choice)
-    sheet = values["algo"]
-    num_steps = sheet.get("num_steps") or getattr(algo, "num_steps", None)
-    whole = getattr(algo, "complete_episodes", False) or advantage.complete_episodes  # one gradient step in hundreds
-    if not on_cpu or whole or num_steps is None:
-        return False
-    rollouts = values["total_timesteps"] / (num_steps * environment.num_envs)
-    steps = rollouts * sheet.get("update_epochs", 1) * sheet.get("num_minibatches", 1)
-    return bool(steps >= BREAK_EVEN)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1).to(device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            Problem("device", name, f"not usable here ({str(error).splitlines()[0]})", "give device=cpu")
-        ) from error
-    return device

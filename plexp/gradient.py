@@ -168,10 +168,12 @@ class GradientStep:
 
     def _check(self, size: float, record: Tensor) -> None:
         if not math.isfinite(size):
-            values = ", ".join(f"{name} {x:g}" for name, x in zip(self.names, record.tolist(), strict=True))
-            raise TrainingError(
-                f"the loss or its gradient is not finite ({values}); a smaller algo.learning_rate or max_grad_norm may help"
-            )
+            found = dict(zip(self.names, record.tolist(), strict=True))
+            values = ", ".join(f"{name} {x:g}" for name, x in found.items())
+            bad = [name for name, x in found.items() if not math.isfinite(x) and name != "grad_norm"]
+            what = f"the loss's {' and '.join(bad)}" if bad else "the gradient of the loss"
+            advice = "a smaller algo.learning_rate or max_grad_norm may help"
+            raise TrainingError(f"{what} is not finite ({values}); {advice}")
 
 
 class _Objective(nn.Module):

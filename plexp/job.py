@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -90,6 +91,8 @@ def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     try:
         return _run(experiment, folder, sweep)
     finally:
+        if (record := folder.record()) is not None and record.run_id is None:
+            shutil.rmtree(folder.path, ignore_errors=True)  # the store refused it: there never was a run
         folder.release()
 
 

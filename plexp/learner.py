@@ -76,11 +76,8 @@ class Learner:
         _refuse(agent, advantage, of_critic, replay_rollouts)
         self.agent, self.advantage, self.rng, self.profile = agent, advantage, rng, profile or Profile()
         self.anneal_learning_rate, self.ent_coef, self.vf_coef = anneal_learning_rate, ent_coef, vf_coef
-        self.clip_value, self.critic_epochs, self.standardize_advantages = (
-            clip_value,
-            critic_epochs,
-            standardize_advantages,
-        )
+        self.clip_value, self.critic_epochs = clip_value, critic_epochs
+        self.standardize_advantages: Standardization = standardize_advantages
         self.target_update_every, self.target_tau, self.updates = target_update_every, target_tau, 0
         self.replay: deque[Rollout] = deque(maxlen=replay_rollouts)
         if target_update_every is not None:
@@ -233,21 +230,13 @@ def _refuse(
             if value is not None:
                 remedy = f"give algo.{key}=null or an estimator with a critic, such as advantage=gae"
                 problems.append(Problem(f"algo.{key}", value, f"there is no critic with the estimator {name}", remedy))
-    if settings["critic_epochs"] is not None and agent.shares_trunk:
+    if (epochs := settings["critic_epochs"]) is not None and agent.shares_trunk:
         remedy = "give net.share_trunk=false or algo.critic_epochs=null"
-        problems.append(
-            Problem("algo.critic_epochs", settings["critic_epochs"], "actor and critic share a trunk", remedy)
-        )
+        problems.append(Problem("algo.critic_epochs", epochs, "actor and critic share a trunk", remedy))
     if settings["clip_value"] is not None and settings["target_update_every"] is not None:
         cause = "the values of the rollout are the target critic's, not the old critic's"
-        problems.append(
-            Problem(
-                "algo.clip_value",
-                settings["clip_value"],
-                cause,
-                "give algo.clip_value=null or algo.target_update_every=null",
-            )
-        )
+        remedy = "give algo.clip_value=null or algo.target_update_every=null"
+        problems.append(Problem("algo.clip_value", settings["clip_value"], cause, remedy))
     if replay_rollouts and not advantage.off_policy:
         cause = f"the estimator {name} does not correct for the older policy of a replayed rollout"
         problems.append(

@@ -21,9 +21,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from plexp import checkpoint
-from plexp.callbacks import Checkpointer, Evaluator, ProgressBar, Pulse, Recorder
+from plexp.callbacks import Evaluator, ProgressBar, Recorder
+from plexp.checkpointer import Checkpointer, Pulse
 from plexp.curves import CurveFigures, as_metrics, curve_figures
-from plexp.errors import EnvironmentFault, StoreError, TrainingError, one_line
+from plexp.errors import EnvironmentFault, Problem, StoreError, TrainingError, one_line
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
 from plexp.export import GreedyPolicy
@@ -93,14 +94,16 @@ class Run:
             finally:
                 self.bar.close()
             outcome = self._keep()
+            self._close("FINISHED", [], outcome=asdict(outcome), metrics=self.tracker.last)
         except KeyboardInterrupt:
             self._save()
             self._close("KILLED", [])
             raise
         except BaseException as error:
             self._fail(error)
+            if isinstance(error, StoreError):  # it is no fault of the configuration any more
+                raise TrainingError(f"{error}; the same command goes on then") from None
             raise
-        self._close("FINISHED", [], outcome=asdict(outcome), metrics=self.tracker.last)
         checkpoint.remove(self.folder.checkpoints)
         return outcome
 
@@ -137,13 +140,23 @@ class Run:
 
     def _write(self, state: checkpoint.State, steps: int) -> None:
         self.tracker.sync()
-        checkpoint.save(self.folder.checkpoints, state, steps)
+        try:
+            checkpoint.save(self.folder.checkpoints, state, steps)
+        except OSError as error:
+            remedy = "choose a folder that can be written and has space"
+            problem = Problem(
+                "outputs",
+                self.experiment.values["outputs"],
+                f"no checkpoint can be written ({one_line(error)})",
+                remedy,
+            )
+            raise StoreError(str(problem)) from None
 
     def _save(self) -> None:
         """The last checkpoint; where it cannot be written, the one before it stays."""
         try:
             self.checkpointer.save_last()
-        except (OSError, StoreError) as error:
+        except StoreError as error:
             log.warning("the last checkpoint cannot be written (%s); the one before it stays", one_line(error))
 
     def _fail(self, error: BaseException) -> None:
@@ -166,8 +179,10 @@ class Run:
     def _close(self, status: Status, error: list[str], **facts: Any) -> None:
         if status == "FINISHED" and self.tracker.is_resumed:
             self.tracker.remove_tag("error")
+        self.folder.is_settled = False  # until MLflow, or the outbox at least, knows it too
         self.folder.change(status=status, error=error, **facts)
         self.tracker.finish(status)
+        self.folder.is_settled = True
 
     def _keep(self) -> Outcome:
         """What is left when training has ended: the agent, the learning curve, the figures and the description."""

@@ -22,7 +22,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 """A run of another host whose heart has not beaten for so long is dead; a larger one waits longer before it is resumed."""
-RESERVE = 1 << 20
+RESERVE = 8 << 20
 """Bytes set aside, to be given back when the disk is full, so that the end can still be recorded."""
 
 _locks: set[IO[str]] = set()
@@ -66,6 +66,8 @@ class RunFolder:
         self._stop = threading.Event()
         self.progress = (0, 0.0)
         """(environment steps, share of the budget): goes with the heartbeat."""
+        self.is_settled = True
+        """False: MLflow does not know its end; then the heartbeat stays, and a later command settles it."""
 
     @property
     def checkpoints(self) -> Path:
@@ -119,9 +121,8 @@ class RunFolder:
 
     def begin(self, **changes: Any) -> Record:
         """Record that this process runs it now, and let the heart beat. The lock must be held."""
-        reserve = self.path / "reserve"
-        if not reserve.exists():
-            reserve.write_bytes(bytes(RESERVE))
+        with (self.path / "reserve").open("ab") as reserve, suppress(OSError):
+            os.posix_fallocate(reserve.fileno(), 0, RESERVE)
         mine = {"host": platform.node(), "pid": os.getpid(), "started": time.time(), "status": "RUNNING"}
         record = self.change(**mine, error=[], outcome=None, **changes)
         self._stop.clear()
@@ -133,7 +134,8 @@ class RunFolder:
         """Give the lock back, and stop the heart."""
         self._stop.set()
         if self._lock is not None:
-            (self.path / "heartbeat").unlink(missing_ok=True)
+            if self.is_settled:
+                (self.path / "heartbeat").unlink(missing_ok=True)
             self.spend_reserve()
             _locks.discard(self._lock)
             self._lock.close()
@@ -181,7 +183,7 @@ class RunFolder:
     def _beat_on(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             self._beat()
-            if self._stop.is_set():
+            if self._stop.is_set() and self.is_settled:
                 (self.path / "heartbeat").unlink(missing_ok=True)
 
 

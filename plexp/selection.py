@@ -31,7 +31,7 @@ def select(
         _some(chosen, "--env", env, known)
     if sweep is not None:
         known = sorted({run.tags["sweep"] for run in chosen if "sweep" in run.tags})
-        chosen = [run for run in chosen if run.tags.get("sweep") == sweep]
+        chosen = [run for run in chosen if run.tags.get("sweep") == sweep or f"sweep.{sweep}" in run.tags]
         _some(chosen, "--sweep", sweep, known[-5:])
     for key, values in where.items():
         check_key("--where", key, chosen)

@@ -138,11 +138,7 @@ def _row(
         case "FAILED":
             errors = record.error if not (result or {}).get("error") else (result or {})["error"]
             return Row(job, given, "FAILED", _from(kept), seconds=seconds, errors=errors, log=log)
-    errors = (
-        []
-        if record.status == "KILLED" and not record.error
-        else ["it ended without a word (killed, or the power failed)"]
-    )
+    errors = ["it ended without a word (killed, or the power failed)"] if record.status == "RUNNING" else record.error
     return Row(job, given, "INTERRUPTED", _from(kept), seconds=seconds, errors=errors, log=log)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import shutil
-import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plexp import tracking_store as store
-from plexp.errors import StoreError, one_line
 from plexp.outbox import Outbox
-from plexp.tracking_delivery import BATCH, Delivery
+from plexp.tracking_delivery import BATCH, Courier, Delivery
+from plexp.tracking_model import save_model
 from plexp.tracking_store import Metric, MlflowException, Param, Run
 from plexp.tracking_views import cause, cut, masked, name_for_mlflow, sqlite_uri, text_for_mlflow
 
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-RETRY_SECONDS = 5.0
-"""Between two attempts while the store does not answer."""
-PATIENCE = {"sqlite": 120.0, "http": 5.0}
-"""Seconds that the end of a run waits for a store that takes nothing; then the rest stays in the outbox."""
-
 log = logging.getLogger("plexp")
 
 
@@ -46,9 +39,6 @@ class Tracker:
 
     `run_id`: goes on with that run, if the store still has it. Raises StoreError, within 5 s, if there is no such store.
     """
-
-    flush_seconds = 5.0
-    """Metrics wait at most so long, if the store takes them; a smaller one writes more often."""
 
     def __init__(
         self,
@@ -87,9 +77,7 @@ class Tracker:
         self._outbox = Outbox(outbox)
         self._delivery = Delivery(self.client, self.run_id, self._outbox, unsure=self.is_resumed)
         self._log_params(params, run)
-        self._wake, self._ending = threading.Event(), False
-        self._courier = threading.Thread(target=self._carry, name="courier", daemon=True)
-        self._courier.start()
+        self._courier = Courier(self._delivery, self._errors, is_server=self.uri.startswith("http"))
 
     def _taken_up(self, run_id: str) -> Run | None:
         """The run, RUNNING again; None if it was deleted."""
@@ -133,7 +121,7 @@ class Tracker:
                 log.warning("metric %s at step %s is left out: %s", name, step, error)
         self._put(op="metrics", points=points)
         if len(self._outbox) >= BATCH:
-            self._wake.set()
+            self._courier.hurry()
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         with self._errors():
@@ -162,7 +150,7 @@ class Tracker:
             with warnings.catch_warnings(), redirect_stderr(StringIO()):
                 warnings.simplefilter("ignore")  # and torch.export prints the graph it fails at
                 place = self._outbox.place_for("model")
-                _save_model(policy, example, place, self.run_id)
+                save_model(policy, example, place, self.run_id)
         except Exception as error:
             log.warning("the model is not kept: %s: %s", type(error).__name__, cause(error))
             shutil.rmtree(place.parent, ignore_errors=True)
@@ -199,47 +187,13 @@ class Tracker:
             return not len(self._outbox)
         self._status = status
         self._put(op="end", status=status, time=int(time.time() * 1000))
-        self._ending = True
-        self._wake.set()
-        if self._courier.is_alive():
-            self._wait_for_courier()
-        else:
-            with suppress(StoreError):
-                self.flush()
+        self._courier.end()
         if len(self._outbox):
             rest = (
                 "%s does not take all of run %s; the rest waits in %s: bring it there later with python -m plexp sync"
             )
             log.warning(rest, masked(self.uri), self.run_id, self._outbox.folder)
         return not len(self._outbox)
-
-    def _wait_for_courier(self) -> None:
-        """As long as it gets on."""
-        patience = PATIENCE["http" if self.uri.startswith("http") else "sqlite"]
-        done, since = self._delivery.count, time.monotonic()
-        while self._courier.is_alive() and time.monotonic() - since < patience:
-            self._courier.join(0.1)
-            if self._delivery.count != done:
-                done, since = self._delivery.count, time.monotonic()
-
-    def _carry(self) -> None:
-        """The courier's whole life."""
-        wait, troubled = self.flush_seconds, False
-        while True:
-            self._wake.wait(wait)
-            self._wake.clear()
-            ending = self._ending
-            try:
-                self.flush()
-                wait, troubled = self.flush_seconds, False
-            except Exception as error:
-                if not troubled:
-                    log.warning(
-                        "%s (what is logged waits on disk; next try every %g s)", one_line(error), RETRY_SECONDS
-                    )
-                wait, troubled = RETRY_SECONDS, True
-            if ending and (not troubled or self.uri.startswith("http")):
-                return
 
     def _put(self, **operation: Any) -> None:
         with self._errors():
@@ -251,28 +205,3 @@ class Tracker:
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {name_for_mlflow(key): cut(str(value), 8000) for key, value in tags.items()}
-
-
-def _save_model(policy: torch.nn.Module, example: torch.Tensor, folder: Path, run_id: str) -> None:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    import mlflow.pytorch  # calls logging.basicConfig(level=ERROR)
-
-    root.handlers[:], root.level = handlers, level
-    import numpy as np
-    import torch
-    from mlflow.models import Model, infer_signature
-
-    policy = copy.deepcopy(policy).cpu().eval()
-    batch = torch.cat([example, example])[:2].detach().cpu()  # of one, the batch size would be frozen
-    with torch.no_grad():
-        signature = infer_signature(batch.numpy(), policy(batch).numpy())
-    mlflow.pytorch.save_model(
-        policy,
-        str(folder),
-        mlflow_model=Model(run_id=run_id),
-        signature=signature,
-        input_example=batch.numpy(),
-        pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
-        serialization_format="pt2",
-    )

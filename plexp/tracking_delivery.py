@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from plexp.errors import StoreError, one_line
 from plexp.outbox import Operation, Outbox
 from plexp.tracking_store import LoggedModelOutput, Metric, MlflowClient, MlflowException
 from plexp.tracking_views import cause
@@ -116,3 +120,61 @@ class Delivery:
             self.outbox.refuse(operation)
         kinds = ", ".join(sorted({operation["op"] for operation in operations}))
         log.warning("MLflow refused %s (%s); kept in %s", kinds, cause(error), self.outbox.folder / "refused.jsonl")
+
+
+class Courier:
+    """Delivers every few seconds, in a thread, so that a store that fails or hangs costs the training nothing.
+
+    errors: a context that turns what MLflow raises into StoreError. is_server: at the end it is not waited for if it fails.
+    """
+
+    FLUSH_SECONDS = 5.0
+    """What is logged waits at most so long, if the store takes it; a smaller one writes more often."""
+    RETRY_SECONDS = 5.0
+    """Between two attempts while the store does not answer."""
+    PATIENCE = 5.0, 60.0
+    """Seconds that the end of a run waits for a server, or for a file, that takes nothing."""
+
+    def __init__(
+        self, delivery: Delivery, errors: Callable[[], AbstractContextManager[None]], *, is_server: bool
+    ) -> None:
+        self.delivery, self.errors, self.is_server = delivery, errors, is_server
+        self.wake, self.ending = threading.Event(), False
+        self.thread = threading.Thread(target=self._carry, name="courier", daemon=True)
+        self.thread.start()
+
+    def hurry(self) -> None:
+        """Much waits."""
+        self.wake.set()
+
+    def end(self) -> None:
+        """Return when all is delivered, or when the store has taken nothing for as long as patience lasts."""
+        self.ending = True
+        self.wake.set()
+        if not self.thread.is_alive():
+            with suppress(StoreError), self.errors():
+                self.delivery.deliver()
+        patience = self.PATIENCE[0 if self.is_server else 1]
+        done, since = self.delivery.count, time.monotonic()
+        while self.thread.is_alive() and time.monotonic() - since < patience:
+            self.thread.join(0.1)
+            if self.delivery.count != done:
+                done, since = self.delivery.count, time.monotonic()
+
+    def _carry(self) -> None:
+        troubled = False
+        while True:
+            self.wake.wait(self.RETRY_SECONDS if troubled else self.FLUSH_SECONDS)
+            self.wake.clear()
+            ending = self.ending
+            try:
+                with self.errors():
+                    self.delivery.deliver()
+                troubled = False
+            except Exception as error:
+                if not troubled:
+                    again = f"what is logged waits on disk; next try every {self.RETRY_SECONDS:g} s"
+                    log.warning("%s (%s)", one_line(error), again)
+                troubled = True
+            if ending and (self.is_server or not troubled):
+                return

@@ -53,11 +53,16 @@ def _settle(client: MlflowClient, folder: RunFolder) -> str:
         outbox = Outbox(folder.outbox)
         said.append(f"delivered what waited ({len(outbox)} operations)")
         Delivery(client, run_id, outbox, unsure=True).deliver()
-    if record.status == "RUNNING":
+    if beat:  # it stopped before MLflow knew of its end
+        died = record.status == "RUNNING"
+        status = "KILLED" if died else record.status
+        error = ["it ended without a word (killed, or the power failed)"] if died else record.error
         if run_id is not None:
-            client.set_terminated(run_id, "KILLED", int(beat * 1000) or None)
-        folder.change(status="KILLED", run_id=run_id, error=["it ended without a word (killed, or the power failed)"])
-        said.append("died, marked KILLED")
+            client.set_terminated(run_id, status, int(beat * 1000))
+            if error and not died:
+                client.set_tag(run_id, "error", error[0])
+        folder.change(status=status, run_id=run_id, error=error)
+        said.append(f"{'died, ' if died else ''}marked {status}")
     return f"{record.name or folder.path.name} ({run_id}): {', '.join(said) or 'nothing to do'}"
 
 

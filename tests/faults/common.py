@@ -62,7 +62,7 @@ def runs(outputs: Path) -> list[dict[str, Any]]:
             tags = dict(store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run,)))
             params = dict(store.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)))
             folder = Path(files.removeprefix("file://"))
-            sorted_metrics = {key: sorted(points, key=str) for key, points in metrics.items()}
+            sorted_metrics = {key: sorted(points, key=lambda point: point[0]) for key, points in metrics.items()}
             record = {"id": run, "status": status, "tags": tags, "params": params, "metrics": sorted_metrics}
             result.append({**record, "folder": folder, "name": name})
     return result

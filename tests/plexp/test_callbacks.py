@@ -111,7 +111,8 @@ def test_every_training_episode_is_kept_with_the_steps_until_its_iteration() -> 
     recorder.on_start(Progress())
     recorder.on_iteration(Progress(steps=40, seconds=1.0, finished=[Episode(5.0, 10), Episode(6.0, 20)]), {})
     recorder.on_iteration(Progress(steps=80, seconds=1.0, finished=[Episode(7.0, 30)]), {})
-    assert recorder.episodes == [(40, 5.0, 10), (40, 6.0, 20), (80, 7.0, 30)]
+    assert list(recorder.episodes) == [40, 5.0, 10, 40, 6.0, 20, 80, 7.0, 30]
+    assert recorder.episodes_as_csv() == "steps,return,length\n40,5,10\n40,6,20\n80,7,30\n"
 
 
 @pytest.mark.parametrize("rollout", [30, 100, 128, 260])

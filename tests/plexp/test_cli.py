@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import signal
 import statistics
@@ -22,7 +23,6 @@ from mlflow import MlflowClient
 import plexp.run
 from plexp import cli, job
 from plexp.errors import TrainingError
-from plexp.outcome import Outcome
 from plexp.tracking_history import open_history
 from plexp.tracking_views import sqlite_uri
 from tests.environments import QUIET
@@ -44,12 +44,11 @@ def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     )  # Hydra hangs handlers on it that write to this test's output, which later ones don't have
     level = root.level
     monkeypatch.setattr(sys, "argv", sys.argv)  # the command sets them
-    for name in ("HYDRA_FULL_ERROR", "PLEXP_SWEEP"):
+    for name in ("HYDRA_FULL_ERROR", "PLEXP_SWEEP", "PLEXP_ARGUMENTS"):
         monkeypatch.setenv(name, "")
 
     def run(*arguments: str) -> tuple[int, list[str]]:
-        monkeypatch.setattr(cli, "_sweep_folder", None)
-        given = "compare" in arguments or any(argument.startswith("outputs=") for argument in arguments)
+        given = arguments[0] in ("compare", "replay") or any(argument.startswith("outputs=") for argument in arguments)
         capsys.readouterr()
         status = cli.main([*arguments, *([] if given else [f"outputs={tmp_path}"])])
         output = capsys.readouterr()
@@ -199,15 +198,14 @@ def test_an_environment_that_raises_ends_the_run_with_status_1(vectorization: st
         status, lines = main(*QUICK, *problem, *QUIET, f"env.vectorization={vectorization}")
     assert status == 1
     (line,) = [line for line in lines if line]
-    assert line.startswith("the environment raised ValueError in step: the physics broke second line (traceback in ")
+    said = r"environment [01] raised ValueError in step: the physics broke second line \(traceback in \S+; see it again: (.+)\)"
+    found = re.fullmatch(said, line)
+    assert found is not None, line
+    assert main(*found[1].removeprefix("python -m plexp ").split())[0] == 0
     assert not [each for each in caught if "Traceback" in str(each.message)], "what gymnasium would write to stderr"
 
 
-def test_a_sweep_goes_on_after_a_job_that_is_refused_and_tells_of_it_in_the_end(
-    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outcome = Outcome("name", "id", 12.5, 1.0, 64, 3, 0.1, None, 475, 12.5, [])
-    monkeypatch.setattr(plexp.run, "run", lambda *_: outcome)
+def test_a_sweep_goes_on_after_a_job_that_is_refused_and_tells_of_it_in_the_end(main: Main, tmp_path: Path) -> None:
     status, lines = main("-m", "algo.clip_eps=0.1,7,0.3", "hydra.launcher.n_jobs=1", *QUICK)
     assert status == 1
     results = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("sweeps/*/*/result.json"))]

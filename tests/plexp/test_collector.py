@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from plexp.agent import Agent
+from plexp.apart import Apart
+from plexp.checkpoint import copied, decode, encode
 from plexp.collector import Collector, Episode
-from plexp.distributions import Categorical
-from plexp.errors import TrainingError
+from plexp.distributions import ActionDistribution, Categorical
+from plexp.errors import ConfigError, EnvironmentFault, TrainingError
+from plexp.lockstep import Lockstep
+from plexp.replay import replay
 from plexp.seeding import EpisodeSeeds, SeededEpisodes
+from plexp.spaces import action_distribution
 from plexp.types import Rollout
 
 SEEDS = EpisodeSeeds(11, (3,))
@@ -44,10 +55,10 @@ def value(observation: np.ndarray) -> float:
     return float(observation @ WEIGHTS[: len(observation)].numpy())
 
 
-def make_agent(features: int = 3, actions: int = 3) -> Agent:
+def make_agent(features: int = 3, actions: int = 3, distribution: ActionDistribution | None = None) -> Agent:
     settings: Any = {"log_std": "free", "log_std_init": 0.0, "bounds": "clip", "action_samples": 1}
     rng = np.random.default_rng(0)
-    return Agent((features,), Categorical(actions), Linear(), None, "v", None, rng, **settings)
+    return Agent((features,), distribution or Categorical(actions), Linear(), None, "v", None, rng, **settings)
 
 
 def counters(num_envs: int, mode: AutoresetMode) -> VectorEnv[Any, Any, Any]:
@@ -247,3 +258,313 @@ def test_a_broken_environment_stops_the_run_with_one_line(
         Collector(env, make_agent(2, 2), rng, None, num_steps=15, complete_episodes=complete_episodes).collect()
     assert str(raised.value).startswith(said)
     assert "\n" not in str(raised.value)
+
+
+class Breaks(gymnasium.Env[Any, Any]):
+    """Goes wrong as `fault` says in some of its episodes, as their seed says; an episode has 4…8 steps.
+
+    The observation is (what the seed says, the step, the sum of the actions of the episode).
+    """
+
+    FAULTS: ClassVar[dict[str, str]] = {
+        "step": "environment {} raised ValueError in step: the physics broke second line",
+        "step at the end": "environment {} raised ValueError in step: the physics broke second line",
+        "reset": "environment {} raised ValueError in reset: the reset broke second line",
+        "nan reward": "environment {} returned the reward nan in step ",
+        "nan reward at the end": "environment {} returned the reward nan in step ",
+        "nan": "environment {} returned the observation [",
+        "nan at the end": "environment {} returned the observation [",
+        "nan at the beginning": "environment {} returned the observation [",
+        "outside": "environment {} returned the observation [",
+        "outside at the end": "environment {} returned the observation [",
+        "outside at the beginning": "environment {} returned the observation [",
+    }
+    observation_space = spaces.Box(-50, 1e4, (3,), np.float32)
+    played: ClassVar[dict[int, list[Any]]] = {}
+    """What was done in each episode, by its seed; of environments in this process."""
+
+    def __init__(self, fault: str, often: int = 40, continuous: bool = False) -> None:
+        self.fault, self.often = fault, often
+        self.action_space = spaces.Box(-0.5, 0.75, (2,), np.float32) if continuous else spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.log = Breaks.played[seed or 0] = []
+        self.serial, self.time = int(self.np_random.integers(1000)), 0
+        if self._is_now("reset"):
+            raise ValueError("the reset broke\nsecond line")
+        return self._observation(" at the beginning"), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert np.isnan(action).any() or self.action_space.contains(action), action
+        self.log.append(np.asarray(action).tolist())
+        self.time += 1
+        ends = self.time == 4 + self.serial % 5
+        when = " at the end" if ends else "" if self.time == 3 else " at no time"
+        if self._is_now("step" + when):
+            raise ValueError("the physics broke\nsecond line")
+        reward = np.nan if self._is_now("nan reward" + when) else 1.0
+        return self._observation(when), reward, ends, False, {}
+
+    def _is_now(self, fault: str) -> bool:
+        return fault == self.fault and self.serial % self.often == 7 % self.often
+
+    def _observation(self, when: str) -> np.ndarray:
+        observation = np.array([self.serial, self.time, np.sum(self.log)], np.float32)
+        if self._is_now("nan" + when):
+            observation[2] = np.nan
+        if self._is_now("outside" + when):
+            observation[0] = 2e4
+        return observation
+
+
+gymnasium.register("plexp-tests/Breaks-v0", Breaks)
+
+
+def breaks(index: int, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    return SeededEpisodes(gymnasium.make("plexp-tests/Breaks-v0", disable_env_checker=True, **kwargs), index, SEEDS)
+
+
+def breaking(
+    fault: str,
+    num_steps: int,
+    complete_episodes: bool = False,
+    *,
+    kind: type[Apart | Lockstep] = Lockstep,
+    check_bounds: bool = True,
+    **kwargs: Any,
+) -> Collector:
+    env = kind([partial(breaks, i, fault=fault, **kwargs) for i in range(4)])
+    agent = make_agent(distribution=action_distribution(env.single_action_space, "clip"))
+    sizes: dict[str, Any] = {"num_steps": num_steps, "complete_episodes": complete_episodes}
+    rng = np.random.default_rng(5)
+    return Collector(env, agent, rng, None, **sizes, episode_seed=SEEDS, check_bounds=check_bounds)
+
+
+def broken(collector: Callable[[], Collector], rollouts: int = 200) -> EnvironmentFault:
+    """What it raises sooner or later."""
+    with pytest.raises(EnvironmentFault) as raised:
+        made = collector()
+        for _ in range(rollouts):
+            made.collect()
+    return raised.value
+
+
+def last_of(seed: int, actions: list[Any], fault: str, **kwargs: Any) -> tuple[int, list[Any]]:
+    """How many of the actions a plain environment took, and what came last: a text if it raised."""
+    env = Breaks(fault, **kwargs)
+    dtype = env.action_space.dtype
+    taken = 0
+    try:
+        rows: list[Any] = [env.reset(seed=seed)[0]]
+        for action in actions:
+            assert np.isfinite(rows[0]).all() and (rows[0] <= 1e4).all() and not any(rows[2:4]), "nothing was wrong yet"
+            taken += 1
+            rows = list(env.step(np.array(action, dtype)))
+    except ValueError as error:
+        return taken, [str(error)]
+    return taken, rows
+
+
+def assert_located(fault: EnvironmentFault, kind: str, **kwargs: Any) -> list[Any]:
+    """Its episode, played in a plain environment, goes wrong in its last step and not before."""
+    episode = fault.episode
+    assert episode is not None and list(episode) == ["environment", "episode", "seed", "actions"]
+    index, number, seed, actions = episode.values()
+    assert str(fault).startswith(Breaks.FAULTS[kind].format(index)) and "\n" not in str(fault)
+    assert seed == SEEDS(index, number) and fault.index == index
+    taken, last = last_of(seed, actions, kind, **kwargs)
+    assert taken == len(actions)
+    if kind.startswith(("step", "reset")):
+        assert last[0].startswith("the physics broke" if kind.startswith("step") else "the reset broke")
+    elif "reward" in kind:
+        assert np.isnan(last[1])
+    else:
+        assert np.isnan(last[0][2]) if kind.startswith("nan") else last[0][0] == 2e4
+    assert json.loads(json.dumps(episode)) == episode
+    if "reset" in kind or "beginning" in kind:
+        assert actions == []
+    else:
+        assert len(actions) >= 4 if "end" in kind else len(actions) == 3
+    return actions
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "complete_episodes"), [(1, False), (2, False), (7, False), (90, False), (1, True), (100, True)]
+)
+@pytest.mark.parametrize("kind", Breaks.FAULTS)
+def test_a_fault_names_the_episode_that_goes_wrong_in_its_last_step(
+    kind: str, num_steps: int, complete_episodes: bool
+) -> None:
+    Breaks.played.clear()
+    fault = broken(lambda: breaking(kind, num_steps, complete_episodes))
+    assert fault.episode is not None
+    done = Breaks.played[fault.episode["seed"]]
+    actions = assert_located(fault, kind)
+    assert actions == done[: len(actions)], "these are the actions that the environment got"
+    assert fault.episode["episode"] > 0, "it must not have been the first one"
+
+
+@pytest.mark.parametrize("kind", ["step", "nan", "nan reward at the end", "reset"])
+def test_actions_are_recorded_as_the_environment_got_them(kind: str) -> None:
+    fault = broken(lambda: breaking(kind, 7, continuous=True))
+    actions = assert_located(fault, kind, continuous=True)
+    flat = [number for action in actions for number in action]
+    assert all(-0.5 <= number <= 0.75 and number == float(np.float32(number)) for number in flat)
+    assert kind == "reset" or {-0.5, 0.75} & set(flat), "some were clipped to the bounds"
+
+
+@pytest.mark.parametrize("kind", ["step", "reset", "nan at the end", "outside"])
+def test_a_fault_in_a_process_of_its_own_names_its_episode_too(kind: str) -> None:
+    made: list[Collector] = []
+
+    def make() -> Collector:
+        made.append(breaking(kind, 7, kind=Apart))
+        return made[-1]
+
+    try:
+        assert_located(broken(make), kind)
+    finally:
+        made[0].stepper.env.close()
+
+
+@pytest.mark.parametrize("kind", ["reset", "nan at the beginning", "outside at the beginning"])
+def test_what_is_wrong_from_the_very_beginning_is_located_too(kind: str) -> None:
+    fault = broken(lambda: breaking(kind, 7, often=1))
+    assert assert_located(fault, kind, often=1) == []
+    assert fault.episode is not None and (fault.episode["environment"], fault.episode["episode"]) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["step", "nan at the end", "outside"])
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_run_that_was_taken_up_names_the_whole_episode(kind: str, num_steps: int) -> None:
+    def stopped_after_each_rollout() -> Collector:
+        collector = breaking(kind, num_steps)
+        for _ in range(200):
+            collector.collect()
+            state = decode(encode(copied(collector.state_dict())))
+            rng, collector = collector.rng, breaking(kind, num_steps)
+            collector.rng = rng
+            collector.load_state_dict(state)
+            assert collector.not_replayed == []
+        return collector
+
+    fault, never = broken(stopped_after_each_rollout), broken(lambda: breaking(kind, num_steps))
+    assert_located(fault, kind)
+    assert fault.episode == never.episode
+
+
+def test_without_seeds_of_episodes_a_fault_has_none() -> None:
+    make = partial(gymnasium.make, "plexp-tests/Faulty-v0", fault="nan reward", at=3, disable_env_checker=True)
+    env = SyncVectorEnv([make] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    agent, rng = make_agent(2, 2), np.random.default_rng(0)
+    fault = broken(lambda: Collector(env, agent, rng, None, num_steps=15, complete_episodes=False))
+    assert fault.episode is None and fault.index == 0
+
+
+@pytest.mark.parametrize("kind", ["outside", "outside at the end", "outside at the beginning"])
+def test_an_observation_outside_its_space_ends_the_run_unless_that_is_not_asked_for(kind: str) -> None:
+    fault = broken(lambda: breaking(kind, 50))
+    assert str(fault).endswith("of the rollout: outside its space, as env.check_bounds=true does not allow")
+    assert "2.e+04" in str(fault) or "20000" in str(fault)
+    collector = breaking(kind, 50, check_bounds=False)
+    highest = 0.0
+    for _ in range(20):
+        rollout = collector.collect()
+        seen = torch.cat([rollout.observations.flatten(0, 1), rollout.final_observations])
+        highest = max(highest, float(seen.max()))
+    assert highest == 2e4
+
+
+@pytest.mark.parametrize("kind", ["nan", "nan at the end", "nan reward"])
+def test_what_is_not_finite_ends_the_run_in_any_case(kind: str) -> None:
+    fault = broken(lambda: breaking(kind, 50, check_bounds=False))
+    assert str(fault).endswith("of the rollout: not finite")
+
+
+def test_the_sheet_says_whether_bounds_are_checked(build: Callable[..., Any]) -> None:
+    sizes = ("env.num_envs=1", "algo.num_steps=8", "algo.num_minibatches=1")
+    assert build("env=cartpole", *sizes).trainer.collector.bounds is not None
+    assert build("env=cartpole", *sizes, "env.check_bounds=false").trainer.collector.bounds is None
+    assert build("env=lunarlander", *sizes).trainer.collector.bounds is None, "it leaves its own"
+
+
+Recorded = Callable[..., tuple[Path, EnvironmentFault]]
+
+
+@pytest.fixture
+def recorded(build: Callable[..., Any], compose: Callable[..., DictConfig], tmp_path: Path) -> Recorded:
+    """The fault of a whole experiment, as it is written, and itself."""
+
+    def make(kind: str, continuous: bool = False) -> tuple[Path, EnvironmentFault]:
+        sizes = ("env.num_envs=4", "algo.num_steps=8", "algo.num_minibatches=1")
+        config = compose("env=gymnasium", "env.id=plexp-tests/Breaks-v0", "compile=false", *sizes)
+        with open_dict(config):
+            config.env.kwargs = {"fault": kind, "continuous": continuous}
+        experiment = build(config)
+        fault = broken(lambda: experiment.trainer.collector)
+        content = {"error": str(fault), "env": experiment.values["env"], **(fault.episode or {})}
+        (tmp_path / "fault.json").write_text(json.dumps(content))
+        return tmp_path / "fault.json", fault
+
+    return make
+
+
+RAISED = r"raised environment 0 raised ValueError in "
+HIGH = r"gave observation \[ ?(?:2\.0*e\+04|20000\.)"
+SHOWN = {
+    "step": RAISED + "step: the physics broke second line",
+    "step at the end": RAISED + "step: the physics broke second line",
+    "reset": RAISED + "reset: the reset broke second line",
+    "nan reward": r"gave observation .*, reward nan, terminated False, truncated False",
+    "nan reward at the end": r"gave observation .*, reward nan, terminated True, truncated False",
+    "nan": r"gave observation .* nan\], reward 1\.0, terminated False, truncated False",
+    "nan at the end": r"gave observation .* nan\], reward 1\.0, terminated True, truncated False",
+    "nan at the beginning": r"gave observation .* nan\]",
+    "outside": HIGH + r" 3\..*\], reward 1\.0, terminated False, truncated False",
+    "outside at the end": HIGH + r" .*\], reward 1\.0, terminated True, truncated False",
+    "outside at the beginning": HIGH + r" 0\..*\]",
+}
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("kind", SHOWN)
+def test_a_recorded_fault_is_seen_again(kind: str, continuous: bool, recorded: Recorded) -> None:
+    file, fault = recorded(kind, continuous)
+    episode = fault.episode
+    assert episode is not None
+    said, _, was = replay(file).partition("; recorded was: ")
+    began = f"seed {episode['seed']}, {len(episode['actions'])} actions: the last step "
+    assert said.startswith(began) and re.fullmatch(SHOWN[kind], said.removeprefix(began)), said
+    assert was == ("" if kind.startswith(("step", "reset")) else str(fault))
+
+
+def test_what_is_mended_since_is_seen_to_be_well(recorded: Recorded) -> None:
+    file, _ = recorded("nan reward")
+    content = json.loads(file.read_text())
+    content["env"]["kwargs"]["fault"] = "none"
+    content["env"] |= {"vectorization": "async", "step_timeout": 3.0}
+    file.write_text(json.dumps(content))
+    assert ", reward 1.0, terminated False, truncated False; recorded was: " in replay(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "3", "null", "{}", '{"env": {"plugin": "gymnasium"}, "seed": 1}'),
+        *('{"env": {"plugin": "gymnasium"}, "seed": "x", "actions": []}', '{"env": {}, "seed": 1, "actions": []}'),
+        *('{"env": "cartpole", "seed": 1, "actions": []}', '{"env": {"plugin": "gymnasium"}, "seed": 1, "actions": 3}'),
+        '{"env": {"plugin": "gymnasium"}, "seed": 1, "actions": []}',
+    ],
+)
+def test_what_is_no_recorded_episode_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "fault.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        replay(file)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^replay=.*none\.json: it cannot be read as a recorded episode \(FileNotFound"):
+        replay(tmp_path / "none.json")

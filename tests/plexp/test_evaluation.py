@@ -127,7 +127,7 @@ def test_an_environment_that_breaks_in_evaluation_is_closed_and_said_in_one_line
 ) -> None:
     agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
     problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=1)
-    with pytest.raises(TrainingError, match=r"the environment raised ValueError in \w+: the \w+ broke") as raised:
+    with pytest.raises(TrainingError, match=r"environment \d raised ValueError in \w+: the \w+ broke") as raised:
         evaluate(agent, problem, SEEDS, 3)
     assert "\n" not in str(raised.value)
     assert problem.made[0].closed

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plexp import compilation
 from plexp.errors import ConfigError, TrainingError
-from plexp.experiment import _is_compiled
+from plexp.machine import is_compiled
 from plexp.types import Minibatch
 from tests.plexp.helpers import fresh_rollout, make_agent, make_learner, weights
 
@@ -154,12 +154,12 @@ def test_auto_does_not_ask_a_plugin_for_more_than_the_protocols_do() -> None:
     """Its schedule may stand in its instances alone, and its environment's sheet may have no num_envs."""
     values = {"compile": "auto", "device": "cpu", "algo": {}, "env": {}, "total_timesteps": 10**9}
     environment: Any = SimpleNamespace(num_envs=2)
-    assert not _is_compiled(values, type("Mine", (), {}), ESTIMATOR, environment)
-    assert _is_compiled({**values, "algo": {"num_steps": 8}}, type("Mine", (), {}), ESTIMATOR, environment)
+    assert not is_compiled(values, type("Mine", (), {}), ESTIMATOR, environment)
+    assert is_compiled({**values, "algo": {"num_steps": 8}}, type("Mine", (), {}), ESTIMATOR, environment)
 
 
 def test_compiling_for_another_device_is_refused(build: Any, compose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plexp.experiment._device", torch.device)
+    monkeypatch.setattr("plexp.experiment.device_of", torch.device)
     with pytest.raises(
         ConfigError, match=r"^compile=True: code is compiled for the CPU only; give device=cpu or compile=auto$"
     ):

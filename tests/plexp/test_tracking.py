@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -16,10 +17,13 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import uuid
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +34,11 @@ from mlflow import MlflowClient, MlflowException
 from torch import nn
 
 import plexp.tracking
-from plexp.tracking import BATCH, StoreError, Tracker, serve
-from plexp.tracking_views import link, masked, saved_view, sqlite_uri
+from plexp.errors import StoreError
+from plexp.outbox import Outbox, waits
+from plexp.tracking import Tracker
+from plexp.tracking_delivery import BATCH, Courier
+from plexp.tracking_views import link, masked, saved_view, serve, sqlite_uri
 
 
 def free_port() -> int:
@@ -73,12 +80,28 @@ def server(
 
 
 def tracker(outputs: Path, uri: str | None = None, **changes: Any) -> Tracker:
-    values = {"experiment": "CartPole-v1", "run_name": "ppo seed0", "params": {}, "tags": {"group": "ppo"}} | changes
-    return Tracker(uri=uri, outputs=outputs, **values)
+    values = {"experiment": "CartPole-v1", "run_name": "ppo seed0", "params": {}, "tags": {"group": "ppo"}}
+    return Tracker(uri=uri, outputs=outputs, **{"outbox": outbox_in(outputs), **values, **changes})
+
+
+def outbox_in(outputs: Path) -> Path:
+    return outputs / "state" / uuid.uuid4().hex / "outbox"
 
 
 def history(client: MlflowClient, run: Tracker, metric: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in client.get_metric_history(run.run_id, metric)]
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether it holds at last."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+def fail(*_: object, **__: object) -> None:
+    raise MlflowException("database is locked")
 
 
 @pytest.mark.usefixtures("server")
@@ -102,8 +125,9 @@ def test_what_is_kept_is_read_back_and_nothing_is_printed(
     run.log_file(tmp_path / "agent.bin", "files")
     run.log_text("seed: 3\n", "config.yaml")
     run.describe("**ppo**")
-    run.set_tags({"error": "none"})
-    run.finish("FINISHED")
+    run.set_tags({"error": "none", "passing": "1"})
+    run.remove_tag("passing")
+    assert run.finish("FINISHED")
 
     kept = client.get_run(run.run_id)
     shown = {"seed": "3", "gamma": "0.99", "critic_net": "null", "normalize": "true", "net.widths": "[64,64]"}
@@ -112,7 +136,7 @@ def test_what_is_kept_is_read_back_and_nothing_is_printed(
     assert history(client, run, "train/loss") == [(step, -step) for step in range(0, 5000, 2)]
     assert kept.info.status == "FINISHED" and kept.info.run_name == run.run_name == "ppo seed0"
     tags = {"group": "ppo", "git.commit": "a1", "error": "none", "mlflow.note.content": "**ppo**"}
-    assert tags.items() <= kept.data.tags.items()
+    assert tags.items() <= kept.data.tags.items() and "passing" not in kept.data.tags
     assert run.artifact_uri.startswith((outputs / "artifacts").as_uri())
     folder = next((outputs / "artifacts" / "CartPole-v1").glob(f"{run.run_id}/artifacts"))
     assert (folder / "files" / "agent.bin").read_bytes() == b"\0\1"
@@ -120,17 +144,22 @@ def test_what_is_kept_is_read_back_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_metrics_wait_for_a_full_batch_or_for_the_time(outputs: Path, client: MlflowClient) -> None:
+def test_metrics_wait_for_a_full_batch_or_for_the_time(
+    outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Courier, "FLUSH_SECONDS", 3600.0)
     run = tracker(outputs)
-    run.flush_seconds = 3600.0
     for step in range(BATCH - 1):
         run.log({"x": step}, step)
-    assert history(client, run, "x") == []
+    assert not until(lambda: bool(history(client, run, "x")), 0.5)
     run.log({"x": 0.0}, BATCH)
-    assert len(history(client, run, "x")) == BATCH
-    run.flush_seconds = 0.0
+    assert until(lambda: len(history(client, run, "x")) == BATCH)
+    run.finish("FINISHED")
+
+    monkeypatch.setattr(Courier, "FLUSH_SECONDS", 0.05)
+    run = tracker(outputs)
     run.log({"y": 1.0}, 7)
-    assert history(client, run, "y") == [(7, 1.0)]
+    assert until(lambda: history(client, run, "y") == [(7, 1.0)])
     run.finish("FINISHED")
 
 
@@ -184,67 +213,176 @@ def test_finish_is_idempotent_and_what_failed_stays_failed(
     run = tracker(outputs)
     run.log({"x": 1.0}, 1)
     for status in statuses:
-        run.finish(status)
+        assert run.finish(status)
     assert client.get_run(run.run_id).info.status == statuses[0]
     assert history(client, run, "x") == [(1, 1.0)]
 
 
 def test_what_fails_after_the_end_is_failed(outputs: Path, client: MlflowClient) -> None:
     run = tracker(outputs)
-    run.finish("FINISHED")
-    run.finish("FAILED")
+    assert run.finish("FINISHED")
+    assert run.finish("FAILED")
     assert client.get_run(run.run_id).info.status == "FAILED"
 
 
-def test_a_store_that_fails_meanwhile_costs_no_points(
+def test_a_store_that_fails_meanwhile_costs_no_points_and_is_said_once(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = tracker(outputs)
-    run.flush_seconds = 0.0
-    attempts = []
-
-    def fail(*_: object, **__: object) -> None:
-        attempts.append(1)
-        raise MlflowException("database is locked")
-
+    monkeypatch.setattr(Courier, "FLUSH_SECONDS", 0.02)
+    monkeypatch.setattr(Courier, "RETRY_SECONDS", 0.02)
+    run, attempts = tracker(outputs), []
     with monkeypatch.context() as patch:
-        patch.setattr(run._client, "log_batch", fail)
+        patch.setattr(run.client, "log_batch", lambda *_, **__: attempts.append(1) or fail())
         for step in range(5):
             run.log({"x": float(step)}, step)
-        assert len(attempts) == 1, "each attempt may block the training for seconds"
-        assert "database is locked" in caplog.text and "\n" not in caplog.messages[0]
+        assert until(lambda: len(attempts) >= 3)
+        assert [message.count("database is locked") for message in caplog.messages] == [1]
+        assert "waits on disk" in caplog.messages[0] and "\n" not in caplog.messages[0]
         with pytest.raises(StoreError, match="database is locked"):
             run.flush()
     run.flush()
     assert history(client, run, "x") == [(step, float(step)) for step in range(5)]
-    run.finish("FINISHED")
+    assert run.finish("FINISHED") and len(caplog.messages) == 1
 
 
-def test_a_run_that_lost_points_is_not_finished(
+def test_a_store_that_hangs_does_not_hold_the_training_up(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Courier, "FLUSH_SECONDS", 0.0)
+    run = tracker(outputs)
+    go_on, hangs, log_batch = threading.Event(), threading.Event(), run.client.log_batch
+
+    def hang(*args: Any, **options: Any) -> None:
+        hangs.set()
+        assert go_on.wait(60)
+        log_batch(*args, **options)
+
+    monkeypatch.setattr(run.client, "log_batch", hang)
+    run.log({"x": 0.0}, 0)
+    assert hangs.wait(30)
+    start = time.perf_counter()
+    for step in range(1, 100):
+        run.log({"x": float(step)}, step)
+    run.log_text("seed: 3", "config.yaml")
+    run.sync()
+    assert time.perf_counter() - start < 2 and not go_on.is_set()
+    go_on.set()
+    assert run.finish("FINISHED")
+    assert history(client, run, "x") == [(step, float(step)) for step in range(100)]
+
+
+def test_what_the_store_does_not_take_at_the_end_waits_on_disk_and_is_delivered_later(
+    outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Courier, "PATIENCE", (0.3, 0.3))
+    monkeypatch.setattr(Courier, "RETRY_SECONDS", 0.05)
+    run, outbox = tracker(outputs, outbox=(folder := outbox_in(outputs))), folder
+    with monkeypatch.context() as patch:
+        patch.setattr(run.client, "log_batch", fail)
+        run.log({"x": 1.0, "y": 2.0}, 1)
+        assert run.finish("FINISHED") is False
+        assert waits(outbox) and len(Outbox(outbox)) == 2
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+        assert "python -m plexp sync" in caplog.messages[-1] and "\n" not in caplog.messages[-1]
+    assert until(lambda: client.get_run(run.run_id).info.status == "FINISHED")
+    assert history(client, run, "x") == [(1, 1.0)] and history(client, run, "y") == [(1, 2.0)]
+    assert until(lambda: not outbox.exists()) and run.finish("FINISHED")
+
+
+def test_the_end_waits_as_long_as_the_store_gets_on(
+    outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Courier, "PATIENCE", (0.5, 0.5))
+    monkeypatch.setattr(Courier, "FLUSH_SECONDS", 3600.0)
+    run = tracker(outputs)
+    log_text = run.client.log_text
+    monkeypatch.setattr(run.client, "log_text", lambda *args: (time.sleep(0.2), log_text(*args)))
+    for number in range(6):
+        run.log_text("seed: 3", f"{number}.yaml")
+    assert run.finish("FINISHED")
+    assert len(client.list_artifacts(run.run_id)) == 6
+
+
+def test_only_a_full_disk_makes_logging_raise(
+    outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "agent.bin").write_bytes(b"\0\1")
+    run = tracker(outputs)
+
+    def full(*_: object) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "put", full)
+        patch.setattr(Outbox, "place_for", full)
+        for log in (lambda: run.log({"x": 1.0}, 1), lambda: run.log_text("a", "b"), lambda: run.set_tags({"a": "b"})):
+            with pytest.raises(StoreError, match=r"^outputs=[^\n]+No space left on device[^\n]+$"):
+                log()
+        with pytest.raises(StoreError, match="No space left on device"):
+            run.log_file(tmp_path / "agent.bin")
+    run.log({"x": 2.0}, 2)
+    assert run.finish("FINISHED") and history(client, run, "x") == [(2, 2.0)]
+
+
+def test_a_model_that_a_full_disk_has_no_room_for_is_not_kept(
+    outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tracker(outputs)
 
-    def fail(*_: object, **__: object) -> None:
-        raise MlflowException("disk full")
+    def full(*_: object) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(run._client, "log_batch", fail)
-    run.log({"x": 1.0, "y": 2.0}, 1)
-    with pytest.raises(StoreError, match=r"disk full.*2 metric points.*are lost"):
-        run.finish("FINISHED")
-    assert client.get_run(run.run_id).info.status == "FAILED"
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "place_for", full)
+        assert run.log_model(Policy(), torch.zeros(2, 8)) is False
+    assert "No space left on device" in caplog.text
+    assert run.finish("FINISHED")
+
+
+def test_a_run_that_is_taken_up_goes_on_and_has_what_its_first_process_left(
+    outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Courier, "FLUSH_SECONDS", 3600.0)
+    first = tracker(outputs, params={"a": 1})
+    first.log({"x": 0.5}, 0)
+    first.finish("KILLED")
+    outbox = Outbox(outbox_in(outputs))
+    outbox.put({"op": "metrics", "points": [["x", 0.5, 1, 0], ["x", 1.5, 2, 1]]})
+
+    second = tracker(outputs, params={"a": 9, "b": 2}, run_id=first.run_id, outbox=outbox.folder)
+    assert second.is_resumed and second.run_id == first.run_id and second.last == {"x": 0.5}
+    assert client.get_run(first.run_id).info.status == "RUNNING"
+    second.log({"x": 2.5}, 2)
+    assert second.finish("FINISHED")
+    assert sorted(history(client, second, "x")) == [(0, 0.5), (1, 1.5), (2, 2.5)]
+    kept = client.get_run(first.run_id)
+    assert kept.data.params == {"a": "1", "b": "2"} and kept.info.status == "FINISHED"
+
+
+def test_a_run_that_was_deleted_starts_anew_without_what_waited_for_it(
+    outputs: Path, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = tracker(outputs)
+    first.finish("KILLED")
+    client.delete_run(first.run_id)
+    outbox = Outbox(outbox_in(outputs))
+    outbox.put({"op": "metrics", "points": [["x", 0.5, 1, 0]]})
+    created: list[str] = []
+
+    second = tracker(outputs, run_id=first.run_id, outbox=outbox.folder, created=created.append)
+    second.log({"x": 1.5}, 1)
+    assert second.finish("FINISHED")
+    assert not second.is_resumed and created == [second.run_id] != [first.run_id]
+    assert history(client, second, "x") == [(1, 1.5)]
+    assert first.run_id in caplog.text and "starts anew" in caplog.text
 
 
 def test_if_the_params_are_not_taken_no_run_is_left_running(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise MlflowException("no")
-
-    monkeypatch.setattr(MlflowClient, "log_batch", fail)
-    with pytest.raises(StoreError):
+    with monkeypatch.context() as patch, pytest.raises(StoreError):
+        patch.setattr(MlflowClient, "log_batch", fail)
         tracker(outputs, experiment="no params", params={"a": 1})
-    monkeypatch.undo()
     found = client.get_experiment_by_name("no params")
     assert [run.info.status for run in client.search_runs([found.experiment_id])] == ["FAILED"]
 
@@ -257,39 +395,42 @@ def test_an_experiment_that_was_deleted_is_said_in_one_line(outputs: Path, clien
         tracker(outputs, experiment="gone")
 
 
+PROCESSES, STEPS = 16, 2000
+
+
 def _one_of_many(outputs: Path, barrier: Any) -> None:
     barrier.wait()
     run = tracker(outputs, experiment="fresh", params={"a": 1})
-    for step in range(100):
-        run.log({"x": float(step), "y": -float(step)}, step)
-    run.finish("FINISHED")
+    for step in range(STEPS):
+        run.log({"x": float(step)}, step)
+    sys.exit(0 if run.finish("FINISHED") else 3)
 
 
-def test_eight_processes_start_at_once_on_a_fresh_folder_and_lose_nothing(tmp_path: Path) -> None:
+def test_many_processes_start_at_once_on_a_fresh_folder_and_lose_nothing(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     for leftover in ("mlflow.db.draft", "mlflow.db.draft-journal"):
         (outputs / leftover).write_bytes(b"of a process killed while it made the file")
     context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(8)
+    barrier = context.Barrier(PROCESSES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 about forking with threads
-        processes = [context.Process(target=_one_of_many, args=(outputs, barrier)) for _ in range(8)]
+        processes = [context.Process(target=_one_of_many, args=(outputs, barrier)) for _ in range(PROCESSES)]
         for process in processes:
             process.start()
     for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 8
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
 
     client = MlflowClient(sqlite_uri(outputs / "mlflow.db"))
     runs = client.search_runs([client.get_experiment_by_name("fresh").experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 8
+    assert [run.info.status for run in runs] == ["FINISHED"] * PROCESSES
     for run in runs:
-        assert len(client.get_metric_history(run.info.run_id, "x")) == 100
-        assert len(client.get_metric_history(run.info.run_id, "y")) == 100
+        points = client.get_metric_history(run.info.run_id, "x")
+        assert sorted((point.step, point.value) for point in points) == [(step, float(step)) for step in range(STEPS)]
     with contextlib.closing(sqlite3.connect(outputs / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert not list(outputs.glob("*.draft*"))
+    assert not list(outputs.glob("*.draft*")) and not list(outputs.glob("state/*/outbox"))
 
 
 @pytest.fixture
@@ -371,17 +512,15 @@ def test_a_model_loads_without_plexp_and_acts_the_same_at_every_batch_size(
 ) -> None:
     torch.manual_seed(0)
     run, policy = tracker(outputs), Policy().train()
-    uri = run.log_model(policy, torch.zeros(1, 8))
-    run.finish("FINISHED")
-    assert uri is not None and policy.training
+    assert run.log_model(policy, torch.zeros(1, 8)) and policy.training
+    assert run.finish("FINISHED")
     assert capfd.readouterr() == ("", "")
-    model = client.get_logged_model(uri.removeprefix("models:/"))
+    (kept,) = client.get_run(run.run_id).outputs.model_outputs
+    model = client.get_logged_model(kept.model_id)
     assert (model.name, str(model.status), model.source_run_id) == ("policy", "READY", run.run_id)
-    outputs_of_run = client.get_run(run.run_id).outputs.model_outputs
-    assert [found.model_id for found in outputs_of_run] == [model.model_id]
 
     batches = [torch.randn(size, 8) for size in (1, 2, 7)]
-    command = [sys.executable, "-c", LOAD, sqlite_uri(outputs / "mlflow.db"), uri]
+    command = [sys.executable, "-c", LOAD, sqlite_uri(outputs / "mlflow.db"), f"models:/{kept.model_id}"]
     loaded = subprocess.run(
         command,
         input=json.dumps([batch.tolist() for batch in batches]),
@@ -399,9 +538,9 @@ def test_a_policy_that_cannot_be_exported_is_said_in_one_line_and_leaves_no_mode
     outputs: Path, client: MlflowClient, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = tracker(outputs, experiment="untraceable")
-    assert run.log_model(Untraceable(), torch.ones(2, 8)) is None
-    run.finish("FINISHED")
-    lines = [record.getMessage() for record in caplog.records if record.name == "plexp.tracking"]
+    assert run.log_model(Untraceable(), torch.ones(2, 8)) is False
+    assert run.finish("FINISHED")
+    lines = [record.getMessage() for record in caplog.records if record.name == "plexp"]
     assert len(lines) == 1 and "the model is not kept" in lines[0] and "\n" not in lines[0]
     assert list(client.search_logged_models([run.experiment_id])) == []
     assert capfd.readouterr() == ("", "")
@@ -411,7 +550,11 @@ def _export_with_bare_logging(results: Any) -> None:
     for name in [name for name in sys.modules if name.startswith("mlflow.pytorch")]:
         del sys.modules[name]
     logging.root.handlers, logging.root.level = [], logging.WARNING
-    Tracker.__new__(Tracker).log_model(Untraceable(), torch.ones(2, 3))
+    run = Tracker.__new__(Tracker)
+    run.run_id = "0" * 32
+    with tempfile.TemporaryDirectory() as folder:
+        run._outbox = Outbox(Path(folder))
+        run.log_model(Untraceable(), torch.ones(2, 3))
     results.put((logging.root.level, len(logging.root.handlers)))
 
 
@@ -462,16 +605,18 @@ def test_serve_prints_links_keeps_runs_over_http_and_ends_with_its_children(
     assert process.stdout.readline() == f"  newer: {link(address, newer)}\n"
     assert process.stdout.readline() == f"  older: {link(address, older)}\n"
 
-    run = tracker(tmp_path / "unused", uri=address, experiment="over http", params={"a": None})
+    outbox = tmp_path / "outbox"
+    run = tracker(tmp_path / "unused", uri=address, experiment="over http", params={"a": None}, outbox=outbox)
     run.log({"x": 1.5}, 3)
     run.log_text("seed: 3", "config.yaml")
-    assert run.log_model(Policy(), torch.zeros(2, 8)) is not None
-    run.finish("FINISHED")
+    assert run.log_model(Policy(), torch.zeros(2, 8))
+    assert run.finish("FINISHED")
     client = MlflowClient(address)
     assert history(client, run, "x") == [(3, 1.5)]
     assert client.get_run(run.run_id).data.params == {"a": "null"}
     assert [file.path for file in client.list_artifacts(run.run_id)] == ["config.yaml"]
-    assert not (tmp_path / "unused").exists() and capfd.readouterr() == ("", "")
+    assert len(client.get_run(run.run_id).outputs.model_outputs) == 1
+    assert not (tmp_path / "unused").exists() and not outbox.exists() and capfd.readouterr() == ("", "")
 
     listed = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from plexp.errors import StoreError
-from plexp.tracking import MlflowClient, Tracker
+from plexp.tracking import Tracker
 from plexp.tracking_history import History, ServerHistory, SqliteHistory, open_history
+from plexp.tracking_store import MlflowClient
 from plexp.tracking_views import sqlite_uri
 
 
@@ -39,7 +41,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(outputs: Path, name: str, *, seed: int = 0, kind: str = "training") -> Tracker:
     params = {"seed": seed, "net.layers": 2, "algo.target_kl": None}
     tags = {"kind": kind, "choice.algo": "ppo"}
-    return Tracker(uri=None, outputs=outputs, experiment="lake", run_name=name, params=params, tags=tags)
+    outbox = outputs / "state" / uuid.uuid4().hex / "outbox"
+    return Tracker(uri=None, outputs=outputs, outbox=outbox, experiment="lake", run_name=name, params=params, tags=tags)
 
 
 @pytest.fixture(params=["file", "client"])

@@ -10,10 +10,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector import AutoresetMode
 from omegaconf import DictConfig, open_dict
 from plexp.plugins.env.gymnasium import GymnasiumEnvironment
 
+from plexp.apart import Apart
 from plexp.errors import ConfigError
 from plexp.lockstep import Lockstep
 from plexp.seeding import EpisodeSeeds
@@ -25,6 +26,8 @@ SETTINGS: dict[str, Any] = {
     "num_envs": 3,
     "backend": "gymnasium",
     "vectorization": "sync",
+    "step_timeout": None,
+    "check_bounds": True,
     "normalize_observations": False,
     "scale_rewards": False,
     "solved_return": None,
@@ -39,7 +42,7 @@ def environment(**changes: Any) -> GymnasiumEnvironment:
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_ended_episodes_begin_anew_in_the_same_step_each_from_its_own_seed(vectorization: str) -> None:
     env = environment(vectorization=vectorization).make(2, SEEDS)
-    assert isinstance(env, Lockstep if vectorization == "sync" else AsyncVectorEnv)
+    assert isinstance(env, Lockstep if vectorization == "sync" else Apart)
     assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     alone = gymnasium.make(SETTINGS["id"])
     try:
@@ -100,6 +103,23 @@ def test_a_module_that_registers_the_environment_is_imported() -> None:
     env = environment(id="tests.environments:plexp-tests/Chain-v0").make(1, SEEDS)
     assert env.reset()[0].tolist() == [[1, 0, 0, 0, 0]]
     env.close()
+
+
+def test_a_step_that_takes_too_long_is_only_noticed_in_a_process_of_its_own() -> None:
+    env: Any = environment(vectorization="async", step_timeout=7.5).make(1, SEEDS)
+    assert env.step_timeout == 7.5
+    env.close()
+    for backend in ("gymnasium", "envpool"):
+        with pytest.raises(ConfigError) as raised:
+            environment(step_timeout=7.5, backend=backend).make(1, SEEDS)
+        said = "env.step_timeout=7.5: only a process of its own can be left waiting; give env.vectorization=async"
+        assert str(raised.value) == said
+
+
+@pytest.mark.parametrize("value", [0, -1.0])
+def test_a_limit_must_be_positive(value: float, build: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^env\.step_timeout={value}: must be greater than 0"):
+        build("env.vectorization=async", f"env.step_timeout={value}")
 
 
 FLAT = {"discrete": 3, "multidiscrete": 5, "multibinary": 4, "dict": 5, "tuple": 4}

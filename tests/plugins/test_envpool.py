@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,8 +18,10 @@ from gymnasium.vector import AutoresetMode
 from omegaconf import DictConfig
 from plexp.plugins.env.gymnasium import GymnasiumEnvironment
 
+from plexp.checkpoint import copied
 from plexp.errors import ConfigError
 from plexp.evaluation import evaluate
+from plexp.pool import Pool
 from plexp.seeding import EpisodeSeeds, Streams
 
 needs_envpool = pytest.mark.skipif(
@@ -31,6 +34,8 @@ SETTINGS: dict[str, Any] = {
     "num_envs": 3,
     "backend": "envpool",
     "vectorization": "sync",
+    "step_timeout": None,
+    "check_bounds": True,
     "normalize_observations": False,
     "scale_rewards": False,
     "solved_return": None,
@@ -152,12 +157,12 @@ def test_the_first_observations_follow_the_seeds_and_a_reset_goes_on_from_there(
 def test_the_number_of_threads_changes_nothing() -> None:
     import envpool
 
-    from plexp.pool import Pool
+    def several_threads(seeds: list[int]) -> Any:
+        return envpool.make_gymnasium("CartPole-v1", num_envs=4, batch_size=4, num_threads=3, seed=seeds)
 
-    seeds = [SEEDS(i, 0) >> 1 for i in range(4)]
-    pool = envpool.make_gymnasium("CartPole-v1", num_envs=4, batch_size=4, num_threads=3, seed=seeds)
-    with pytest.warns(UserWarning, match="precision lowered"):  # what `make_pool` keeps to itself
-        several = Pool(pool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as `make_pool` has it
+        several = Pool(several_threads, SEEDS, 4)
     assert same(play(several, 200), play(make(4), 200))
 
 
@@ -213,6 +218,54 @@ def test_evaluation_plays_exactly_its_episodes_and_the_same_again(build: Callabl
     assert all(len(each.returns) == 23 and np.array_equal(each.returns, each.lengths) for each in results)
     assert np.array_equal(results[0].returns, results[1].returns) and results[0].lengths.max() <= 40
     assert not np.array_equal(results[0].returns, results[2].returns)
+
+
+@needs_envpool
+def test_it_begins_anew_with_the_seeds_of_other_episodes() -> None:
+    """As what EnvPool played cannot be played again, a run that is taken up begins other episodes there."""
+    env, again = make(3), make(3)
+    first = env.reset()[0]
+    old = weakref.ref(env.pool)
+    env.renew([4, 4, 9])
+    assert old() is None
+    renewed = env.reset()[0]
+    assert (first != renewed).any(1).all()
+    again.renew([4, 7, 9])
+    other = again.reset()[0]
+    assert same([renewed[[0, 2]]], [other[[0, 2]]]) and (renewed[1] != other[1]).any()
+    assert env.step(np.ones(3, np.int64))[1].tolist() == [1] * 3
+    env.close()
+    again.close()
+
+
+@needs_envpool
+@pytest.mark.parametrize(
+    ("id", "algo"), [("CartPole-v1", "ppo"), ("CartPole-v1", "reinforce"), ("FrozenLake-v1", "ppo")]
+)
+def test_a_run_that_is_taken_up_begins_new_episodes_everywhere_and_goes_on(
+    id: str,
+    algo: str,
+    build: Callable[..., Any],
+    train: Callable[..., Any],
+    small: Callable[..., DictConfig],
+    compose: Callable[..., DictConfig],
+) -> None:
+    config = small(compose(*CARTPOLE, f"algo={algo}"), env__id=id)
+    experiment, fresh, twin = build(config), build(config), build(config)
+    train(experiment, 3)
+    state = copied({name: part.state_dict() for name, part in experiment.remembers.items()})
+    for each in (fresh, twin):
+        for name, part in each.remembers.items():
+            part.load_state_dict(copied(state[name]))
+        assert each.trainer.collector.not_replayed == [0, 1]
+        numbers = [number + 1 for number in state["collector"]["in_progress"]["numbers"]]
+        assert each.trainer.collector.in_progress.numbers.tolist() == numbers
+    rollouts = [each.trainer.collector.collect() for each in (fresh, twin)]
+    assert rollouts[0].valid[0].all() and torch.equal(rollouts[0].observations, rollouts[1].observations)
+    if id == "CartPole-v1":
+        assert (rollouts[0].observations[0].abs() <= 0.05).all()
+        assert all(episode.total_reward == episode.length <= 12 for episode in fresh.trainer.collector.episodes)
+    assert all(np.isfinite(value) for row in train(fresh, 3) for value in row.values())
 
 
 @needs_envpool
@@ -306,6 +359,26 @@ def test_what_it_has_not_is_said_in_one_line(changes: dict[str, Any], said: str)
     with pytest.raises(ConfigError) as raised:
         make(2, **changes)
     assert str(raised.value) == said
+
+
+class Made:
+    """What a pool shows of itself, and the seeds that it was made with."""
+
+    num_envs = 3
+    single_observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    single_action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, seeds: list[int]) -> None:
+        self.seeds = seeds
+
+
+def test_the_seeds_are_those_of_the_episodes_as_31_bits() -> None:
+    env = Pool(Made, SEEDS, 3)
+    assert env.pool.seeds == [SEEDS(i, 0) >> 1 for i in range(3)]
+    env.renew([5, 0, 2])
+    assert env.pool.seeds == [SEEDS(0, 5) >> 1, SEEDS(1, 0) >> 1, SEEDS(2, 2) >> 1]
+    assert (env.num_envs, env.metadata["autoreset_mode"]) == (3, AutoresetMode.NEXT_STEP)
+    assert env.observation_space.shape == (3, 2) and not hasattr(env, "replay")
 
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

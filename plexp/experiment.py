@@ -179,8 +179,10 @@ def _check(values: dict[str, Any]) -> dict[str, Any]:
             problems.append(_no_section(section, values.get(section)))
     known = {*groups, *SECTIONS, "policy"}
     root = registry.check("plexp", "", ROOT, {k: v for k, v in values.items() if k not in known})
-    faults = {(problem.key, problem.value) for problem in root}
-    problems = [p for p in problems if (p.key.rpartition(".")[2], p.value) not in faults] + root  # each fault once
+    faults = {(problem.key, repr(problem.value)) for problem in root}
+    problems = [
+        p for p in problems if (p.key.rpartition(".")[2], repr(p.value)) not in faults
+    ] + root  # each fault once
     if (
         not problems
         and getattr(classes["algo"], "updates_every_step", False)

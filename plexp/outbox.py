@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
@@ -26,7 +27,6 @@ class Outbox:
         self.folder, self.path = folder, folder / "operations.jsonl"
         self._lock = threading.Lock()
         self._waiting = deque(_read(self.path))
-        self._number = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -48,10 +48,13 @@ class Outbox:
 
     def place_for(self, name: str) -> Path:
         """Where a file may be put, alone in its folder, for an operation that names it as `path`."""
-        self._number += 1
-        folder = self.folder / f"{os.getpid()}-{self._number}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / name
+        with self._lock:  # or the folder may go, as empty, in between
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix="file-", dir=self.folder)) / name
+
+    def withdraw(self, place: Path) -> None:
+        """Give back a place that `place_for` gave."""
+        shutil.rmtree(place.parent, ignore_errors=True)
 
     def sync(self) -> None:
         """Return when what was put here survives a power cut."""
@@ -84,7 +87,12 @@ class Outbox:
                     self.folder.rmdir()
 
     def refuse(self, operation: Operation) -> None:
-        """Keep apart what the store will never take."""
+        """Keep apart what the store will never take, with its file."""
+        if (place := self.folder / str(operation.get("path", ""))).is_file() or operation["op"] == "model":
+            kept = self.folder / "refused" / place.parent.name
+            kept.parent.mkdir(exist_ok=True)
+            place.parent.rename(kept)
+            operation = {**operation, "path": str((kept / place.name).relative_to(self.folder))}
         with (self.folder / "refused.jsonl").open("a") as file:
             file.write(json.dumps(operation) + "\n")
 
@@ -97,9 +105,13 @@ def waits(folder: Path) -> bool:
 
 
 def _read(path: Path) -> list[Operation]:
-    """Without a last line that a power cut has torn."""
-    found = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+    """Without a last line that a power cut has torn, which is cut off: what is put next must not be appended to it."""
+    if not path.exists():
+        return []
+    data, found = path.read_bytes(), []
+    if len(whole := data[: data.rfind(b"\n") + 1]) < len(data):
+        os.truncate(path, len(whole))
+    for line in whole.splitlines():
         with suppress(ValueError):
             found.append(json.loads(line))
     return found

@@ -7,8 +7,8 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -124,10 +124,9 @@ class Tracker:
             self._courier.hurry()
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        with self._errors():
-            place = self._outbox.place_for(path.name)
+        with self._placed(path.name) as place:
             shutil.copyfile(path, place)
-        self._put(op="file", path=self._relative(place), folder=folder)
+            self._put(op="file", path=self._relative(place), folder=folder)
 
     def log_text(self, text: str, name: str) -> None:
         self._put(op="text", text=text, name=name)
@@ -135,10 +134,9 @@ class Tracker:
     def log_figure(self, figure: Figure, name: str) -> None:
         """As an image at least 1000 pixels wide."""
         folder, _, file = name.rpartition("/")
-        with self._errors():
-            place = self._outbox.place_for(file)
+        with self._placed(file) as place:
             figure.savefig(place, dpi=max(figure.dpi, 1000 / figure.get_figwidth()))
-        self._put(op="file", path=self._relative(place), folder=folder or None)
+            self._put(op="file", path=self._relative(place), folder=folder or None)
 
     def log_model(self, policy: torch.nn.Module, example: torch.Tensor) -> bool:
         """Keep the policy as a model that loads without plexp and without pickle.
@@ -147,15 +145,14 @@ class Tracker:
         Returns whether it is kept; if not, where torch.export cannot trace the policy, the reason is in the log.
         """
         try:
-            with warnings.catch_warnings(), redirect_stderr(StringIO()):
-                warnings.simplefilter("ignore")  # and torch.export prints the graph it fails at
-                place = self._outbox.place_for("model")
-                save_model(policy, example, place, self.run_id)
+            with self._placed("model") as place:
+                with warnings.catch_warnings(), redirect_stderr(StringIO()):
+                    warnings.simplefilter("ignore")  # and torch.export prints the graph it fails at
+                    save_model(policy, example, place, self.run_id)
+                self._put(op="model", path=self._relative(place))
         except Exception as error:
             log.warning("the model is not kept: %s: %s", type(error).__name__, cause(error))
-            shutil.rmtree(place.parent, ignore_errors=True)
             return False
-        self._put(op="model", path=self._relative(place))
         return True
 
     def describe(self, markdown: str) -> None:
@@ -194,6 +191,17 @@ class Tracker:
             )
             log.warning(rest, masked(self.uri), self.run_id, self._outbox.folder)
         return not len(self._outbox)
+
+    @contextmanager
+    def _placed(self, name: str) -> Iterator[Path]:
+        """A place in the outbox for a file of this name, given back if it is not filled."""
+        with self._errors():
+            place = self._outbox.place_for(name)
+            try:
+                yield place
+            except BaseException:
+                self._outbox.withdraw(place)
+                raise
 
     def _put(self, **operation: Any) -> None:
         with self._errors():

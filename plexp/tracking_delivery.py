@@ -11,7 +11,7 @@ from pathlib import Path
 
 from plexp.errors import StoreError, one_line
 from plexp.outbox import Operation, Outbox
-from plexp.tracking_store import LoggedModelOutput, Metric, MlflowClient, MlflowException
+from plexp.tracking_store import LoggedModelOutput, Metric, MlflowClient, MlflowException, Run
 from plexp.tracking_views import cause
 
 log = logging.getLogger("plexp")
@@ -21,7 +21,6 @@ FINAL = (
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
     "RESOURCE_ALREADY_EXISTS",
-    "BAD_REQUEST",
     "INVALID_STATE",
 )
 """MLflow's codes for what it will never take, however often it is asked."""
@@ -51,7 +50,7 @@ class Delivery:
                     self.unsure, self._known = True, {}
                     if error.error_code not in FINAL:
                         raise
-                    self._refuse(operations, error)
+                    self._do_singly(operations)
                 except BaseException:
                     self.unsure, self._known = True, {}
                     raise
@@ -101,7 +100,7 @@ class Delivery:
         from mlflow.models import Model  # with pandas, which takes half a second
 
         run = self.client.get_run(self.run_id)
-        if not folder.exists() or (self.unsure and run.outputs and run.outputs.model_outputs):
+        if not folder.exists() or (self.unsure and self._has_model(run)):
             return
         record = Model.load(str(folder))
         model = self.client.create_logged_model(run.info.experiment_id, name="policy", source_run_id=self.run_id)
@@ -115,11 +114,27 @@ class Delivery:
             self.client.delete_logged_model(model.model_id)
             raise
 
-    def _refuse(self, operations: list[Operation], error: MlflowException) -> None:
+    def _has_model(self, run: Run) -> bool:
+        """A whole one, not one that a failure left behind."""
+        for linked in run.outputs.model_outputs if run.outputs else []:
+            with suppress(MlflowException):  # it was deleted
+                if str(self.client.get_logged_model(linked.model_id).status) == "READY":
+                    return True
+        return False
+
+    def _do_singly(self, operations: list[Operation]) -> None:
+        """Keep apart what MLflow never takes, and that alone. Raises what MLflow raises where it does not answer."""
         for operation in operations:
-            self.outbox.refuse(operation)
-        kinds = ", ".join(sorted({operation["op"] for operation in operations}))
-        log.warning("MLflow refused %s (%s); kept in %s", kinds, cause(error), self.outbox.folder / "refused.jsonl")
+            parts = [{**operation, "points": [point]} for point in operation.get("points", ())] or [operation]
+            for part in parts:
+                try:
+                    self._do([part])
+                except MlflowException as error:
+                    if error.error_code not in FINAL:
+                        raise
+                    self.outbox.refuse(part)
+                    where = self.outbox.folder / "refused.jsonl"
+                    log.warning("MLflow refused %s (%s); it is kept in %s", part["op"], cause(error), where)
 
 
 class Courier:

@@ -24,6 +24,7 @@ def repair(outputs: Path) -> str:
 
     Addresses of other kinds (of a bucket, a server) stay. Raises StoreError if there is no store.
     """
+    outputs = outputs.absolute()
     file = outputs / "mlflow.db"
     if not file.is_file():
         raise StoreError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from plexp.errors import StoreError
@@ -9,7 +10,7 @@ from plexp.identity import state_folder
 from plexp.outbox import Outbox, waits
 from plexp.run_folder import RunFolder, dead, held
 from plexp.tracking_delivery import Delivery
-from plexp.tracking_store import MlflowClient, connected, store_errors
+from plexp.tracking_store import MlflowClient, MlflowException, connected, store_errors
 from plexp.tracking_views import masked, sqlite_uri
 
 
@@ -27,7 +28,9 @@ def settle(client: MlflowClient, outputs: Path, uri: str | None) -> list[str]:
             continue
         with held(folder) as free, store_errors(uri, outputs):
             if free:
+                folder.is_settled = False
                 said.append(_settle(client, folder))
+                folder.is_settled = True
     return said
 
 
@@ -49,6 +52,10 @@ def _settle(client: MlflowClient, folder: RunFolder) -> str:
     assert record is not None
     run_id = record.run_id or _by_tag(client, folder.path.name)
     said = []
+    if run_id is not None and _is_gone(client, run_id):
+        shutil.rmtree(folder.outbox, ignore_errors=True)
+        folder.change(status="KILLED" if record.status == "RUNNING" else record.status)
+        return f"{record.name or folder.path.name} ({run_id}): it was deleted in MLflow"
     if run_id is not None and waits(folder.outbox):
         outbox = Outbox(folder.outbox)
         said.append(f"delivered what waited ({len(outbox)} operations)")
@@ -64,6 +71,15 @@ def _settle(client: MlflowClient, folder: RunFolder) -> str:
         folder.change(status=status, run_id=run_id, error=error)
         said.append(f"{'died, ' if died else ''}marked {status}")
     return f"{record.name or folder.path.name} ({run_id}): {', '.join(said) or 'nothing to do'}"
+
+
+def _is_gone(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "deleted")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return True
 
 
 def _by_tag(client: MlflowClient, state: str) -> str | None:

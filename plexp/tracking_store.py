@@ -61,7 +61,12 @@ def connected(uri: str) -> Iterator[MlflowClient]:
 
 def connect(uri: str, outputs: Path) -> MlflowClient:
     """A client whose store exists and answers; a server gets one attempt of 4 s."""
-    if uri.startswith("sqlite:///"):
+    if uri.startswith("sqlite:"):
+        if make_url(uri).database in (None, "", ":memory:"):
+            problem = Problem(
+                "tracker.uri", uri, "it names no file, so nothing would be kept", "give sqlite:////folder/file.db"
+            )
+            raise StoreError(str(problem))
         _create_database(Path(make_url(uri).database or ""), outputs)
     client = MlflowClient(uri)
     patient = {key: os.environ[key] for key in os.environ if key.startswith("MLFLOW_HTTP_REQUEST_")}
@@ -100,7 +105,7 @@ def experiment_id(client: MlflowClient, uri: str, outputs: Path, name: str) -> s
 
 
 def _warn_if_moved(location: str, outputs: Path) -> None:
-    if not location.startswith(outputs.as_uri()):
+    if not location.startswith(f"{outputs.as_uri()}/"):
         log.warning(
             "%s was moved: its runs look for their files in %s; mend it: python -m plexp repair", outputs, location
         )

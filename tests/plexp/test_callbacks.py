@@ -14,8 +14,8 @@ from rich.console import Console
 from plexp.callbacks import Evaluator, Grid, ProgressBar, Recorder
 from plexp.collector import Episode
 from plexp.evaluation import EvaluationResult
-from plexp.profile import Profile
 from plexp.outcome import Outcome, verdict
+from plexp.profile import Profile
 from plexp.trainer import Progress
 
 

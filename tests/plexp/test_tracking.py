@@ -231,8 +231,13 @@ def test_a_store_that_fails_meanwhile_costs_no_points_and_is_said_once(
     monkeypatch.setattr(Courier, "FLUSH_SECONDS", 0.02)
     monkeypatch.setattr(Courier, "RETRY_SECONDS", 0.02)
     run, attempts = tracker(outputs), []
+
+    def count_and_fail(*_: object, **__: object) -> None:
+        attempts.append(1)
+        fail()
+
     with monkeypatch.context() as patch:
-        patch.setattr(run.client, "log_batch", lambda *_, **__: attempts.append(1) or fail())
+        patch.setattr(run.client, "log_batch", count_and_fail)
         for step in range(5):
             run.log({"x": float(step)}, step)
         assert until(lambda: len(attempts) >= 3)
@@ -276,7 +281,8 @@ def test_what_the_store_does_not_take_at_the_end_waits_on_disk_and_is_delivered_
 ) -> None:
     monkeypatch.setattr(Courier, "PATIENCE", (0.3, 0.3))
     monkeypatch.setattr(Courier, "RETRY_SECONDS", 0.05)
-    run, outbox = tracker(outputs, outbox=(folder := outbox_in(outputs))), folder
+    outbox = outbox_in(outputs)
+    run = tracker(outputs, outbox=outbox)
     with monkeypatch.context() as patch:
         patch.setattr(run.client, "log_batch", fail)
         run.log({"x": 1.0, "y": 2.0}, 1)
@@ -296,7 +302,12 @@ def test_the_end_waits_as_long_as_the_store_gets_on(
     monkeypatch.setattr(Courier, "FLUSH_SECONDS", 3600.0)
     run = tracker(outputs)
     log_text = run.client.log_text
-    monkeypatch.setattr(run.client, "log_text", lambda *args: (time.sleep(0.2), log_text(*args)))
+
+    def take_long(*args: Any) -> None:
+        time.sleep(0.2)
+        log_text(*args)
+
+    monkeypatch.setattr(run.client, "log_text", take_long)
     for number in range(6):
         run.log_text("seed: 3", f"{number}.yaml")
     assert run.finish("FINISHED")

@@ -52,6 +52,7 @@ def _experiment(arguments: list[str]) -> int:
     from plexp.explain import explain
 
     job.status = OK
+    job.mask_logs()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, to be said in one line
     os.environ["PLEXP_ARGUMENTS"] = json.dumps([masked(argument) for argument in arguments])
     os.environ["PLEXP_SWEEP"] = sweeps.name_of(arguments)

@@ -48,7 +48,8 @@ def task(cfg: DictConfig) -> float | None:
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
     logging.raiseExceptions = False  # a log file that cannot be written is no reason for a traceback
-    _mask_written(folder)
+    mask_logs()
+    mask_written(folder)
     result: dict[str, Any] = {"job": hydra_config.job.num if in_sweep else 0, "overrides": _overrides()}
     started = time.time()
     try:
@@ -169,9 +170,25 @@ def _choices() -> dict[str, str]:
     }
 
 
-def _mask_written(folder: Path) -> None:
+def mask_logs() -> None:
+    """Take credentials out of whatever is logged in this process, by whomever."""
+    factory = logging.getLogRecordFactory()
+    if getattr(factory, "masks", False):
+        return
+
+    def make(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = factory(*arguments, **options)
+        if "://" in (text := record.getMessage()):
+            record.msg, record.args = masked(text), ()
+        return record
+
+    make.masks = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(make)
+
+
+def mask_written(folder: Path) -> None:
     """Take the credentials out of what Hydra has written of the command line."""
-    for file in (folder / ".hydra").glob("*.yaml"):
+    for file in [*(folder / ".hydra").glob("*.yaml"), *folder.glob("multirun.yaml")]:
         text = file.read_text()
         if (clean := masked(text)) != text:
             file.write_text(clean)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from plexp.errors import ConfigError, Problem
 from plexp.identity import state_folder, sweep_identity
-from plexp.job import Terminated, ignore
+from plexp.job import Terminated, ignore, mask_written
 from plexp.run_folder import dead, every
 from plexp.tracking_views import masked
 
@@ -90,6 +90,8 @@ class SweepRecord(Callback):
 
 def end() -> None:
     """The sweep of this process is over."""
+    if running.folder is not None:
+        mask_written(running.folder)
     running.folder = None
     if running.lock is not None:
         running.lock.close()

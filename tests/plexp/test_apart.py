@@ -179,7 +179,9 @@ def test_what_does_not_come_out_as_expected_is_named_and_begins_the_next_episode
         numbers, columns, expected = played(env, 21)
         expected = expected.copy()
         expected[1, 0] += 1
-        columns[2] = np.zeros(9, np.int64)  # the episode ends before
+        serial = int(expected[2, 0])
+        expected[2] = serial, 2 + serial % 5, 0
+        columns[2] = np.zeros(9, np.int64)  # with these it ends there, before they are all played
         observations, equal = env.replay(numbers, columns, expected)
         assert equal.tolist() == [True, False, False, True]
         for i in range(4):
@@ -333,14 +335,17 @@ def test_what_goes_wrong_is_not_printed_besides(start: Start, capfd: pytest.Capt
 def test_ctrl_c_does_not_disturb_the_processes(start: Start) -> None:
     env = start(makers(2), 20)
     env.reset()
-    for process in env.processes:
-        os.kill(process.pid, signal.SIGINT)
-    env.step_async(actions(Troubled.IS_SLOW, Troubled.IS_SLOW))
-    time.sleep(0.1)
-    for process in env.processes:
-        os.kill(process.pid, signal.SIGINT)
-    assert env.step_wait()[0].tolist() == [[1], [1]]
-    assert env.step(actions(0, 0))[0].tolist() == [[2], [2]]
+    try:
+        for process in env.processes:
+            os.kill(process.pid, signal.SIGINT)
+        env.step_async(actions(Troubled.IS_SLOW, Troubled.IS_SLOW))
+        time.sleep(0.1)
+        for process in env.processes:
+            os.kill(process.pid, signal.SIGINT)
+        assert env.step_wait()[0].tolist() == [[1], [1]]
+        assert env.step(actions(0, 0))[0].tolist() == [[2], [2]]
+    except KeyboardInterrupt:
+        pytest.fail("a process handed it on")
     assert_gone_after(env, 5)
 
 

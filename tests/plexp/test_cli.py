@@ -48,7 +48,8 @@ def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         monkeypatch.setenv(name, "")
 
     def run(*arguments: str) -> tuple[int, list[str]]:
-        given = arguments[0] in ("compare", "replay") or any(argument.startswith("outputs=") for argument in arguments)
+        given = arguments[0] in ("compare", "replay", "status")
+        given |= any(argument.startswith("outputs=") for argument in arguments)
         capsys.readouterr()
         status = cli.main([*arguments, *([] if given else [f"outputs={tmp_path}"])])
         output = capsys.readouterr()

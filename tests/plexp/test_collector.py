@@ -566,5 +566,7 @@ def test_what_is_no_recorded_episode_is_refused_in_one_line(text: str, tmp_path:
 
 
 def test_a_file_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^replay=.*none\.json: it cannot be read as a recorded episode \(FileNotFound"):
+    with pytest.raises(
+        ConfigError, match=r"^replay=.*none\.json: it cannot be read as a recorded episode \(FileNotFound"
+    ):
         replay(tmp_path / "none.json")

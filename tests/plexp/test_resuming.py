@@ -47,7 +47,7 @@ class Pictures(gymnasium.Env[Any, Any]):
 
 
 class Forgetful(gymnasium.Env[Any, Any]):
-    """Ten steps an episode, each of which pays 1. Every second one that is made does not replay: it sees random bytes."""
+    """Ten steps an episode, each pays 1. Every second one that is made does not replay: it sees random bytes."""
 
     LENGTH = 10
     made: ClassVar[int] = 0

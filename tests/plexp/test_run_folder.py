@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -124,24 +125,22 @@ def test_a_second_folder_object_in_one_process_is_another_one(tmp_path: Path) ->
 
 
 def test_asking_whether_it_lives_does_not_keep_anybody_from_taking_it(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    folder.release()
+    with (tmp_path / "run" / "lock").open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.05, fcntl.flock, (asking, fcntl.LOCK_UN))
+        timer.start()
+        assert folder.acquire(), "who asks holds it for a moment"
+        timer.join()
+    folder.release()
+
+
+def test_those_who_ask_do_not_see_each_other(tmp_path: Path) -> None:
     begun(tmp_path / "run").release()
-    stop = threading.Event()
-
-    def ask() -> None:
-        while not stop.is_set():
-            RunFolder(tmp_path / "run").alive()
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        for _ in range(30):
-            folder = RunFolder(tmp_path / "run")
-            assert folder.acquire()
-            folder.release()
-    finally:
-        stop.set()
-        thread.join()
+    with (tmp_path / "run" / "lock").open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert not RunFolder(tmp_path / "run").alive()
 
 
 @pytest.mark.parametrize("is_free", [True, False])

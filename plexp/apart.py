@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing import connection
 from typing import Any
 
 import gymnasium
@@ -24,6 +25,8 @@ class Apart(AsyncVectorEnv):
     to step or reset, and for one whose process died.
     """
 
+    SETTLING_SECONDS = 5.0
+
     def __init__(
         self, makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]], *, step_timeout: float | None = None
     ) -> None:
@@ -31,18 +34,27 @@ class Apart(AsyncVectorEnv):
         self.step_timeout, self.is_broken = step_timeout, False
         super().__init__([partial(_made, make) for make in makers], autoreset_mode=AutoresetMode.SAME_STEP)
 
+    def reset_async(self, *arguments: Any, **options: Any) -> None:
+        self._sent(partial(super().reset_async, *arguments, **options))
+
+    def step_async(self, actions: Any) -> None:
+        self._sent(partial(super().step_async, actions))
+
     def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
-        result: tuple[Any, dict[str, Any]] = self._guarded(super().reset_wait, "reset")
+        result: tuple[Any, dict[str, Any]] = self._guarded(super().reset_wait, "reset", self.step_timeout)
         return result
 
     def step_wait(self, timeout: float | None = None) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
-        result: tuple[Any, Array, Array, Array, dict[str, Any]] = self._guarded(super().step_wait, "step")
+        result: tuple[Any, Array, Array, Array, dict[str, Any]] = self._guarded(
+            super().step_wait, "step", self.step_timeout
+        )
         return result
 
     def replay(self, episodes: Sequence[int], actions: Sequence[Array], expected: Array) -> tuple[Array, Array]:
         """See `SeededEpisodes.replay`: the observations [N, *obs], and whether they are the expected ones [N]."""
         given = [list(column) for column in actions]
-        played = self.call("replay", episodes, given, expected)
+        self._sent(partial(super().call_async, "replay", episodes, given, expected))
+        played = self._guarded(super().call_wait, "replay", None)
         return np.stack([observation for observation, _ in played]), np.array([equal for _, equal in played])
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
@@ -50,20 +62,33 @@ class Apart(AsyncVectorEnv):
         self._state = AsyncState.DEFAULT
         super().close_extras(timeout, terminate or self.is_broken or waiting)
 
-    def _guarded(self, wait: Callable[[float | None], Any], what: str) -> Any:
+    def _sent(self, send: Callable[[], None]) -> None:
         try:
-            return wait(self.step_timeout)
+            send()
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
+
+    def _guarded(self, wait: Callable[[float | None], Any], what: str, seconds: float | None) -> Any:
+        try:
+            return wait(seconds)
         except multiprocessing.TimeoutError:
             self.is_broken = True
-            index = next(i for i, pipe in enumerate(self.parent_pipes) if not pipe.poll(0))
-            limit = f"env.step_timeout={self.step_timeout:g} seconds"
+            index = next((i for i, pipe in enumerate(self.parent_pipes) if not pipe.poll(0)), 0)
+            limit = f"env.step_timeout={seconds:g} seconds"
             raise EnvironmentFault(f"environment {index} did not answer a {what} within {limit}", index) from None
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            self.is_broken = True
-            dead = [i for i, process in enumerate(self.processes) if process.exitcode is not None]
-            index = dead[0] if dead else 0
-            code = self.processes[index].exitcode
-            raise EnvironmentFault(f"the process of environment {index} died (exit code {code})", index) from None
+            raise self._death() from None
+
+    def _death(self) -> EnvironmentFault:
+        """Which process died, and how; its pipe breaks a little before its exit code is known."""
+        self.is_broken = True
+        over = connection.wait([process.sentinel for process in self.processes], self.SETTLING_SECONDS)
+        for process in self.processes:
+            if process.sentinel in over:
+                process.join(self.SETTLING_SECONDS)
+        codes = {i: process.exitcode for i, process in enumerate(self.processes) if process.exitcode is not None}
+        index, code = next(iter(codes.items()), (0, None))
+        return EnvironmentFault(f"the process of environment {index} died (exit code {code})", index)
 
 
 def _made(make: Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any, Any]:

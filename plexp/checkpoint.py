@@ -62,7 +62,8 @@ def save(folder: Path, state: State, steps: int) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     _sync_folder(folder)
-    for old in _files(folder)[KEPT:]:
+    damaged = [each for each in _files(folder) if each.name > path.name]  # or this run would not be before them
+    for old in [*damaged, *_files(folder)[len(damaged) + KEPT :]]:
         with suppress(OSError):
             old.unlink()
     return path
@@ -102,7 +103,10 @@ def encode(state: State) -> bytes:
 def decode(data: bytes) -> dict[str, Any]:
     """The state that `encode` was given. Raises ValueError for another format."""
     length = int.from_bytes(data[:8], "little")
-    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
+    try:
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
+    except KeyError:
+        raise ValueError("it is not a checkpoint of plexp") from None
     if header["format"] != FORMAT:
         raise ValueError(f"it has format {header['format']}, and this plexp reads format {FORMAT}")
     state: dict[str, Any] = _unpacked(header["state"], load_tensors(data))
@@ -118,7 +122,7 @@ def copied(state: Any) -> Any:
     if isinstance(state, Mapping):
         return {key: copied(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        plain = bool(state) and isinstance(state[0], int | float | str)
+        plain = all(isinstance(value, int | float | str) for value in state)
         return list(state) if plain else [copied(value) for value in state]
     return state
 
@@ -128,20 +132,21 @@ def _packed(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         case Tensor():
             tensors[str(len(tensors))] = value.detach().cpu().contiguous().clone()  # of memory of its own
             return f"{TENSOR}{len(tensors) - 1}"
-        case np.ndarray():
-            tensors[str(len(tensors))] = torch.from_numpy(np.array(value))
+        case np.ndarray() if value.dtype.kind in "biuf":
+            tensors[str(len(tensors))] = torch.from_numpy(np.array(value, order="C"))
             return f"{ARRAY}{len(tensors) - 1}"
         case Mapping():
             return {str(key): _packed(each, tensors, f"{where}.{key}") for key, each in value.items()}
         case list() | tuple():
             return [_packed(each, tensors, where) for each in value]
         case np.generic():
-            return value.item()
+            return _packed(value.item(), tensors, where)
         case str() if value.startswith((TENSOR, ARRAY)):
             raise TypeError(f"{where}: the text {value!r} stands for a tensor")
         case None | bool() | int() | float() | str():
             return value
-    raise TypeError(f"{where}: {type(value).__name__} is nothing that a checkpoint keeps")
+    kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+    raise TypeError(f"{where}: {kind} is nothing that a checkpoint keeps")
 
 
 def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -16,7 +16,7 @@ from plexp.agent import Agent
 from plexp.block import Block
 from plexp.episodes import EpisodesInProgress
 from plexp.errors import EnvironmentFault, TrainingError
-from plexp.faults import bounds_of, find_fault, locate
+from plexp.faults import Found, bounds_of, find_fault, locate
 from plexp.interfaces import EpisodeSeed
 from plexp.normalization import RewardScaler
 from plexp.profile import Profile
@@ -144,15 +144,14 @@ class Collector:
         last = np.stack(finals) if finals else np.zeros((0, *observations.shape[2:]), self.stepper.dtype)
         if self.stepper.same_step and len(last) != done.sum():
             raise TrainingError("the vector environment resets in the same step, and its info has no final_obs")
-        found = find_fault("reward", rewards, None)
-        if found is None and self.stepper.dtype == np.float32:
+        found = [find_fault("reward", rewards, None)]
+        if self.stepper.dtype == np.float32:
             if finals:
                 returned = observations[1:].copy()
                 returned.reshape(-1, *returned.shape[2:])[final_index] = last
-                found = find_fault("observation", returned, self.bounds)
-            found = found or find_fault("observation", observations, self.bounds, first=-1)
-        if found is not None:
-            raise self._located(found[0], actions[: found[1] + 1], done)
+                found.append(find_fault("observation", returned, self.bounds))
+            found.append(find_fault("observation", observations, self.bounds, first=-1))
+        self._raise_first([each for each in found if each is not None], actions, done)
         valid, taken = self._valid(done), torch.stack(actions)
         self.in_progress.add(taken, done)
         self._count(np.where(valid, rewards, 0.0), valid, done)
@@ -176,6 +175,15 @@ class Collector:
             final_observations=torch.from_numpy(last),
             final_index=torch.from_numpy(np.array(final_index, np.int64)),
         )
+
+    def _raise_first(self, found: list[Found], actions: list[Tensor], done: Array) -> None:
+        if not found:
+            return
+        step, fault, begins = min(found, key=lambda each: each.step)
+        until = actions[: step + 1]
+        if begins and step >= 0 and done[step, fault.index]:
+            fault.number = self.in_progress.at(fault.index, until, done)[0] + 1
+        raise self._located(fault, until, done)
 
     def _located(self, fault: EnvironmentFault, actions: list[Tensor], done: Array) -> EnvironmentFault:
         if not self.stepper.same_step or self.episode_seed is None:

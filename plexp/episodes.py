@@ -32,11 +32,12 @@ class EpisodesInProgress:
 
     def add(self, actions: Tensor, done: Array) -> None:
         """A rollout: actions [T, N, *act] as sampled, and done [T, N] where episodes ended."""
-        steps, ends = len(actions), done.any(0)
-        last = steps - np.argmax(done[::-1], 0)
-        self._began = np.where(ends, self._steps + last, self._began)
-        self.numbers += done.sum(0)
+        steps = len(actions)
         self._rollouts.append((self._steps, actions))
+        if done.any():
+            last = steps - np.argmax(done[::-1], 0)
+            self._began = np.where(done.any(0), self._steps + last, self._began)
+            self.numbers += done.sum(0)
         self._steps += steps
         while self._rollouts and self._rollouts[0][0] + len(self._rollouts[0][1]) <= self._began.min():
             self._rollouts.popleft()

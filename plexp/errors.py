@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -74,3 +76,10 @@ def nearest(word: str, words: list[str]) -> str:
 def one_line(error: BaseException) -> str:
     """What an exception says, without its line breaks."""
     return " ".join(str(error).split())
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether it says that the disk is full."""
+    number = error.errno if isinstance(error, OSError) else None
+    said = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
+    return number in (errno.ENOSPC, errno.EDQUOT) or any(each in str(error) for each in said)

@@ -55,6 +55,8 @@ def _play(agent: Agent, stepper: Stepper, quotas: list[int], seeds: EpisodeSeeds
 
     def located(fault: EnvironmentFault) -> EnvironmentFault:
         """With the episode that it is in."""
+        if not stepper.same_step:
+            return fault
         begun = EpisodesInProgress(num_envs)
         begun.begin()
         return locate(fault, begun, acted, np.array(ends).reshape(-1, num_envs), stepper.distribution, seeds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,10 +14,18 @@ from plexp.errors import EnvironmentFault
 from plexp.interfaces import EpisodeSeed
 
 
-def find_fault(
-    what: str, array: Array, bounds: tuple[Array, Array] | None, first: int = 0
-) -> tuple[EnvironmentFault, int] | None:
-    """The first number that is not finite or not within bounds, and its step; None if there is none.
+class Found(NamedTuple):
+    """Something that an environment must not return."""
+
+    step: int
+    """Of the rollout; −1: before its first."""
+    fault: EnvironmentFault
+    begins: bool
+    """It is an observation that the next step begins with: of a new episode, where one ended in `step`."""
+
+
+def find_fault(what: str, array: Array, bounds: tuple[Array, Array] | None, first: int = 0) -> Found | None:
+    """The first number that is not finite or not within bounds; None if there is none.
 
     `first` is the step of the first row (−1: what the rollout began with).
     """
@@ -30,7 +38,7 @@ def find_fault(
         return None
     step, env = (int(place) for place in np.argwhere(~good)[0][:2])
     shown = f"{what} {' '.join(str(array[step, env]).split())} in step {step + first} of the rollout"
-    return EnvironmentFault(f"environment {env} returned the {shown}: {why}", env), step + first
+    return Found(step + first, EnvironmentFault(f"environment {env} returned the {shown}: {why}", env), first < 0)
 
 
 def bounds_of(space: Any) -> tuple[Array, Array] | None:

@@ -45,7 +45,11 @@ class Pool(VectorEnv[Any, Any, Any]):
 
     def renew(self, episodes: Sequence[int]) -> None:
         """Begin with the seeds of these episodes, one of each environment; the later ones follow from them."""
-        self.pool = self.make([self.episode_seed(i, k) >> 1 for i, k in enumerate(episodes)])  # EnvPool's are 31 bits
+        seeds = [self.episode_seed(i, k) >> 1 for i, k in enumerate(episodes)]  # EnvPool's are 31 bits
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it gives float32 spaces bounds in float64, which gymnasium remarks upon
+            self.pool = self.make(seeds)
+            getattr(self.pool, "observation_space", None)  # which it makes when it is first asked
 
     def reset(self, *, seed: int | list[int] | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """New episodes everywhere; the seeds are those that the pool was made with."""

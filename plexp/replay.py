@@ -20,24 +20,27 @@ def replay(file: Path) -> str:
     """
     try:
         fault: dict[str, Any] = json.loads(file.read_text())
-        sheet, seed, actions = fault["env"], int(fault["seed"]), fault["actions"]
+        sheet, seed, actions = dict(fault["env"]), int(fault["seed"]), list(fault["actions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = f"it cannot be read as a recorded episode ({type(error).__name__}: {one_line(error)})"
         raise ConfigError(Problem("replay", file, cause, "give a fault.json that plexp wrote")) from error
     cls = registry.find("env", sheet.get("plugin"))
     changes = {"vectorization": "sync", "step_timeout": None}
     names = registry.own_parameters(cls)
-    environment: Environment = cls(**{name: changes.get(name, sheet[name]) for name in names if name in sheet})
+    if missing := [name for name in names if name not in sheet]:
+        raise ConfigError(Problem("replay", file, f"its env lacks {missing[0]}", "give a fault.json that plexp wrote"))
+    environment: Environment = cls(**{name: changes.get(name, sheet[name]) for name in names})
     env = environment.make(1, lambda index, episode: seed)
     said = f"seed {seed}, {len(actions)} actions"
     try:
         observations, _ = env.reset()
         gave: list[Any] = [observations[0]]
         for action in actions:
-            observations, rewards, terminated, truncated, _ = env.step(
+            observations, rewards, terminated, truncated, info = env.step(
                 np.array([action], env.single_action_space.dtype)
             )
-            gave = [observations[0], rewards[0], bool(terminated[0]), bool(truncated[0])]
+            last = info["final_obs"][0] if "final_obs" in info else observations[0]  # and not the next episode's first
+            gave = [last, rewards[0], bool(terminated[0]), bool(truncated[0])]
     except Exception as error:
         return f"{said}: the last step raised {one_line(error)}"
     finally:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
@@ -24,7 +22,7 @@ from plexp import checkpoint
 from plexp.callbacks import Evaluator, ProgressBar, Recorder
 from plexp.checkpointer import Checkpointer, Pulse
 from plexp.curves import CurveFigures, as_metrics, curve_figures
-from plexp.errors import EnvironmentFault, Problem, StoreError, TrainingError, one_line
+from plexp.errors import EnvironmentFault, Problem, StoreError, TrainingError, is_full, one_line
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
 from plexp.export import GreedyPolicy
@@ -232,13 +230,6 @@ class Run:
 def fault_of(experiment: Experiment, error: EnvironmentFault) -> dict[str, Any]:
     """An episode that went wrong, as `python -m plexp replay` takes it."""
     return {"error": one_line(error), "env": experiment.values["env"], **(error.episode or {})}
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether it says that the disk is full."""
-    number = error.errno if isinstance(error, OSError) else None
-    said = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
-    return number in (errno.ENOSPC, errno.EDQUOT) or any(each in str(error) for each in said)
 
 
 def _curve_figures(experiment: Experiment, evaluator: Evaluator) -> CurveFigures:

@@ -55,6 +55,10 @@ class EnvironmentFault(TrainingError):
     def __reduce__(self) -> tuple[type[EnvironmentFault], tuple[str, int, int | None]]:
         return type(self), (str(self), self.index, self.number)
 
+    def recorded(self, env: object) -> dict[str, object]:
+        """The episode in this environment (the configuration's `env`), as `python -m plexp replay` takes it."""
+        return {"error": str(self), "env": env, **(self.episode or {})}
+
     @classmethod
     def of(cls, error: Exception, where: str, index: int, number: int) -> EnvironmentFault:
         """What it raised, as text, which every process can hand on."""

@@ -214,9 +214,8 @@ def _evidence(error: Exception, cfg: DictConfig, folder: Path) -> str:
         file.write_text(masked(traceback.format_exc()))
         shown = f" (traceback in {file})"
         if isinstance(error, EnvironmentFault) and error.episode is not None:
-            env = OmegaConf.to_container(cfg.env, resolve=True)
             fault = folder / "fault.json"
-            fault.write_text(json.dumps({"error": str(error), "env": env, **error.episode}, indent=1))
+            fault.write_text(json.dumps(error.recorded(OmegaConf.to_container(cfg.env, resolve=True)), indent=1))
             shown = f"{shown[:-1]}; see it again: python -m plexp replay {fault})"
         return shown
     except OSError as full:

@@ -168,7 +168,7 @@ class Run:
             self.tracker.set_tags({"error": line})
             self.tracker.log_text(traceback.format_exc(), "traceback.txt")
             if isinstance(error, EnvironmentFault) and error.episode is not None:
-                self.tracker.log_text(json.dumps(fault_of(self.experiment, error), indent=1), "fault.json")
+                self.tracker.log_text(json.dumps(error.recorded(self.experiment.values["env"]), indent=1), "fault.json")
         with suppress(StoreError, OSError):
             self._close("FAILED", [line])
         if full:
@@ -225,11 +225,6 @@ class Run:
             tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
         tracker.describe(describe(experiment.values, outcome))
         tracker.log_text(self.recorder.episodes_as_csv(), "episodes.csv")
-
-
-def fault_of(experiment: Experiment, error: EnvironmentFault) -> dict[str, Any]:
-    """An episode that went wrong, as `python -m plexp replay` takes it."""
-    return {"error": one_line(error), "env": experiment.values["env"], **(error.episode or {})}
 
 
 def _curve_figures(experiment: Experiment, evaluator: Evaluator) -> CurveFigures:

@@ -5,6 +5,7 @@ From a command line: `env.id=tests.environments:plexp-tests/Chain-v0`, run in th
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gymnasium
@@ -158,6 +159,8 @@ class Faulty(gymnasium.Env[Any, Any]):
         now, last = self.time == self.at, self.time == 10
         if self.fault == "step" and now:
             raise ValueError("the physics broke\nsecond line")
+        if self.fault == "hang" and now:
+            time.sleep(3600)
         reward = {"nan reward": np.nan, "inf reward": np.inf}.get(self.fault, 1.0) if now else 1.0
         bad = (self.fault == "nan observation" and now) or (self.fault == "nan final observation" and last)
         return np.full(2, np.nan if bad else 0, np.float32), reward, False, last, {}

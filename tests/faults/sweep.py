@@ -34,16 +34,18 @@ def kill_a_worker(command: list[str], outputs: Path, rng: random.Random) -> str:
     with start(command, stderr=sys.stderr) as process:
         wait_for(lambda: sum(r["status"] == "FINISHED" for r in records(outputs)) > before + 1, 120)
         time.sleep(rng.uniform(0, 2))
-        busy = [record for record in records(outputs) if record["status"] == "RUNNING" and _is_there(record["pid"])]
-        victim = rng.choice(busy)
+        wait_for(lambda: busy(outputs), 60)
+        victim = rng.choice(busy(outputs))
         os.kill(int(str(victim["pid"])), signal.SIGKILL)
         process.wait(120)
     done = sum(record["status"] == "FINISHED" for record in records(outputs))
     return f"killed process {victim['pid']} ({victim['name']}), exit status {process.returncode}, {done} finished"
 
 
-def _is_there(pid: object) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def busy(outputs: Path) -> list[dict[str, object]]:
+    """The records of runs that a process is at."""
+    running = [record for record in records(outputs) if record["status"] == "RUNNING"]
+    return [record for record in running if Path(f"/proc/{record['pid']}").exists()]
 
 
 def main() -> int:

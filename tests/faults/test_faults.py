@@ -73,7 +73,10 @@ def test_a_signal_leaves_a_checkpoint_within_two_seconds(number: int, status: in
     (kept,) = tmp_path.glob("state/*/checkpoints/step-*")
     assert kept.stat().st_mtime - began < 2.0
     assert process.returncode == status
-    assert said.strip().splitlines()[-1] == "interrupted; nothing is lost: the same command goes on from the last checkpoint"
+    assert (
+        said.strip().splitlines()[-1]
+        == "interrupted; nothing is lost: the same command goes on from the last checkpoint"
+    )
     (run,) = runs(tmp_path)
     assert run["status"] == "KILLED"
 
@@ -82,7 +85,13 @@ HANGS = ("env.id=tests.environments:plexp-tests/Faulty-v0", "+env.kwargs.fault=h
 
 
 def test_an_environment_that_hangs_ends_the_run_with_what_shows_it(tmp_path: Path) -> None:
-    apart = ("env.vectorization=async", "env.step_timeout=2", "env.num_envs=2", "algo.num_minibatches=2", "compile=false")
+    apart = (
+        "env.vectorization=async",
+        "env.step_timeout=2",
+        "env.num_envs=2",
+        "algo.num_minibatches=2",
+        "compile=false",
+    )
     status, said = finish([*HANGS, *apart, "evaluation.every=null", f"outputs={tmp_path}"], seconds=60)
     assert status == 1 and said.startswith("environment 0 did not answer a step within env.step_timeout=2 seconds")
     (run,) = runs(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from plexp.errors import TrainingError
+from plexp.errors import EnvironmentFault, TrainingError
 from plexp.evaluation import PARALLEL, evaluate
 from plexp.seeding import EpisodeSeeds, SeededEpisodes
 from tests.environments import QUIET
@@ -131,3 +131,14 @@ def test_an_environment_that_breaks_in_evaluation_is_closed_and_said_in_one_line
         evaluate(agent, problem, SEEDS, 3)
     assert "\n" not in str(raised.value)
     assert problem.made[0].closed
+
+
+@pytest.mark.parametrize("fault", ["step", "nan reward"])
+def test_a_fault_in_evaluation_has_the_episode_that_it_is_in(fault: str, build: Callable[..., Any]) -> None:
+    agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
+    problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=4)
+    with pytest.raises(EnvironmentFault) as raised:
+        evaluate(agent, problem, SEEDS, 3)
+    episode = raised.value.episode
+    assert episode is not None and episode["episode"] == 0
+    assert episode["seed"] == SEEDS(raised.value.index, 0) and len(episode["actions"]) == 4  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,27 @@ def test_the_step_as_a_function_is_the_plain_step(
     for a, b in zip(learners[0].steps, learners[1].steps, strict=True):
         assert b.compiled is not None and torch.equal(a.counts, b.counts) and a.counts.min() >= 6
         torch.testing.assert_close([a.means, a.squares], [b.means, b.squares], **EXACT)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("bad", ["value_loss", "policy_loss"])
+def test_the_term_that_is_not_finite_is_named(bad: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plexp.gradient.Compiled", Plain)
+    agent = make_agent()
+    learner = make_learner(agent, ESTIMATOR, compiled=compiled)
+
+    def loss(minibatch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        score = agent.evaluate(minibatch).log_probs.mean()
+        terms = {"policy_loss": score.detach(), "value_loss": score.detach().square()}
+        terms[bad] = terms[bad] * math.nan
+        return score + terms[bad], terms
+
+    before = weights(agent)
+    with pytest.raises(
+        TrainingError, match=rf"^the loss's {bad} is not finite \([^)]*{bad} nan[^)]*\); a smaller algo"
+    ):
+        learner.fit(fresh_rollout(agent, 0), loss, 0.0)
+    assert torch.equal(weights(agent), before)
 
 
 def test_what_is_not_finite_changes_nothing_in_the_function_either(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("plexp")
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 status = OK
 """Exit status of the last job in this process."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM."""
+    """SIGTERM, or SIGHUP."""
 
 
 def task(cfg: DictConfig) -> float | None:
@@ -80,7 +81,7 @@ def task(cfg: DictConfig) -> float | None:
 
 def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     """Do what is to be done of this job; what came of it."""
-    sweep = os.environ["PLEXP_SWEEP"] if in_sweep else ""
+    sweep = os.environ.get("PLEXP_SWEEP") or Path(HydraConfig.get().sweep.dir).name if in_sweep else ""
     with suppress(OmegaConfBaseException, KeyError, TypeError):  # of which `build` will say more
         before = resume.finished(OmegaConf.to_container(cfg, resolve=True), sweep) if in_sweep else None  # type: ignore[arg-type]
         if before is not None:
@@ -228,17 +229,19 @@ def ignore(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM and Ctrl-C raise, so that the run is closed as KILLED; only another Ctrl-C disturbs that."""
+    """SIGTERM, a closed terminal and Ctrl-C raise, so that the run is closed as KILLED; only another Ctrl-C disturbs that."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, ignore)
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, ignore)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

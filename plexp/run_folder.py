@@ -90,7 +90,7 @@ class RunFolder:
         draft = self.path / f"run.json.{os.getpid()}"
         try:
             with draft.open("w") as file:
-                file.write(json.dumps(asdict(record), indent=1))
+                json.dump(asdict(record), file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self.path / "run.json")
@@ -121,8 +121,8 @@ class RunFolder:
 
     def begin(self, **changes: Any) -> Record:
         """Record that this process runs it now, and let the heart beat. The lock must be held."""
-        with (self.path / "reserve").open("ab") as reserve, suppress(OSError):
-            os.posix_fallocate(reserve.fileno(), 0, RESERVE)
+        with suppress(OSError), (self.path / "reserve").open("wb") as reserve:
+            reserve.write(bytes(RESERVE))
         mine = {"host": platform.node(), "pid": os.getpid(), "started": time.time(), "status": "RUNNING"}
         record = self.change(**mine, error=[], outcome=None, **changes)
         self._stop.clear()
@@ -220,8 +220,7 @@ def next_attempt(root: Path, identity: str) -> RunFolder:
 
 def dead(root: Path) -> list[RunFolder]:
     """Runs that ended without a word: their heart had begun to beat, and nobody holds their lock."""
-    found = [RunFolder(file.parent) for file in sorted(root.glob("*/heartbeat"))]
-    return [folder for folder in found if not folder.alive()]
+    return [folder for file in sorted(root.glob("*/heartbeat")) if not (folder := RunFolder(file.parent)).alive()]
 
 
 def stores_that_wait(outputs: Path) -> list[str | None]:

@@ -58,7 +58,8 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
     chosen = root / sweep if sweep else folders[-1] if folders else None
     if chosen is not None:
         print_sweep(chosen, runs, console)
-    alone = [_row(None, folder) for folder in runs if (record := folder.record()) and not record.sweeps]
+    newest = {record.identity: folder for folder in runs if (record := folder.record())}  # of all attempts
+    alone = [_row(None, folder) for folder in newest.values() if (record := folder.record()) and not record.sweeps]
     unfinished = [row for row in alone if row.status != "FINISHED"]
     if unfinished:
         _table("runs outside sweeps that are not finished", unfinished, set(), console)

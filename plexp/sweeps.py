@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from plexp.errors import ConfigError, Problem
 from plexp.identity import state_folder, sweep_identity
-from plexp.job import Terminated, ignore, mask_written
+from plexp.job import SIGNALS, Terminated, ignore, mask_written
 from plexp.run_folder import dead, every
 from plexp.tracking_views import masked
 
@@ -84,8 +84,9 @@ class SweepRecord(Callback):
             "pid": os.getpid(),
         }
         (folder / FILE).write_text(json.dumps(record, indent=1))
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, _interrupt)
 
 
 def end() -> None:
@@ -121,7 +122,8 @@ def _locked(folder: Path) -> IO[str]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Let the jobs in other processes of this host write their checkpoints, then raise here."""
-    signal.signal(signal.SIGTERM, ignore)
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, ignore)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     name, root = running.folder.name if running.folder else "", state_folder(running.outputs)
     gone = {folder.path for folder in dead(root)}
@@ -136,7 +138,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     until = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < until and any(folder.alive() for folder in jobs):
         time.sleep(0.05)
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 def _outputs(arguments: Sequence[str]) -> str:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+PROVENANCE = ("git.", "version.", "host.")
+"""Tags that say where a run was computed: where it goes on elsewhere, they are kept a second time, as `resume.…`."""
+
 log = logging.getLogger("plexp")
 
 
@@ -77,6 +80,10 @@ class Tracker:
         self._outbox = Outbox(outbox)
         self._delivery = Delivery(self.client, self.run_id, self._outbox, unsure=self.is_resumed)
         self._log_params(params, run)
+        if self.is_resumed:
+            known = {key: value for key, value in _tags(tags).items() if key.startswith(PROVENANCE)}
+            changed = {f"resume.{key}": value for key, value in known.items() if run.data.tags.get(key) != value}
+            self.set_tags(changed | {key: value for key, value in tags.items() if key.startswith("sweep.")})
         self._courier = Courier(self._delivery, self._errors, is_server=self.uri.startswith("http"))
 
     def _taken_up(self, run_id: str) -> Run | None:
@@ -160,7 +167,8 @@ class Tracker:
         self.set_tags({"mlflow.note.content": markdown})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._put(op="tags", tags=_tags(tags))
+        if tags:
+            self._put(op="tags", tags=_tags(tags))
 
     def remove_tag(self, key: str) -> None:
         self._put(op="untag", key=name_for_mlflow(key))

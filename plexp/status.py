@@ -157,19 +157,20 @@ def _from(kept: int | None) -> str:
 def _table(title: str, rows: Sequence[Row], shared: set[str], console: Console) -> None:
     console.print(title, soft_wrap=True, highlight=False, markup=False)
     table = Table(box=box.SIMPLE)
-    columns = ["job", "what differs", "status", "final return", "seconds"]
-    noted = any(row.note for row in rows)
-    for column in [*columns, *([""] if noted else [])]:
-        table.add_column(column, justify="right" if column in ("final return", "seconds") else "left")
+    in_sweep, noted = any(row.job is not None for row in rows), any(row.note for row in rows)
+    names = ["job", "what differs", "status", "final return", "seconds"] if in_sweep else ["given", "status"]
+    for name in [*names, *([""] if noted else [])]:
+        table.add_column(name, justify="right" if name in ("final return", "seconds") else "left")
     for row in rows:
         differs = " ".join(override for override in row.overrides if override not in shared)
-        number, final = (
-            "" if row.job is None else str(row.job),
-            "" if row.final_return is None else f"{row.final_return:.1f}",
-        )
-        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-        table.add_row(number, differs, row.status, final, seconds, *([row.note] if noted else []))
+        figures = [_number(row.final_return), _number(row.seconds)] if in_sweep else []
+        number = ["" if row.job is None else str(row.job)] if in_sweep else []
+        table.add_row(*number, differs, row.status, *figures, *([row.note] if noted else []))
     console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _reasons(rows: Sequence[Row], console: Console) -> None:

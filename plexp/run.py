@@ -67,7 +67,10 @@ class Run:
             run_id=record.run_id if record else None,
             created=lambda run_id: folder.change(run_id=run_id),
         )
-        settle(tracker.client, outputs, uri)
+        try:
+            settle(tracker.client, outputs, uri)
+        except StoreError as error:  # what others left behind must not stop this run
+            log.warning("what other runs left behind is not settled: %s", error)
         if not tracker.is_resumed:
             checkpoint.remove(folder.checkpoints)
             tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
@@ -141,20 +144,15 @@ class Run:
         try:
             checkpoint.save(self.folder.checkpoints, state, steps)
         except OSError as error:
+            where, cause = self.experiment.values["outputs"], f"no checkpoint can be written ({one_line(error)})"
             remedy = "choose a folder that can be written and has space"
-            problem = Problem(
-                "outputs",
-                self.experiment.values["outputs"],
-                f"no checkpoint can be written ({one_line(error)})",
-                remedy,
-            )
-            raise StoreError(str(problem)) from None
+            raise StoreError(str(Problem("outputs", where, cause, remedy))) from None
 
     def _save(self) -> None:
         """The last checkpoint; where it cannot be written, the one before it stays."""
         try:
             self.checkpointer.save_last()
-        except StoreError as error:
+        except Exception as error:
             log.warning("the last checkpoint cannot be written (%s); the one before it stays", one_line(error))
 
     def _fail(self, error: BaseException) -> None:
@@ -184,12 +182,8 @@ class Run:
 
     def _keep(self) -> Outcome:
         """What is left when training has ended: the agent, the learning curve, the figures and the description."""
-        tracker, evaluator, environment, progress = (
-            self.tracker,
-            self.evaluator,
-            self.experiment.environment,
-            self.progress,
-        )
+        tracker, evaluator, progress = self.tracker, self.evaluator, self.progress
+        environment = self.experiment.environment
         final = evaluator.final
         assert final is not None
         if len(evaluator.curve) > 1:

@@ -125,6 +125,7 @@ class RunFolder:
             reserve.write(bytes(RESERVE))
         mine = {"host": platform.node(), "pid": os.getpid(), "started": time.time(), "status": "RUNNING"}
         record = self.change(**mine, error=[], outcome=None, **changes)
+        self.is_settled = False
         self._stop.clear()
         self._beat()
         threading.Thread(target=self._beat_on, name="heartbeat", daemon=True).start()

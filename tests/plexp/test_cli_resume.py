@@ -12,6 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from plexp import checkpoint, sweeps
+from plexp.outbox import Outbox
+from plexp.run_folder import Record, RunFolder
 from plexp.tracking_views import sqlite_uri
 from plexp.trainer import Progress, Trainer
 from tests.faults.common import differences, runs
@@ -236,3 +238,48 @@ TARGETS = ("+algo._target_=os.system", "+env._target_=os.system", "+net._target_
 def test_nothing_but_registered_classes_is_made_whatever_the_configuration_says(target: str, main: Main) -> None:
     status, lines = main(*QUICK, target)
     assert (status, len(lines)) == (2, 1) and "; " in lines[0]
+
+
+def test_a_run_that_broke_before_its_training_is_marked_by_the_next_command(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("plexp.run.Recorder", broken)
+        assert main(*LONG)[0] == 1
+    (run,) = runs(tmp_path)
+    assert run["status"] == "RUNNING"
+    status, (line,) = main("sync", "--outputs", str(tmp_path))
+    assert status == 0 and line.endswith("died, marked KILLED")
+    (run,) = runs(tmp_path)
+    assert run["status"] == "KILLED"
+    assert main("sync", "--outputs", str(tmp_path)) == (0, ["nothing waits"])
+    assert main(*LONG)[0] == 0 and [run["status"] for run in runs(tmp_path)] == ["FINISHED"]
+
+
+def test_what_the_store_does_not_take_is_said_in_one_line_and_goes_on_waiting(main: Main, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "state" / "0123")
+    folder.path.mkdir(parents=True)
+    folder.write(Record("0123", status="FINISHED", run_id="1", store="http://127.0.0.1:9"))
+    Outbox(folder.outbox).put({"op": "tags", "tags": {"a": "b"}})
+    status, lines = main("sync", "--outputs", str(tmp_path))
+    assert (
+        status == 1 and len(lines) == 1 and lines[0].startswith("tracker.uri=http://127.0.0.1:9: Connection refused; ")
+    )
+    assert len(Outbox(folder.outbox)) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("repair", "--outputs", "nowhere"), "there is no mlflow.db"),
+        (("replay", "nothing.json"), "replay=nothing.json: it cannot be read as a recorded episode"),
+        (("status", "--outputs", "nowhere"), "no run has been started there yet"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_command_on_what_is_not_there_is_one_line(command: tuple[str, ...], said: str, main: Main) -> None:
+    status, lines = main(*command)
+    assert status == 2 and len(lines) == 1 and said in lines[0] and "; " in lines[0]

@@ -32,6 +32,7 @@ assert folder.acquire()
 folder.begin(name="theirs", store="https://there")
 print("holds", flush=True)
 sys.stdin.readline()
+folder.is_settled = True
 folder.release()
 print("released", flush=True)
 sys.stdin.readline()
@@ -260,8 +261,15 @@ def test_beginning_says_who_runs_it_and_clears_what_was_said_of_the_last_time(tm
     assert (record.identity, record.name, record.sweeps) == ("0123", "new", {"s": 1})
     assert (record.host, record.pid) == (platform.node(), os.getpid()) and before <= record.started <= time.time()
     assert (folder.path / "reserve").stat().st_size == run_folder.RESERVE
+    folder.is_settled = True
     folder.release()
     assert sorted(path.name for path in folder.path.iterdir()) == ["lock", "run.json"]
+
+
+def test_a_run_that_is_given_back_without_a_word_of_its_end_counts_as_dead(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    folder.release()
+    assert not folder.alive() and paths(dead(tmp_path)) == ["run"]
 
 
 def test_the_heart_beats_while_it_runs_and_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,6 +282,7 @@ def test_the_heart_beats_while_it_runs_and_says_how_far_it_is(tmp_path: Path, mo
     while folder.heartbeat()[1:] != (1234, 0.25) and time.monotonic() < until:
         time.sleep(0.02)
     assert folder.heartbeat()[1:] == (1234, 0.25) and folder.heartbeat()[0] > first
+    folder.is_settled = True
     folder.release()
     time.sleep(0.2)
     assert folder.heartbeat() == (0.0, 0, 0.0)
@@ -292,6 +301,7 @@ def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest
     while not folder.heartbeat()[0] and time.monotonic() < until:
         time.sleep(0.02)
     assert folder.heartbeat()[0]
+    folder.is_settled = True
     folder.release()
 
 

@@ -187,17 +187,18 @@ def _settled(uri: str | None, outputs: Path, *, quiet: bool) -> int:
     """Settle what dead runs left behind; the exit status."""
     from plexp.run_folder import stores_that_wait
 
-    status = OK
+    status, said = OK, 0
     for store in stores_that_wait(outputs) if uri is None else [uri]:
         from plexp.tracking_settle import settle_outputs
 
         try:
             for line in settle_outputs(outputs, store):
                 print(line, file=sys.stderr if quiet else sys.stdout)
+                said += 1
         except StoreError as error:
             print(error, file=sys.stderr)
             status = FAILED
-    if not quiet and status == OK and not stores_that_wait(outputs):
+    if not quiet and status == OK and not said:
         print("nothing waits")
     return OK if quiet else status
 

@@ -82,10 +82,11 @@ def task(cfg: DictConfig) -> float | None:
 def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     """Do what is to be done of this job; what came of it."""
     sweep = os.environ.get("PLEXP_SWEEP") or Path(HydraConfig.get().sweep.dir).name if in_sweep else ""
+    before = None
     with suppress(OmegaConfBaseException, KeyError, TypeError):  # of which `build` will say more
         before = resume.finished(OmegaConf.to_container(cfg, resolve=True), sweep) if in_sweep else None  # type: ignore[arg-type]
-        if before is not None:
-            return _finished_before(cfg, *before, sweep)
+    if before is not None:
+        return _finished_before(cfg, *before, sweep)
     from plexp.experiment import build
 
     experiment = build(cfg)
@@ -122,12 +123,18 @@ def _run(experiment: Experiment, folder: RunFolder, sweep: str) -> dict[str, Any
     values, record = experiment.values, folder.record()
     sweeps = {**(record.sweeps if record else {}), **({sweep: HydraConfig.get().job.num} if sweep else {})}
     if record is not None and record.run_id is not None:
-        log.info("%s goes on in its run %s, which was %s", record.name, record.run_id, _end_of(record))
+        log.info("%s goes on in its run %s, which %s", record.name, record.run_id, _end_of(record))
     tags = {"group": _group(experiment.group), **_choices(), **(_sweep_tag(record, sweep) if sweep else {})}
     named = {"identity": folder.path.name.partition("-")[0], "name": experiment.name, "overrides": _overrides()}
     folder.begin(**named, store=resume.store_of(values), sweeps=sweeps)
     console = Console(quiet=bool(sweep))
-    outcome = run(experiment, tags, console, folder)
+    try:
+        outcome = run(experiment, tags, console, folder)
+    except StoreError:
+        if record is not None:  # the store does not answer: as if it had not been started again
+            folder.write(record)
+            folder.is_settled = record.status != "RUNNING"
+        raise
     speed = outcome.steps / max(outcome.seconds, 1e-9)
     if sweep:
         log.info("%s: %s", outcome.name, verdict(outcome))
@@ -139,7 +146,7 @@ def _run(experiment: Experiment, folder: RunFolder, sweep: str) -> dict[str, Any
 
 
 def _end_of(record: Record) -> str:
-    return {"RUNNING": "killed without a word", "KILLED": "interrupted"}.get(record.status, "failed")
+    return {"RUNNING": "was killed without a word", "KILLED": "was interrupted"}.get(record.status, "failed")
 
 
 def _sweep_tag(record: Record | None, sweep: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from plexp import checkpoint, sweeps
+from plexp.errors import StoreError
 from plexp.outbox import Outbox
 from plexp.run_folder import Record, RunFolder
 from plexp.tracking_views import sqlite_uri
@@ -82,6 +83,23 @@ def test_a_run_that_ended_early_goes_on_by_the_same_command_as_if_it_had_never_s
     assert int(run["tags"]["resume.steps"]) in range(64, 192) and "error" not in run["tags"]
     assert not list(tmp_path.glob("state/*/checkpoints/*")) and not list(tmp_path.glob("state/*/outbox"))
     assert checkpoint.load(next(tmp_path.glob("state/*")) / "checkpoints") is None
+
+
+def test_where_the_store_does_not_answer_a_run_stays_as_it_was(
+    main: Main, tmp_path: Path, stop_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(**_: Any) -> None:
+        raise StoreError("outputs=x: database is locked; wait")
+
+    stop_at(6, RuntimeError("the cable came loose"))
+    assert main(*LONG)[0] == 1
+    (file,) = tmp_path.glob("state/*/run.json")
+    before = file.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr("plexp.run.Tracker", silent)
+        assert main(*LONG)[0] == 2
+    assert file.read_text() == before and not (file.parent / "heartbeat").exists()
+    assert main(*LONG)[0] == 0 and "resume.steps" in runs(tmp_path)[0]["tags"]
 
 
 def test_never_resuming_starts_anew_and_leaves_the_other_run_as_it_is(

@@ -75,7 +75,7 @@ def _experiment(arguments: list[str]) -> int:
         problem = explain(error, arguments)
         if problem is None:
             raise
-        print(problem, file=sys.stderr)
+        print(masked(str(problem)), file=sys.stderr)
         return USAGE
     finally:
         if sweeps.running.lock is not None and sweeps.running.folder is not None:

@@ -47,7 +47,18 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
             return Problem(
                 "outputs", folder, f"cannot be written ({error.strerror}: {error.filename})", "give outputs=FOLDER"
             )
+    if _raised_in(error) in ("hydra", "omegaconf", "antlr4"):
+        said = f"Hydra cannot compose this ({type(error).__name__}{': ' * bool(text)}{text})"
+        return Problem(" ".join(arguments), ..., said, "see python -m plexp --help")
     return None
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package whose code raised it."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _missing_option(text: str) -> Problem:

@@ -100,6 +100,7 @@ COMMAND_LINE = {
     ("-m", "seed=1,2", "sede=3"): "sede: there is no such key; did you mean seed?",
     ("+seed=1",): "configuration: ",
     ("~sede",): "configuration: ",
+    ("+=x",): "+=x",
 }
 
 

@@ -14,6 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from plexp import CONF, conf_folders, job, sweeps
+from plexp.credentials import mask_logs
 from plexp.errors import ConfigError, StoreError
 from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
 from plexp.tracking_views import masked
@@ -52,7 +53,7 @@ def _experiment(arguments: list[str]) -> int:
     from plexp.explain import explain
 
     job.status = OK
-    job.mask_logs()
+    mask_logs()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, to be said in one line
     os.environ["PLEXP_ARGUMENTS"] = json.dumps([masked(argument) for argument in arguments])
     os.environ["PLEXP_SWEEP"] = sweeps.name_of(arguments)

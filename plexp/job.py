@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plexp import resume
+from plexp.credentials import mask_logs, mask_written
 from plexp.errors import ConfigError, EnvironmentFault, Problem, StoreError, TrainingError, nearest, one_line
 from plexp.outcome import Outcome, objective, verdict
 from plexp.tracking_views import masked
@@ -176,30 +177,6 @@ def _choices() -> dict[str, str]:
         for group, choice in choices.items()
         if isinstance(choice, str) and group != "tuned" and not str(group).startswith("hydra/")
     }
-
-
-def mask_logs() -> None:
-    """Take credentials out of whatever is logged in this process, by whomever."""
-    factory = logging.getLogRecordFactory()
-    if getattr(factory, "masks", False):
-        return
-
-    def make(*arguments: Any, **options: Any) -> logging.LogRecord:
-        record = factory(*arguments, **options)
-        if "://" in (text := record.getMessage()):
-            record.msg, record.args = masked(text), ()
-        return record
-
-    make.masks = True  # type: ignore[attr-defined]
-    logging.setLogRecordFactory(make)
-
-
-def mask_written(folder: Path) -> None:
-    """Take the credentials out of what Hydra has written of the command line."""
-    for file in [*(folder / ".hydra").glob("*.yaml"), *folder.glob("multirun.yaml")]:
-        text = file.read_text()
-        if (clean := masked(text)) != text:
-            file.write_text(clean)
 
 
 def _say(error: Exception) -> tuple[int, list[str]]:

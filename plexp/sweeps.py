@@ -20,9 +20,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from plexp.credentials import mask_written
 from plexp.errors import ConfigError, Problem
 from plexp.identity import state_folder, sweep_identity
-from plexp.job import SIGNALS, Terminated, ignore, mask_written
+from plexp.job import SIGNALS, Terminated, ignore
 from plexp.run_folder import dead, every
 from plexp.tracking_views import masked
 

@@ -46,7 +46,6 @@ class Checkpointer:
         self.next = 0.0
 
     def on_start(self, progress: Progress) -> None:
-        self.parts = {**self.parts, "progress": progress}
         self.grid.last, self.written = progress.steps, progress.steps
         self._copy(progress)
 
@@ -62,7 +61,7 @@ class Checkpointer:
     def on_end(self, progress: Progress) -> None: ...
 
     def save_last(self) -> None:
-        """Write the latest copy, if it is not on disk. Raises OSError where it cannot be."""
+        """Write the latest copy, if it is not on disk."""
         if self.last is not None and self.last[1] != self.written:
             self.write(*self.last)
             self.written = self.last[1]

@@ -89,8 +89,7 @@ def _report(folder: Path, outputs: str) -> int:
     """Print what ran and what failed; 1 if any job is not finished."""
     from rich.console import Console
 
-    from plexp.identity import state_folder
-    from plexp.run_folder import every
+    from plexp.run_folder import every, state_folder
     from plexp.status import print_sweep
 
     return OK if print_sweep(folder, every(state_folder(outputs)), Console()) else FAILED
@@ -186,10 +185,11 @@ def _sync(arguments: list[str]) -> int:
 
 def _settled(uri: str | None, outputs: Path, *, quiet: bool) -> int:
     """Settle what dead runs left behind; the exit status."""
-    from plexp.run_folder import stores_that_wait
+    from plexp.run_folder import left_behind, state_folder
 
     status, said = OK, 0
-    for store in stores_that_wait(outputs) if uri is None else [uri]:
+    stores = {record.store for _, record in left_behind(state_folder(outputs))} if uri is None else {uri}
+    for store in sorted(stores, key=str):
         from plexp.tracking_settle import settle_outputs
 
         try:

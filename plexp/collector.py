@@ -16,7 +16,7 @@ from plexp.agent import Agent
 from plexp.block import Block
 from plexp.episodes import EpisodesInProgress
 from plexp.errors import EnvironmentFault, TrainingError
-from plexp.faults import Found, bounds_of, find_fault, locate
+from plexp.faults import bounds_of, find_fault, locate
 from plexp.interfaces import EpisodeSeed
 from plexp.normalization import RewardScaler
 from plexp.profile import Profile
@@ -151,7 +151,9 @@ class Collector:
                 returned.reshape(-1, *returned.shape[2:])[final_index] = last
                 found.append(find_fault("observation", returned, self.bounds))
             found.append(find_fault("observation", observations, self.bounds, first=-1))
-        self._raise_first([each for each in found if each is not None], actions, done)
+        if any(found):
+            step, fault, begins = min((each for each in found if each), key=lambda each: each.step)
+            raise self._located(fault, actions[: step + 1], done, begins)
         valid, taken = self._valid(done), torch.stack(actions)
         self.in_progress.add(taken, done)
         self._count(np.where(valid, rewards, 0.0), valid, done)
@@ -176,19 +178,12 @@ class Collector:
             final_index=torch.from_numpy(np.array(final_index, np.int64)),
         )
 
-    def _raise_first(self, found: list[Found], actions: list[Tensor], done: Array) -> None:
-        if not found:
-            return
-        step, fault, begins = min(found, key=lambda each: each.step)
-        until = actions[: step + 1]
-        if begins and step >= 0 and done[step, fault.index]:
-            fault.number = self.in_progress.at(fault.index, until, done)[0] + 1
-        raise self._located(fault, until, done)
-
-    def _located(self, fault: EnvironmentFault, actions: list[Tensor], done: Array) -> EnvironmentFault:
+    def _located(
+        self, fault: EnvironmentFault, actions: list[Tensor], done: Array, begins: bool = False
+    ) -> EnvironmentFault:
         if not self.stepper.same_step or self.episode_seed is None:
             return fault
-        return locate(fault, self.in_progress, actions, done, self.stepper.distribution, self.episode_seed)
+        return locate(fault, self.in_progress, actions, done, self.stepper.distribution, self.episode_seed, begins)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the environments' own state, which the episodes in progress stand for."""

@@ -65,7 +65,7 @@ class EpisodesInProgress:
         return {"numbers": self.numbers, "lengths": [len(column) for column in columns], "actions": torch.cat(columns)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> list[Tensor]:
-        """Returns the actions of each environment, for it to play them; `played` says what came of it."""
+        """Returns the actions of each environment, to be played again; `begin_anew` where that does not come out equal."""
         self.numbers = state_dict["numbers"].copy()
         columns = list(torch.split(state_dict["actions"], state_dict["lengths"]))
         self._steps = max(state_dict["lengths"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from plexp.agent import Agent
 from plexp.episodes import EpisodesInProgress
 from plexp.errors import EnvironmentFault
-from plexp.faults import locate
+from plexp.faults import Bounds, bounds_of, find_fault, locate
 from plexp.interfaces import Environment
 from plexp.seeding import EpisodeSeeds
 from plexp.stepper import Array, Stepper
@@ -33,18 +33,21 @@ class EvaluationResult:
 def evaluate(agent: Agent, environment: Environment, seeds: EpisodeSeeds, episodes: int) -> EvaluationResult:
     """The returns of exactly `episodes` greedy episodes; how many each environment plays is fixed before.
 
-    So short episodes are not favoured. Raises TrainingError if an environment raises or pays what is not finite.
+    So short episodes are not favoured. Raises TrainingError if an environment raises, or returns what it must not.
     """
     num_envs = min(PARALLEL, episodes)
     quotas = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
     env = environment.make(num_envs, seeds)
+    bounds = bounds_of(env.single_observation_space) if getattr(environment, "check_bounds", True) else None
     try:
-        return _play(agent, Stepper(env, agent.distribution), quotas, seeds)
+        return _play(agent, Stepper(env, agent.distribution), quotas, seeds, bounds)
     finally:
         env.close()
 
 
-def _play(agent: Agent, stepper: Stepper, quotas: list[int], seeds: EpisodeSeeds) -> EvaluationResult:
+def _play(
+    agent: Agent, stepper: Stepper, quotas: list[int], seeds: EpisodeSeeds, bounds: Bounds | None
+) -> EvaluationResult:
     num_envs, device = stepper.num_envs, next(agent.parameters()).device
     totals, steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
     returns: list[list[float]] = [[] for _ in range(num_envs)]
@@ -53,18 +56,25 @@ def _play(agent: Agent, stepper: Stepper, quotas: list[int], seeds: EpisodeSeeds
     acted: list[Tensor] = []
     ends: list[Array] = []
 
-    def located(fault: EnvironmentFault) -> EnvironmentFault:
+    def located(fault: EnvironmentFault, begins: bool = False) -> EnvironmentFault:
         """With the episode that it is in."""
         if not stepper.same_step:
             return fault
         begun = EpisodesInProgress(num_envs)
         begun.begin()
-        return locate(fault, begun, acted, np.array(ends).reshape(-1, num_envs), stepper.distribution, seeds)
+        done = np.array(ends, np.bool_).reshape(-1, num_envs)
+        return locate(fault, begun, acted, done, stepper.distribution, seeds, begins)
+
+    def check(what: str, array: Array, limits: Bounds | None = None) -> None:
+        found = find_fault(what, array[None], limits, len(acted) - 1, "of the evaluation")
+        if found is not None:
+            raise located(found.fault, begins=what == "observation")
 
     try:
         observations = stepper.reset()
     except EnvironmentFault as fault:
         raise located(fault) from fault
+    check("observation", observations, bounds)
     while any(len(played) < quota for played, quota in zip(returns, quotas, strict=True)):
         actions = agent.act_greedily(torch.from_numpy(observations).to(device)).cpu()
         counted = np.ones(num_envs, np.bool_) if stepper.same_step else ~ended
@@ -73,14 +83,12 @@ def _play(agent: Agent, stepper: Stepper, quotas: list[int], seeds: EpisodeSeeds
             observations, rewards, terminated, truncated, _ = stepper.step(actions)
         except EnvironmentFault as fault:
             raise located(fault) from fault
-        if not np.isfinite(rewards).all():
-            index = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            said = f"environment {index} returned the reward {rewards[index]} in evaluation: not finite"
-            raise located(EnvironmentFault(said, index))
+        check("reward", rewards)
         totals += rewards * counted
         steps += counted
         ended = terminated | truncated
         ends.append(ended)
+        check("observation", observations, bounds)
         for i in np.flatnonzero(ended):
             if len(returns[i]) < quotas[i]:
                 returns[i].append(float(totals[i]))

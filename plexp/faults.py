@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +12,8 @@ from plexp.distributions import ActionDistribution
 from plexp.episodes import Array, EpisodesInProgress
 from plexp.errors import EnvironmentFault
 from plexp.interfaces import EpisodeSeed
+
+Bounds: TypeAlias = tuple[Array, Array]
 
 
 class Found(NamedTuple):
@@ -24,8 +26,10 @@ class Found(NamedTuple):
     """It is an observation that the next step begins with: of a new episode, where one ended in `step`."""
 
 
-def find_fault(what: str, array: Array, bounds: tuple[Array, Array] | None, first: int = 0) -> Found | None:
-    """The first number that is not finite or not within bounds; None if there is none.
+def find_fault(
+    what: str, array: Array, bounds: Bounds | None, first: int = 0, where: str = "of the rollout"
+) -> Found | None:
+    """The first number [T, N, …] that is not finite or not within bounds; None if there is none.
 
     `first` is the step of the first row (−1: what the rollout began with).
     """
@@ -37,11 +41,11 @@ def find_fault(what: str, array: Array, bounds: tuple[Array, Array] | None, firs
     if good.all():
         return None
     step, env = (int(place) for place in np.argwhere(~good)[0][:2])
-    shown = f"{what} {' '.join(str(array[step, env]).split())} in step {step + first} of the rollout"
+    shown = f"{what} {' '.join(str(array[step, env]).split())} in step {step + first} {where}"
     return Found(step + first, EnvironmentFault(f"environment {env} returned the {shown}: {why}", env), first < 0)
 
 
-def bounds_of(space: Any) -> tuple[Array, Array] | None:
+def bounds_of(space: Any) -> Bounds | None:
     """Of observations, as float32; None where there are none."""
     low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
     return (low, high) if np.isfinite(low).any() or np.isfinite(high).any() else None
@@ -54,13 +58,16 @@ def locate(
     done: Array,
     distribution: ActionDistribution,
     episode_seed: EpisodeSeed,
+    begins: bool = False,
 ) -> EnvironmentFault:
     """The fault with its episode: that of its environment at the last of these steps, as its seed and its actions.
 
-    actions: [N, *act] as sampled, of each step since `in_progress`; done: [T, N], see `EpisodesInProgress.at`.
+    actions: [N, *act] as sampled, of each step since `in_progress`; done: [T, N], see `EpisodesInProgress.at`. `begins`:
+    it is in what followed the last step, the next episode where that one ended there.
     """
     number, played = in_progress.at(fault.index, actions, done)
-    if fault.number == number + 1:  # it came when the next one was to begin
+    ended = begins and 0 < len(actions) <= len(done) and done[len(actions) - 1, fault.index]
+    if ended or fault.number == number + 1:  # it came when the next one was to begin
         number, played = number + 1, played[:0]
     given = distribution.to_environment(played).tolist() if len(played) else []
     seed = episode_seed(fault.index, number)

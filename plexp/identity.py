@@ -6,7 +6,6 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from plexp import __version__, conf_folders, registry
@@ -52,8 +51,3 @@ def _code(group: str, name: str) -> str:
 def _digest(facts: Any) -> str:
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
-
-
-def state_folder(outputs: str | Path) -> Path:
-    """Where the state of all runs of an outputs folder is."""
-    return Path(outputs).absolute() / "state"

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -134,7 +134,6 @@ def _run(experiment: Experiment, folder: RunFolder, sweep: str) -> dict[str, Any
     except StoreError:
         if record is not None:  # the store does not answer: as if it had not been started again
             folder.write(record)
-            folder.is_settled = record.status != "RUNNING"
         raise
     speed = outcome.steps / max(outcome.seconds, 1e-9)
     if sweep:
@@ -207,25 +206,34 @@ def _evidence(error: Exception, cfg: DictConfig, folder: Path) -> str:
         return f" (no traceback: {full.strerror})"
 
 
-def ignore(number: int, frame: FrameType | None) -> None:
-    """A handler. Not SIG_IGN: of a signal that is on its way Python would print a traceback."""
+def interrupted(number: int) -> KeyboardInterrupt:
+    """What a signal raises. From now on only another Ctrl-C disturbs what is being written."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, lambda *_: None)  # not SIG_IGN: of a signal on its way Python would print a traceback
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+
+
+def listen(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Give SIGTERM, Ctrl-C and a closed terminal to this handler, but for those that are ignored, as by nohup.
+
+    Returns the handlers of before.
+    """
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM, a closed terminal and Ctrl-C raise, so that the run is closed as KILLED; only another Ctrl-C disturbs that."""
+    """SIGTERM, Ctrl-C and a closed terminal raise, so that the run is closed as KILLED."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(each, ignore)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        raise interrupted(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    before = listen(interrupt)
     try:
         yield
     finally:

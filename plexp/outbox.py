@@ -97,13 +97,6 @@ class Outbox:
             file.write(json.dumps(operation) + "\n")
 
 
-def waits(folder: Path) -> bool:
-    """Whether something waits in the outbox of this folder."""
-    with suppress(OSError):
-        return (folder / "operations.jsonl").stat().st_size > 0
-    return False
-
-
 def _read(path: Path) -> list[Operation]:
     """Without a last line that a power cut has torn, which is cut off: what is put next must not be appended to it."""
     if not path.exists():

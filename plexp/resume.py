@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from plexp.errors import ConfigError, Problem
-from plexp.identity import identity, state_folder
-from plexp.run_folder import Record, RunFolder, attempts, next_attempt
+from plexp.identity import identity
+from plexp.run_folder import Record, RunFolder, attempts, next_attempt, state_folder
 from plexp.tracking_views import masked
 
 
@@ -29,16 +29,12 @@ def claim(values: Mapping[str, Any]) -> RunFolder:
 
     Raises ConfigError if another process runs it now.
     """
-    root, name = state_folder(values["outputs"]), identity(values)
-    latest = _latest(values)
-    record = latest.record() if latest else None
-    over = record is None or record.status == "FINISHED"
-    if latest is not None and not (over and record is not None) and values["resume"] == "auto":
-        if latest.alive() or not latest.acquire():
-            raise _running(latest)
-        return latest
-    folder = next_attempt(root, name)
-    if not folder.acquire():
+    folder = _latest(values)
+    record = folder.record() if folder else None
+    over = record is not None and record.status == "FINISHED"
+    if folder is None or over or values["resume"] == "never":
+        folder = next_attempt(state_folder(values["outputs"]), identity(values))
+    if folder.alive() or not folder.acquire():
         raise _running(folder)
     return folder
 

@@ -79,7 +79,7 @@ class Run:
         )
         self.recorder = Recorder(tracker.log, values["tracker"]["every"])
         self.bar = ProgressBar(experiment.name, self.evaluator, console)
-        self.progress = Progress()
+        self.progress = Progress(profile=experiment.trainer.profile)
         own: dict[str, Stateful] = {"recorder": self.recorder, "evaluator": self.evaluator, "progress": self.progress}
         self.parts = None if experiment.remembers is None else {**experiment.remembers, **own}
         self.checkpointer = Checkpointer(self.parts or {}, self._write, values["checkpoint"]["every"])

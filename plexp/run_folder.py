@@ -28,6 +28,11 @@ RESERVE = 8 << 20
 _locks: set[IO[str]] = set()
 
 
+def state_folder(outputs: str | Path) -> Path:
+    """Where the state of all runs of an outputs folder is."""
+    return Path(outputs).absolute() / "state"
+
+
 @dataclass(frozen=True)
 class Record:
     """run.json."""
@@ -39,8 +44,6 @@ class Record:
     """MLflow's; None until there is one."""
     store: str | None = None
     """tracker.uri without credentials; None: the file in the same outputs folder."""
-    experiment: str | None = None
-    """MLflow's, by name."""
     host: str = ""
     pid: int = 0
     started: float = 0.0
@@ -224,26 +227,25 @@ def dead(root: Path) -> list[RunFolder]:
     return [folder for file in sorted(root.glob("*/heartbeat")) if not (folder := RunFolder(file.parent)).alive()]
 
 
-def stores_that_wait(outputs: Path) -> list[str | None]:
-    """The stores of runs that died, or that something waits for."""
-    root = outputs / "state"
-    waiting = [RunFolder(file.parents[1]) for file in root.glob("*/outbox/operations.jsonl")]
-    left = [*dead(root), *(folder for folder in waiting if not folder.alive())]
-    return sorted({record.store for folder in left if (record := folder.record())}, key=str)
+def left_behind(root: Path) -> list[tuple[RunFolder, Record]]:
+    """Runs that nobody is at, and that are dead or have something waiting for their store."""
+    waiting = [RunFolder(file.parents[1]) for file in sorted(root.glob("*/outbox/operations.jsonl"))]
+    found = {each.path: each for each in [*dead(root), *(each for each in waiting if not each.alive())]}
+    return [(folder, record) for folder in found.values() if (record := folder.record())]
 
 
-def every(root: Path) -> list[RunFolder]:
-    """All runs of a state folder, in the order of their last start."""
-    known = [(folder.record(), folder) for path in root.glob("*") if path.is_dir() for folder in [RunFolder(path)]]
-    return [folder for record, folder in sorted(known, key=lambda pair: pair[0].started if pair[0] else 0.0)]
+def every(root: Path) -> list[tuple[RunFolder, Record]]:
+    """All runs of a state folder that have a record, in the order of their last start."""
+    known = [
+        (folder, record) for file in root.glob("*/run.json") if (record := (folder := RunFolder(file.parent)).record())
+    ]
+    return sorted(known, key=lambda pair: pair[1].started)
 
 
 def _close_in_child() -> None:
     """An environment's process must not keep the lock of the run that started it."""
-    for lock in _locks:
-        with suppress(OSError):
-            lock.close()
-    _locks.clear()
+    while _locks:
+        _locks.pop().close()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

@@ -8,34 +8,35 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plexp.errors import ConfigError, Problem, nearest
-from plexp.identity import state_folder
-from plexp.run_folder import Record, RunFolder, every
+from plexp.run_folder import Record, RunFolder, every, state_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FILE = "sweep.json"
+EMPTY: Mapping[str, Any] = {}
+Runs: TypeAlias = Sequence[tuple[RunFolder, Record]]
+"""In the order of their starts."""
 
 
 @dataclass(frozen=True)
 class Row:
     """A job of a sweep, or a run of its own."""
 
-    job: int | None
-    overrides: Sequence[str]
     status: str
     """FINISHED, RUNNING, INTERRUPTED, FAILED, REFUSED or WAITING."""
+    job: int | None = None
+    overrides: Sequence[str] = ()
     note: str = ""
     """How far it is, and since when."""
     final_return: float | None = None
     seconds: float | None = None
-    errors: Sequence[str] = field(default_factory=list)
+    errors: Sequence[str] = ()
     log: Path | None = None
     """Where its log is."""
 
@@ -58,8 +59,8 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
     chosen = root / sweep if sweep else folders[-1] if folders else None
     if chosen is not None:
         print_sweep(chosen, runs, console)
-    newest = {record.identity: folder for folder in runs if (record := folder.record())}  # of all attempts
-    alone = [_row(None, folder) for folder in newest.values() if (record := folder.record()) and not record.sweeps]
+    newest = {record.identity: (folder, record) for folder, record in runs}  # of all attempts
+    alone = [_row(folder, record) for folder, record in newest.values() if not record.sweeps]
     unfinished = [row for row in alone if row.status != "FINISHED"]
     if unfinished:
         _table("runs outside sweeps that are not finished", unfinished, set(), console)
@@ -71,7 +72,13 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
             console.print(f"sweep {folder.name}: {_counts(rows_of(folder, runs))}", highlight=False, soft_wrap=True)
 
 
-def print_sweep(folder: Path, runs: Sequence[RunFolder], console: Console) -> bool:
+def is_complete(folder: Path, runs: Runs) -> bool:
+    """Whether all jobs of a sweep are finished, as far as it is known how many there are."""
+    rows = rows_of(folder, runs)
+    return bool(rows) and all(row.status == "FINISHED" for row in rows)
+
+
+def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
     """The table of a sweep; whether all its jobs are finished."""
     rows = rows_of(folder, runs)
     if not rows:
@@ -88,59 +95,44 @@ def print_sweep(folder: Path, runs: Sequence[RunFolder], console: Console) -> bo
     return complete
 
 
-def rows_of(folder: Path, runs: Sequence[RunFolder]) -> list[Row]:
+def rows_of(folder: Path, runs: Runs) -> list[Row]:
     """Every job of a sweep."""
     jobs, results = _sweep(folder).get("jobs"), _results(folder)
-    mine: dict[int, RunFolder] = {}
-    for each in runs:  # in the order of their starts, so that the last one of a job counts
-        record = each.record()
-        if record is not None and folder.name in record.sweeps:
-            mine[record.sweeps[folder.name]] = each
-    numbers = range(len(jobs)) if jobs is not None else sorted({*results, *mine})
+    # in the order of their starts, so that the last one of a job counts
+    mine = {record.sweeps[folder.name]: (run, record) for run, record in runs if folder.name in record.sweeps}
     rows = []
-    for number in numbers:
-        result, run = results.get(number, {}), mine.get(number)
-        record = run.record() if run else None
+    for number in range(len(jobs)) if jobs is not None else sorted({*results, *mine}):
+        result, (run, record) = results.get(number, {}), mine.get(number, (None, None))
         overrides = jobs[number] if jobs else result.get("overrides") or (record.overrides if record else [])
         where = folder / str(number)
-        if run is not None and not (result.get("status") == "REFUSED" and _newer(where, run)):
-            rows.append(_row(number, run, overrides, where, result))
-        elif result:
-            seconds, errors = result.get("seconds"), result.get("error", [])
-            rows.append(Row(number, overrides, result["status"], seconds=seconds, errors=errors, log=where))
+        if run is None or record is None or (result.get("status") == "REFUSED" and _newer(where, run)):
+            said = {"KILLED": "INTERRUPTED"}.get(result.get("status", ""), result.get("status", "WAITING"))
+            row = Row(said, errors=result.get("error", []))
         else:
-            rows.append(Row(number, overrides, "WAITING"))
+            row = _row(run, record, result)
+        rows.append(replace(row, job=number, overrides=overrides, seconds=result.get("seconds"), log=where))
     return rows
 
 
-def _row(
-    job: int | None,
-    run: RunFolder,
-    overrides: Sequence[str] | None = None,
-    log: Path | None = None,
-    result: Mapping[str, Any] | None = None,
-) -> Row:
-    record = run.record() or Record("")
-    beat, steps, share = run.heartbeat()
-    given = record.overrides if overrides is None else overrides
-    outcome, seconds = record.outcome or {}, (result or {}).get("seconds")
-    before = "before" in (result or {})
+def _row(run: RunFolder, record: Record, result: Mapping[str, Any] = EMPTY) -> Row:
+    """How far a run is; `result` is what its job says of it, such as an objective that was not logged."""
+    (beat, steps, share), errors = run.heartbeat(), result.get("error") or record.error
     kept = run.checkpoint_steps()
+    note = "before its first checkpoint" if kept is None else f"at step {kept:,}"
     match record.status:
         case "RUNNING" if run.alive():
+            status = "RUNNING"
             note = f"{steps:,} steps ({share:.0%}), heartbeat {_ago(beat)} ago, process {record.pid} on {record.host}"
-            return Row(job, given, "RUNNING", note, log=log)
+        case "RUNNING":
+            status, errors = "INTERRUPTED", ["it ended without a word (killed, or the power failed)"]
+        case "KILLED":
+            status, errors = "INTERRUPTED", record.error
         case "FINISHED":
-            errors = (result or {}).get("error", [])  # such as an objective that was not logged
-            note = "before" if before else ""
-            return Row(
-                job, given, "FAILED" if errors else "FINISHED", note, outcome.get("final_return"), seconds, errors, log
-            )
-        case "FAILED":
-            errors = record.error if not (result or {}).get("error") else (result or {})["error"]
-            return Row(job, given, "FAILED", _from(kept), seconds=seconds, errors=errors, log=log)
-    errors = ["it ended without a word (killed, or the power failed)"] if record.status == "RUNNING" else record.error
-    return Row(job, given, "INTERRUPTED", _from(kept), seconds=seconds, errors=errors, log=log)
+            status, note = "FAILED" if errors else "FINISHED", "before" if "before" in result else ""
+        case _:
+            status = "FAILED"
+    final = (record.outcome or {}).get("final_return")
+    return Row(status, None, record.overrides, note, final, errors=errors)
 
 
 def _newer(where: Path, run: RunFolder) -> bool:
@@ -150,11 +142,10 @@ def _newer(where: Path, run: RunFolder) -> bool:
     return False
 
 
-def _from(kept: int | None) -> str:
-    return "before its first checkpoint" if kept is None else f"at step {kept:,}"
-
-
 def _table(title: str, rows: Sequence[Row], shared: set[str], console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
     console.print(title, soft_wrap=True, highlight=False, markup=False)
     table = Table(box=box.SIMPLE)
     in_sweep, noted = any(row.job is not None for row in rows), any(row.note for row in rows)

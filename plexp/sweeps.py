@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import signal
 import time
 from collections.abc import Sequence
@@ -22,12 +23,12 @@ from omegaconf import DictConfig
 
 from plexp.credentials import mask_written
 from plexp.errors import ConfigError, Problem
-from plexp.identity import state_folder, sweep_identity
-from plexp.job import SIGNALS, Terminated, ignore
-from plexp.run_folder import dead, every
+from plexp.identity import sweep_identity
+from plexp.job import interrupted, listen
+from plexp.run_folder import every, state_folder
+from plexp.status import FILE, is_complete
 from plexp.tracking_views import masked
 
-FILE = "sweep.json"
 GRACE_SECONDS = 3.0
 """That interrupted jobs have for their last checkpoint; a larger one delays the end of a sweep after Ctrl-C."""
 AGAIN = ("rerun=true", "rerun=True", "rerun=1", "rerun=yes")
@@ -53,19 +54,11 @@ def name_of(arguments: Sequence[str]) -> str:
         with suppress(OSError, ValueError):
             if json.loads(file.read_text())["identity"] == key:
                 again = any(argument in AGAIN for argument in arguments)
-                if not again or not is_complete(file.parent):
+                if not again or not is_complete(file.parent, every(state_folder(_outputs(arguments)))):
                     return file.parent.name
                 break
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     return f"{name}-{os.getpid()}" if (root / name).exists() else name
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether every job is finished, as far as it is known how many there are."""
-    jobs = json.loads((folder / FILE).read_text())["jobs"]
-    results = [json.loads(file.read_text()) for file in folder.glob("*/result.json")]
-    finished = sum(result["status"] == "FINISHED" for result in results)
-    return bool(finished) and finished == (len(results) if jobs is None else len(jobs))
 
 
 class SweepRecord(Callback):
@@ -81,13 +74,9 @@ class SweepRecord(Callback):
             "identity": sweep_identity(_plain(arguments)),
             "arguments": [masked(argument) for argument in arguments],
             "jobs": _jobs(config),
-            "started": time.time(),
-            "pid": os.getpid(),
         }
         (folder / FILE).write_text(json.dumps(record, indent=1))
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, _interrupt)
+        listen(_interrupt)
 
 
 def end() -> None:
@@ -123,23 +112,20 @@ def _locked(folder: Path) -> IO[str]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Let the jobs in other processes of this host write their checkpoints, then raise here."""
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, ignore)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    name, root = running.folder.name if running.folder else "", state_folder(running.outputs)
-    gone = {folder.path for folder in dead(root)}
-    jobs = []
-    for folder in every(root):
-        record = folder.record()
-        mine = record is not None and name in record.sweeps and record.status == "RUNNING" and folder.path not in gone
-        if mine and record is not None and record.pid != os.getpid():
-            with suppress(OSError):
-                os.kill(record.pid, signal.SIGTERM)
-                jobs.append(folder)
+    exception = interrupted(number)
+    name = running.folder.name if running.folder else ""
+    jobs = [
+        (folder, record.pid)
+        for folder, record in every(state_folder(running.outputs))
+        if name in record.sweeps and record.host == platform.node() and record.pid != os.getpid() and folder.alive()
+    ]
+    for _, pid in jobs:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < until and any(folder.alive() for folder in jobs):
+    while time.monotonic() < until and any(folder.alive() for folder, _ in jobs):
         time.sleep(0.05)
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+    raise exception
 
 
 def _outputs(arguments: Sequence[str]) -> str:

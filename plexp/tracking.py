@@ -67,11 +67,11 @@ class Tracker:
             run = self._taken_up(run_id) if run_id else None
             self.is_resumed = run is not None
             if run is None:
-                self.experiment_id = store.experiment_id(self.client, self.uri, outputs, experiment)
-                run = self.client.create_run(self.experiment_id, tags=_tags(tags), run_name=run_name)
+                group = store.experiment_id(self.client, self.uri, outputs, experiment)
+                run = self.client.create_run(group, tags=_tags(tags), run_name=run_name)
             else:
                 self.last |= run.data.metrics
-        self.experiment_id = run.info.experiment_id
+        self.experiment_id: str = run.info.experiment_id
         self.run_id: str = run.info.run_id
         self.artifact_uri: str = run.info.artifact_uri
         created(self.run_id)

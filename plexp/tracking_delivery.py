@@ -7,22 +7,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from pathlib import Path
 
 from plexp.errors import StoreError, one_line
 from plexp.outbox import Operation, Outbox
-from plexp.tracking_store import LoggedModelOutput, Metric, MlflowClient, MlflowException, Run
+from plexp.tracking_model import register_model
+from plexp.tracking_store import Metric, MlflowClient, MlflowException
 from plexp.tracking_views import cause
 
 log = logging.getLogger("plexp")
 BATCH = 1000
 """Metric points of one write: MLflow's limit."""
-FINAL = (
-    "INVALID_PARAMETER_VALUE",
-    "RESOURCE_DOES_NOT_EXIST",
-    "RESOURCE_ALREADY_EXISTS",
-    "INVALID_STATE",
-)
+FINAL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 """MLflow's codes for what it will never take, however often it is asked."""
 
 
@@ -75,7 +70,8 @@ class Delivery:
                 if (path := self.outbox.folder / first["path"]).exists():
                     self.client.log_artifact(self.run_id, str(path), first["folder"])
             case "model":
-                self._log_model(self.outbox.folder / first["path"])
+                if (path := self.outbox.folder / first["path"]).exists():
+                    register_model(self.client, self.run_id, path, unsure=self.unsure)
             case "end":
                 self.client.set_terminated(self.run_id, first["status"], first["time"])
 
@@ -94,33 +90,6 @@ class Delivery:
                 self._known[point.key].add(point.step)
                 fresh.append(point)
         return fresh
-
-    def _log_model(self, folder: Path) -> None:
-        """Register the model saved there. Not mlflow.pytorch.log_model: it leaves a FAILED one behind if it fails."""
-        from mlflow.models import Model  # with pandas, which takes half a second
-
-        run = self.client.get_run(self.run_id)
-        if not folder.exists() or (self.unsure and self._has_model(run)):
-            return
-        record = Model.load(str(folder))
-        model = self.client.create_logged_model(run.info.experiment_id, name="policy", source_run_id=self.run_id)
-        try:
-            record.model_id, record.model_uuid, record.artifact_path = model.model_id, model.model_id, model.model_uri
-            record.save(str(folder / "MLmodel"))
-            self.client.log_model_artifacts(model.model_id, str(folder))
-            self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
-            self.client.finalize_logged_model(model.model_id, "READY")
-        except BaseException:
-            self.client.delete_logged_model(model.model_id)
-            raise
-
-    def _has_model(self, run: Run) -> bool:
-        """A whole one, not one that a failure left behind."""
-        for linked in run.outputs.model_outputs if run.outputs else []:
-            with suppress(MlflowException):  # it was deleted
-                if str(self.client.get_logged_model(linked.model_id).status) == "READY":
-                    return True
-        return False
 
     def _do_singly(self, operations: list[Operation]) -> None:
         """Keep apart what MLflow never takes, and that alone. Raises what MLflow raises where it does not answer."""

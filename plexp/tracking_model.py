@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from plexp.tracking_store import LoggedModelOutput, MlflowClient, MlflowException, Run
 
 if TYPE_CHECKING:
     import torch
@@ -38,3 +41,35 @@ def save_model(policy: torch.nn.Module, example: torch.Tensor, folder: Path, run
         pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
         serialization_format="pt2",
     )
+
+
+def register_model(client: MlflowClient, run_id: str, folder: Path, *, unsure: bool) -> None:
+    """Make the model saved there one of the run's. Not mlflow.pytorch.log_model: if it fails, it leaves a FAILED one behind.
+
+    `unsure`: it may have been done already.
+    """
+    from mlflow.models import Model  # with pandas, which takes half a second
+
+    run = client.get_run(run_id)
+    if unsure and _has_model(client, run):
+        return
+    record = Model.load(str(folder))
+    model = client.create_logged_model(run.info.experiment_id, name="policy", source_run_id=run_id)
+    try:
+        record.model_id, record.model_uuid, record.artifact_path = model.model_id, model.model_id, model.model_uri
+        record.save(str(folder / "MLmodel"))
+        client.log_model_artifacts(model.model_id, str(folder))
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        client.finalize_logged_model(model.model_id, "READY")
+    except BaseException:
+        client.delete_logged_model(model.model_id)
+        raise
+
+
+def _has_model(client: MlflowClient, run: Run) -> bool:
+    """A whole one, not one that a failure left behind."""
+    for linked in run.outputs.model_outputs if run.outputs else []:
+        with suppress(MlflowException):  # it was deleted
+            if str(client.get_logged_model(linked.model_id).status) == "READY":
+                return True
+    return False

@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 from plexp.errors import StoreError
-from plexp.identity import state_folder
-from plexp.outbox import Outbox, waits
-from plexp.run_folder import RunFolder, dead, held
+from plexp.outbox import Outbox
+from plexp.run_folder import RunFolder, held, left_behind, state_folder
 from plexp.tracking_delivery import Delivery
 from plexp.tracking_store import MlflowClient, MlflowException, connected, store_errors
 from plexp.tracking_views import masked, sqlite_uri
@@ -19,12 +18,9 @@ def settle(client: MlflowClient, outputs: Path, uri: str | None) -> list[str]:
 
     Returns a line for each. Raises StoreError if the store does not answer; the rest goes on waiting.
     """
-    root, said = state_folder(outputs), []
-    mine = None if uri is None else masked(uri)
-    left = [RunFolder(file.parents[1]) for file in sorted(root.glob("*/outbox/operations.jsonl"))]
-    for folder in {each.path: each for each in [*dead(root), *left]}.values():
-        record = folder.record()
-        if record is None or record.store != mine:
+    said, mine = [], None if uri is None else masked(uri)
+    for folder, record in left_behind(state_folder(outputs)):
+        if record.store != mine:
             continue
         with held(folder) as free, store_errors(uri, outputs):
             if free:
@@ -36,8 +32,7 @@ def settle(client: MlflowClient, outputs: Path, uri: str | None) -> list[str]:
 
 def settle_outputs(outputs: Path, uri: str | None) -> list[str]:
     """The same, for a command that has no client yet; does nothing, and imports nothing more, where nothing is left."""
-    root = state_folder(outputs)
-    if not dead(root) and not list(root.glob("*/outbox/operations.jsonl")):
+    if not left_behind(state_folder(outputs)):
         return []
     if uri is None and not (outputs / "mlflow.db").is_file():
         raise StoreError(
@@ -56,8 +51,8 @@ def _settle(client: MlflowClient, folder: RunFolder) -> str:
         shutil.rmtree(folder.outbox, ignore_errors=True)
         folder.change(status="KILLED" if record.status == "RUNNING" else record.status)
         return f"{record.name or folder.path.name} ({run_id}): it was deleted in MLflow"
-    if run_id is not None and waits(folder.outbox):
-        outbox = Outbox(folder.outbox)
+    outbox = Outbox(folder.outbox)
+    if run_id is not None and len(outbox):
         said.append(f"delivered what waited ({len(outbox)} operations)")
         Delivery(client, run_id, outbox, unsure=True).deliver()
     if beat:  # it stopped before MLflow knew of its end

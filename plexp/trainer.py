@@ -73,11 +73,7 @@ class Trainer:
 
     def run(self, callbacks: Sequence[Callback], progress: Progress | None = None) -> Progress:
         """Train, from `progress` on; `on_end` is called only if it came to its end."""
-        if progress is None:
-            progress = Progress()
-        else:
-            self.profile.load_state_dict(progress.profile.state_dict())
-        progress.profile = self.profile
+        progress = progress or Progress(profile=self.profile)
         with self._counted_as_tracking():
             for callback in callbacks:
                 callback.on_start(progress)

@@ -163,7 +163,8 @@ class Faulty(gymnasium.Env[Any, Any]):
             time.sleep(3600)
         reward = {"nan reward": np.nan, "inf reward": np.inf}.get(self.fault, 1.0) if now else 1.0
         bad = (self.fault == "nan observation" and now) or (self.fault == "nan final observation" and last)
-        return np.full(2, np.nan if bad else 0, np.float32), reward, False, last, {}
+        seen = np.nan if bad else 5.0 if self.fault == "outside" and now else 0.0
+        return np.full(2, seen, np.float32), reward, False, last, {}
 
 
 SPACES: dict[str, spaces.Space[Any]] = {

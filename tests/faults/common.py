@@ -37,16 +37,17 @@ def finish(arguments: Sequence[str], seconds: float = 600.0, **options: Any) -> 
     return process.returncode, said or ""
 
 
-def kill(process: subprocess.Popen[str], after: float, number: int = signal.SIGKILL) -> bool:
-    """Send a signal to the process alone after so many seconds; False if it had ended by then."""
+def kill(process: subprocess.Popen[str], after: float, number: int = signal.SIGKILL) -> float | None:
+    """Send a signal to the process alone after so many seconds; the seconds until its end, None if it had ended before."""
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
+        began = time.monotonic()
         os.kill(process.pid, number)
         process.communicate()
-        return True
+        return time.monotonic() - began
     process.communicate()
-    return False
+    return None
 
 
 def runs(outputs: Path) -> list[dict[str, Any]]:

@@ -44,11 +44,14 @@ def reference(case: tuple[str, str], folder: Path) -> tuple[dict[str, Any], floa
 
 def trial(
     number: int, case: tuple[str, str], never: tuple[dict[str, Any], float], folder: Path, seed: int, sent: int
-) -> tuple[int, int, list[str]]:
-    """Kill once or twice at random, then go on to the end: kills, whether a checkpoint was used, and what differs."""
-    rng, outputs, kills = random.Random(f"{seed}-{number}"), folder / f"trial-{number}", 0
-    for _ in range(rng.choice([1, 1, 2])):
-        kills += kill(start(command(*case, outputs)), rng.uniform(0, never[1]), sent)
+) -> tuple[list[float], int, list[str]]:
+    """Kill once or twice at random, then go on to the end.
+
+    Returns the seconds that each kill took, whether a checkpoint was used, and what differs.
+    """
+    rng, outputs = random.Random(f"{seed}-{number}"), folder / f"trial-{number}"
+    taken = [kill(start(command(*case, outputs)), rng.uniform(0, never[1]), sent) for _ in range(rng.choice([1, 1, 2]))]
+    kills = [seconds for seconds in taken if seconds is not None]
     status, said = finish(command(*case, outputs))
     found = [] if status == 0 else [f"exit status {status}: {said}"]
     finished = [run for run in runs(outputs) if run["status"] == "FINISHED"]
@@ -73,14 +76,16 @@ def main() -> int:
         never = dict(zip(cases, pool.map(lambda case: reference(case, Path(folder)), cases), strict=True))
         chosen = list(zip(range(options.trials), itertools.cycle(cases), strict=False))
         jobs = [(n, case, never[case], Path(folder), options.seed, sent) for n, case in chosen]
-        equal = kills = resumes = 0
+        equal, resumes, kills = 0, 0, []
         for (number, case), (times, resumed, found) in zip(
             chosen, pool.map(lambda job: trial(*job), jobs), strict=True
         ):
             kills, resumes, equal = kills + times, resumes + resumed, equal + (not found)
             how = "from a checkpoint" if resumed else "from the start"
-            print(number, *case, f"killed {times} times, {how}:", found or "equal", flush=True)
-    print(f"{equal} of {len(chosen)} equal after {kills} kills; {resumes} went on from a checkpoint")
+            print(number, *case, f"killed {len(times)} times, {how}:", found or "equal", flush=True)
+    slowest = max(kills, default=0.0)
+    print(f"{equal} of {len(chosen)} equal after {len(kills)} kills; {resumes} went on from a checkpoint", end="; ")
+    print(f"a process had ended {slowest:.1f} s after the signal at the latest")
     return 0 if equal == len(chosen) else 1
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from plexp.plugins.net.mlp import MLP
 from torch import Tensor, nn
 
@@ -41,6 +42,24 @@ LEARNER: dict[str, Any] = {
     "target_tau": 1.0,
     "replay_rollouts": 0,
 }
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from plexp.run_folder import RunFolder
+
+folder = RunFolder(Path(sys.argv[1]))
+assert folder.acquire()
+folder.begin(name="theirs", store=sys.argv[2] or None)
+print("holds", flush=True)
+sys.stdin.readline()
+folder.is_settled = True
+folder.release()
+print("released", flush=True)
+sys.stdin.readline()
+"""
+"""A program that runs the run of a folder, kept in a store (empty: its own file), until it reads a line."""
 
 
 def make_agent(
@@ -184,3 +203,28 @@ class Spy:
         if self.learner.agent.critic is not None:
             self.critics.append(weights(self.learner.agent.critic))
         return self.loss(minibatch)
+
+
+def play_side_by_side(ours: Any, theirs: Any, draw: Any, steps: int = 40) -> int:
+    """Two vector environments with SAME_STEP resets give the same, also after a reset half-way; how many episodes ended.
+
+    draw: () -> the actions of a step.
+    """
+    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    assert ours.single_observation_space == theirs.single_observation_space
+    assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
+    ended = 0
+    for step in range(steps):
+        if step in (0, steps // 2):
+            np.testing.assert_array_equal(ours.reset()[0], theirs.reset()[0])
+        actions = draw()
+        (*given, info), (*expected, their_info) = ours.step(actions), theirs.step(actions)
+        for a, b in zip(given, expected, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        done = np.flatnonzero(given[2] | given[3])
+        assert ("final_obs" in info) == bool(len(done))
+        for i in done:
+            np.testing.assert_array_equal(info["final_obs"][i], their_info["final_obs"][i])
+        ended += len(done)
+    return ended

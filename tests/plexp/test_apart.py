@@ -14,12 +14,13 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 
 from plexp.apart import Apart
 from plexp.errors import ConfigError, EnvironmentFault
 from plexp.lockstep import Lockstep
 from plexp.seeding import EpisodeSeeds, SeededEpisodes
+from tests.plexp.helpers import play_side_by_side
 
 SEEDS = EpisodeSeeds(7, (3,))
 Maker = Callable[[], gymnasium.Env[Any, Any]]
@@ -109,24 +110,8 @@ def actions(*given: int) -> np.ndarray[Any, Any]:
 
 def test_every_step_is_that_of_lockstep(start: Start) -> None:
     ours, theirs = start([partial(counter, i) for i in range(3)]), Lockstep([partial(counter, i) for i in range(3)])
-    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
-    assert ours.single_observation_space == theirs.single_observation_space
-    assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
-    rng, ended = np.random.default_rng(0), 0
-    for step in range(40):
-        if step in (0, 20):
-            np.testing.assert_array_equal(ours.reset()[0], theirs.reset()[0])
-        given = rng.integers(3, size=3)
-        (*rows, info), (*expected, their_info) = ours.step(given), theirs.step(given)
-        for a, b in zip(rows, expected, strict=True):
-            assert a.dtype == b.dtype
-            np.testing.assert_array_equal(a, b)
-        done = np.flatnonzero(rows[2] | rows[3])
-        assert ("final_obs" in info) == bool(len(done))
-        for i in done:
-            ended += 1
-            np.testing.assert_array_equal(info["final_obs"][i], their_info["final_obs"][i])
-    assert ended > 10
+    rng = np.random.default_rng(0)
+    assert play_side_by_side(ours, theirs, lambda: rng.integers(3, size=3)) > 10
     assert_gone_after(ours, 5)
 
 

@@ -70,14 +70,20 @@ def restored(ours: EpisodesInProgress, num_envs: int) -> EpisodesInProgress:
     return fresh
 
 
+def begun(num_envs: int) -> tuple[EpisodesInProgress, list[Plain]]:
+    """Both, with their first episodes."""
+    ours, plain = EpisodesInProgress(num_envs), [Plain() for _ in range(num_envs)]
+    ours.begin()
+    for each in plain:
+        each.begin()
+    return ours, plain
+
+
 @given(stories())
 @settings(max_examples=300, deadline=None)
 def test_numbers_and_actions_are_those_that_lists_keep_whatever_happens(story: Any) -> None:
     num_envs, kind, happenings, chance, seed = story
-    rng, ours, plain = np.random.default_rng(seed), EpisodesInProgress(num_envs), [Plain() for _ in range(num_envs)]
-    ours.begin()
-    for each in plain:
-        each.begin()
+    rng, (ours, plain) = np.random.default_rng(seed), begun(num_envs)
     for what, size in happenings:
         if what == "begin":
             ours.begin()
@@ -101,10 +107,7 @@ def test_numbers_and_actions_are_those_that_lists_keep_whatever_happens(story: A
 @settings(max_examples=200, deadline=None)
 def test_the_episode_of_a_further_step_is_the_one_that_lists_have_there(story: Any, steps: int) -> None:
     num_envs, kind, happenings, chance, seed = story
-    rng, ours, plain = np.random.default_rng(seed), EpisodesInProgress(num_envs), [Plain() for _ in range(num_envs)]
-    ours.begin()
-    for each in plain:
-        each.begin()
+    rng, (ours, plain) = np.random.default_rng(seed), begun(num_envs)
     for _, size in happenings:
         actions, done = rollout(rng, size, num_envs, kind, chance)
         ours.add(actions, done)

@@ -142,3 +142,30 @@ def test_a_fault_in_evaluation_has_the_episode_that_it_is_in(fault: str, build: 
     episode = raised.value.episode
     assert episode is not None and episode["episode"] == 0
     assert episode["seed"] == SEEDS(raised.value.index, 0) and len(episode["actions"]) == 4  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("fault", "episode", "actions"), [("nan observation", 0, 4), ("nan first observation", 1, 0)])
+def test_an_observation_that_is_not_finite_ends_an_evaluation(
+    fault: str, episode: int, actions: int, build: Callable[..., Any]
+) -> None:
+    """`at` is a step of an episode, or the number of a reset; the second reset begins the second episode."""
+    agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
+    at = 4 if fault == "nan observation" else 2
+    problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=at)
+    with pytest.raises(
+        EnvironmentFault, match=r"returned the observation \[nan nan\] in step \d of the evaluation"
+    ) as raised:
+        evaluate(agent, problem, SEEDS, 23)
+    found = raised.value.episode
+    assert found is not None and (found["episode"], len(found["actions"])) == (episode, actions)  # type: ignore[arg-type]
+
+
+def test_an_observation_outside_its_space_ends_an_evaluation_unless_bounds_are_not_checked(
+    build: Callable[..., Any],
+) -> None:
+    agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
+    problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault="outside", at=3)
+    with pytest.raises(EnvironmentFault, match=r"outside its space, as env\.check_bounds=true"):
+        evaluate(agent, problem, SEEDS, 3)
+    problem.check_bounds = False
+    assert evaluate(agent, problem, SEEDS, 3).lengths.tolist() == [10, 10, 10]

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from plexp import identity as module
 from plexp import registry
-from plexp.identity import identity, state_folder, sweep_identity
+from plexp.identity import identity, sweep_identity
+from plexp.run_folder import state_folder
 
 Compose = Callable[..., Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from plexp.outbox import Operation, Outbox, waits
+from plexp.outbox import Operation, Outbox
 
 TEXT: Operation = {"op": "text", "text": "seed: 3\n", "name": "config.yaml"}
 
@@ -165,15 +165,15 @@ def test_what_the_store_refuses_is_kept_apart_with_the_folder(folder: Path) -> N
         outbox.done(1)
     kept = [json.loads(line) for line in (folder / "refused.jsonl").read_text().splitlines()]
     assert kept == [points(0), TEXT]
-    assert not waits(folder) and len(Outbox(folder)) == 0
+    assert not Outbox(folder) and len(Outbox(folder)) == 0
 
 
 def test_whether_something_waits_is_known_without_opening_it(folder: Path) -> None:
-    assert not waits(folder)
+    assert not Outbox(folder)
     outbox = filled(folder, TEXT)
-    assert waits(folder)
+    assert Outbox(folder)
     outbox.done(1)
-    assert not waits(folder)
+    assert not Outbox(folder)
 
 
 def test_sync_makes_what_was_put_durable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

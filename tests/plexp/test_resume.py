@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,11 @@ from omegaconf import OmegaConf
 
 from plexp import run_folder
 from plexp.errors import ConfigError
-from plexp.identity import identity, state_folder
+from plexp.identity import identity
 from plexp.resume import claim, finished, store_of
-from plexp.run_folder import RunFolder, attempts, dead, next_attempt
+from plexp.run_folder import RunFolder, attempts, dead, next_attempt, state_folder
 
 SWEEP = "2026-11-22_21-23-55"
-CHECKOUT = Path(run_folder.__file__).parents[1]
-RUNS = """
-import sys
-from pathlib import Path
-from plexp.run_folder import RunFolder
-
-folder = RunFolder(Path(sys.argv[1]))
-assert folder.acquire()
-folder.begin()
-print("runs", flush=True)
-sys.stdin.readline()
-"""
 Values = Callable[..., dict[str, Any]]
 
 
@@ -46,25 +32,6 @@ def values(compose: Callable[..., Any], tmp_path: Path) -> Values:
         return config
 
     return make
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
-    """A process that runs the run of a folder."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(path: Path) -> subprocess.Popen[str]:
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        command = [sys.executable, "-c", RUNS, str(path)]
-        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, **pipes)
-        started.append(process)
-        assert process.stdout is not None and process.stdout.readline() == "runs\n"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def run(values: dict[str, Any], status: str, **changes: Any) -> Path:
@@ -111,9 +78,9 @@ def test_one_that_never_wrote_a_record_is_taken_up_too(values: Values) -> None:
     assert claimed(values()) == folder.path and finished(values(), SWEEP) is None
 
 
-def test_one_whose_process_died_is_taken_up(values: Values, elsewhere: Any) -> None:
+def test_one_whose_process_died_is_taken_up(values: Values, other: Any) -> None:
     path = claimed(values())
-    process = elsewhere(path)
+    process = other(path, store="")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert [folder.path for folder in dead(path.parent)] == [path]
@@ -174,9 +141,9 @@ def said_by(values: dict[str, Any]) -> str:
     return str(raised.value)
 
 
-def test_one_that_runs_elsewhere_is_refused_in_one_line(values: Values, elsewhere: Any) -> None:
+def test_one_that_runs_elsewhere_is_refused_in_one_line(values: Values, other: Any) -> None:
     path = claimed(values())
-    process = elsewhere(path)
+    process = other(path, store="")
     said = f"resume=auto: process {process.pid} on {platform.node()} runs this very configuration now; "
     assert said_by(values()) == said + "wait for it, or give resume=never for a run beside it"
     beside = claim(values("resume=never"))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,44 +20,11 @@ from typing import Any
 import pytest
 
 from plexp import run_folder
-from plexp.run_folder import Record, RunFolder, attempts, dead, every, held, next_attempt, stores_that_wait
+from plexp.run_folder import Record, RunFolder, attempts, dead, every, held, left_behind, next_attempt
+from tests.plexp.helpers import HOLDS
 
-HOLDS = """
-import sys, time
-from pathlib import Path
-from plexp.run_folder import RunFolder
-
-folder = RunFolder(Path(sys.argv[1]))
-assert folder.acquire()
-folder.begin(name="theirs", store="https://there")
-print("holds", flush=True)
-sys.stdin.readline()
-folder.is_settled = True
-folder.release()
-print("released", flush=True)
-sys.stdin.readline()
-"""
 CHECKOUT = Path(run_folder.__file__).parents[1]
 Other = Callable[[Path], subprocess.Popen[str]]
-
-
-@pytest.fixture
-def other() -> Iterator[Other]:
-    """A process that runs the run of a folder until it reads a line."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(path: Path) -> subprocess.Popen[str]:
-        environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        process = subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], env=environment, **pipes)
-        started.append(process)
-        assert process.stdout is not None and process.stdout.readline() == "holds\n"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def say(process: subprocess.Popen[str]) -> str:
@@ -185,7 +152,7 @@ def test_the_child_of_a_killed_process_does_not_keep_its_lock(tmp_path: Path) ->
     assert source != HOLDS
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "PYTHONWARNINGS": "ignore"}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", source, str(tmp_path / "run")]
+    command = [sys.executable, "-c", source, str(tmp_path / "run"), ""]
     process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
     try:
         assert process.stdout is not None and process.stdout.readline() == "holds\n"
@@ -309,7 +276,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.record() is None
     record = Record(
-        *("abc", "FINISHED", "näme", "run-id", "https://there", "cartpole", "host", 7, 1.5, ["seed=1"], {"sweep": 3}),
+        *("abc", "FINISHED", "näme", "run-id", "https://there", "host", 7, 1.5, ["seed=1"], {"sweep": 3}),
         *(["one", "two"], {"steps": 5, "final": None}, {"eval/return": float("nan")}),
     )
     folder.write(record)
@@ -420,22 +387,23 @@ def test_all_runs_are_in_the_order_of_their_last_start(tmp_path: Path) -> None:
         RunFolder(tmp_path / name).write(Record(name, started=started))
     (tmp_path / "unreadable").mkdir()
     (tmp_path / "a file").touch()
-    assert paths(every(tmp_path)) == ["unreadable", "a", "c", "b"]
+    (tmp_path / "unreadable" / "run.json").write_text("{ half")
+    assert [(folder.path.name, record.identity) for folder, record in every(tmp_path)] == [(n, n) for n in "acb"]
 
 
-def test_the_stores_that_something_waits_for_are_those_of_dead_runs_and_of_full_outboxes(
-    tmp_path: Path, other: Other
-) -> None:
-    root = tmp_path / "state"
-    assert stores_that_wait(tmp_path) == []
-    alive, killed = other(root / "alive"), other(root / "killed")
+def test_left_behind_are_dead_runs_and_those_with_something_in_their_outbox(tmp_path: Path, other: Other) -> None:
+    assert left_behind(tmp_path) == []
+    alive, killed = other(tmp_path / "alive"), other(tmp_path / "killed")
     killed.kill()
     killed.wait()
     for name, store in (("left", "http://left"), ("done", "http://done"), ("local", None)):
-        folder = RunFolder(root / name)
+        folder = RunFolder(tmp_path / name)
         folder.outbox.mkdir(parents=True)
         folder.write(Record(name, "FAILED", store=store))
         if name != "done":
             (folder.outbox / "operations.jsonl").touch()
-    assert stores_that_wait(tmp_path) == [None, "http://left", "https://there"]
+    (tmp_path / "alive" / "outbox").mkdir()
+    (tmp_path / "alive" / "outbox" / "operations.jsonl").touch()
+    found = {folder.path.name: record.store for folder, record in left_behind(tmp_path)}
+    assert found == {"killed": "https://there", "left": "http://left", "local": None}
     assert alive.poll() is None

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient, MlflowException
 from mlflow.models import Model
 
-from plexp.outbox import Operation, Outbox, waits
+from plexp.outbox import Operation, Outbox
 from plexp.tracking_delivery import BATCH, Delivery
 from plexp.tracking_store import Metric, connect, experiment_id
 from plexp.tracking_views import sqlite_uri
@@ -264,7 +264,7 @@ def test_what_the_store_will_never_take_is_kept_apart_and_the_rest_goes_on(
     run = delivery.client.get_run(delivery.run_id)
     assert history(delivery) == values(0) and run.data.tags["a"] == "1" and run.info.status == "FINISHED"
     assert json.loads((outbox.folder / "refused.jsonl").read_text()) == never
-    assert len(outbox) == 0 and not waits(outbox.folder)
+    assert len(outbox) == 0 and not len(Outbox(outbox.folder))
     assert [message.count("MLflow refused metrics") for message in caplog.messages] == [1]
     assert "refused.jsonl" in caplog.messages[0] and "\n" not in caplog.messages[0]
 

@@ -15,7 +15,7 @@ from mlflow.tracking._tracking_service import utils
 
 from plexp.errors import StoreError
 from plexp.tracking_repair import PLACES, repair
-from plexp.tracking_store import LoggedModelOutput, connect, experiment_id
+from plexp.tracking_store import LoggedModelOutput, experiment_id
 from plexp.tracking_views import sqlite_uri
 
 BUCKET = "s3://bucket/artifacts/lake"
@@ -23,21 +23,13 @@ Kept = tuple[str, str]
 """The ids of a run and of its model."""
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs, to be copied."""
-    folder = tmp_path_factory.mktemp("empty")
-    connect(sqlite_uri(folder / "mlflow.db"), folder)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def make(empty: Path, tmp_path: Path) -> Callable[[str], Path]:
+def make(empty_store: Path, tmp_path: Path) -> Callable[[str], Path]:
     """A new folder with a store."""
 
     def copy(name: str) -> Path:
         (folder := tmp_path / name).mkdir(parents=True)
-        shutil.copyfile(empty, folder / "mlflow.db")
+        shutil.copyfile(empty_store, folder / "mlflow.db")
         with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
             place = (folder / "artifacts" / "0").as_uri()
             connection.execute("UPDATE experiments SET artifact_location = ?", (place,))

@@ -18,9 +18,8 @@ import pytest
 from mlflow import MlflowClient, MlflowException
 
 from plexp.errors import StoreError
-from plexp.identity import state_folder
-from plexp.outbox import Operation, Outbox, waits
-from plexp.run_folder import Record, RunFolder, dead, stores_that_wait
+from plexp.outbox import Operation, Outbox
+from plexp.run_folder import Record, RunFolder, dead, left_behind, state_folder
 from plexp.tracking import Tracker
 from plexp.tracking_delivery import Courier
 from plexp.tracking_settle import settle, settle_outputs
@@ -34,18 +33,10 @@ LONG_AGO = 1_700_000_000.5
 Start = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs, to be copied."""
-    folder = tmp_path_factory.mktemp("empty")
-    connect(sqlite_uri(folder / "mlflow.db"), folder)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def outputs(empty: Path, tmp_path: Path) -> Path:
+def outputs(empty_store: Path, tmp_path: Path) -> Path:
     (folder := tmp_path / "out #1 é").mkdir()
-    shutil.copyfile(empty, folder / "mlflow.db")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     return folder
 
 
@@ -68,6 +59,11 @@ def started() -> Iterator[Start]:
     for process in processes:
         process.kill()
         process.join(60)
+
+
+def stores(outputs: Path) -> list[str | None]:
+    """Of what was left behind."""
+    return [record.store for _, record in left_behind(state_folder(outputs))]
 
 
 def kill(process: Any) -> None:
@@ -100,7 +96,7 @@ def begin(outputs: Path, **changes: Any) -> Tracker:
     """As a run begins: it holds its lock and has a record."""
     folder = RunFolder(state_folder(outputs) / NAME)
     assert folder.acquire()
-    folder.begin(name="ppo seed0", experiment="lake")
+    folder.begin(name="ppo seed0")
     values: dict[str, Any] = {"run_name": "ppo seed0", "params": {"seed": 3}, "tags": {"state": NAME}}
     values |= {"created": lambda run_id: folder.change(run_id=run_id)} | changes
     return Tracker(uri=None, outputs=outputs, outbox=folder.outbox, experiment="lake", **values)
@@ -154,8 +150,8 @@ def test_a_run_that_was_killed_is_marked_and_nothing_that_it_logged_is_lost(outp
     record = folder.record()
     assert record is not None and record.run_id is not None and record.status == "RUNNING"
     run = store(outputs).get_run(record.run_id)
-    assert run.info.status == "RUNNING" and run.data.metrics == {} and waits(folder.outbox)
-    assert [each.path for each in dead(folder.path.parent)] == [folder.path] and stores_that_wait(outputs) == [None]
+    assert run.info.status == "RUNNING" and run.data.metrics == {} and len(Outbox(folder.outbox))
+    assert [each.path for each in dead(folder.path.parent)] == [folder.path] and stores(outputs) == [None]
     at(folder, LONG_AGO)
 
     (line,) = settle_outputs(outputs, None)
@@ -167,7 +163,7 @@ def test_a_run_that_was_killed_is_marked_and_nothing_that_it_logged_is_lost(outp
     assert [file.path for file in store(outputs).list_artifacts(record.run_id)] == ["config.yaml"]
     settled = folder.record()
     assert settled is not None and settled.status == "KILLED" and settled.run_id == record.run_id and settled.error
-    assert not folder.outbox.exists() and stores_that_wait(outputs) == [] and not folder.alive()
+    assert not folder.outbox.exists() and stores(outputs) == [] and not folder.alive()
 
 
 def test_what_is_settled_stays_as_it_is(outputs: Path, started: Start) -> None:
@@ -187,7 +183,7 @@ def test_a_run_that_lives_is_left_alone(outputs: Path, started: Start) -> None:
     process = started(train, outputs)
     folder = RunFolder(state_folder(outputs) / NAME)
     before, record = everything(folder.outbox), folder.record()
-    assert folder.alive() and dead(folder.path.parent) == [] and stores_that_wait(outputs) == []
+    assert folder.alive() and dead(folder.path.parent) == [] and stores(outputs) == []
     assert settle_outputs(outputs, None) == [] and settle(store(outputs), outputs, None) == []
     assert folder.alive() and folder.record() == record and everything(folder.outbox) == before
     assert record is not None and record.run_id is not None
@@ -228,7 +224,7 @@ def test_a_run_that_ended_while_its_store_was_away_keeps_its_end(outputs: Path) 
     assert run.info.status == "FINISHED" and run.info.end_time == 1_700_000_000_123
     record = folder.record()
     assert record is not None and record.status == "FINISHED" and not record.error
-    assert history(outputs, run_id) == [(0, 0.0), (1, 0.5)] and stores_that_wait(outputs) == []
+    assert history(outputs, run_id) == [(0, 0.0), (1, 0.5)] and stores(outputs) == []
 
 
 def test_a_run_that_died_when_only_its_record_knew_its_end_has_it_in_the_store_too(outputs: Path) -> None:
@@ -257,7 +253,7 @@ def test_a_store_that_does_not_answer_is_one_line_and_all_is_kept(outputs: Path,
     before = everything(state_folder(outputs))
     with pytest.raises(StoreError, match=r"^tracker\.uri=http://\*\*\*@127[^\n]+Connection refused[^\n]+$"):
         settle_outputs(outputs, f"http://me:secret@127.0.0.1:{port}")
-    assert everything(state_folder(outputs)) == before and stores_that_wait(outputs) == [shown]
+    assert everything(state_folder(outputs)) == before and stores(outputs) == [shown]
 
 
 @pytest.mark.parametrize("method", ["set_terminated", "log_batch"])
@@ -275,7 +271,7 @@ def test_a_store_that_fails_in_the_middle_loses_nothing(
         patch.setattr(MlflowClient, method, fail)
         with pytest.raises(StoreError, match=r"^outputs=[^\n]+database is locked[^\n]+$"):
             settle_outputs(outputs, None)
-    assert stores_that_wait(outputs) == [None]
+    assert stores(outputs) == [None]
     assert len(settle_outputs(outputs, None)) == 1
     run, record = store(outputs).get_run(run_id), folder.record()
     assert run.info.status == "KILLED" and run.info.end_time == int(LONG_AGO * 1000)
@@ -290,7 +286,7 @@ def test_a_run_that_was_deleted_in_mlflow_stops_neither_the_others_nor_the_next(
     store(outputs).delete_run(gone)
     settle_outputs(outputs, None)
     assert store(outputs).get_run(there).info.status == "KILLED" and history(outputs, there) == [(0, 0.0)]
-    assert settle_outputs(outputs, None) == [] and stores_that_wait(outputs) == []
+    assert settle_outputs(outputs, None) == [] and stores(outputs) == []
 
 
 def test_runs_of_another_store_are_left_alone(outputs: Path) -> None:
@@ -301,7 +297,7 @@ def test_runs_of_another_store_are_left_alone(outputs: Path) -> None:
     (line,) = settle_outputs(outputs, None)
     assert f"run {'b' * 16}" in line
     assert everything(state_folder(outputs) / ("a" * 16)) == before
-    assert stores_that_wait(outputs) == ["http://***@elsewhere:5000"]
+    assert stores(outputs) == ["http://***@elsewhere:5000"]
     assert settle(store(outputs), outputs, "http://me:secret@other:5000") == []
     assert everything(state_folder(outputs) / ("a" * 16)) == before
 
@@ -323,7 +319,7 @@ def test_where_nothing_is_left_no_store_is_asked(tmp_path: Path) -> None:
 def test_a_record_that_cannot_be_read_is_left_alone(outputs: Path) -> None:
     folder = left(outputs, points(0))
     (folder.path / "run.json").write_text(json.dumps({"identity": NAME})[:-3])
-    assert settle_outputs(outputs, None) == [] and waits(folder.outbox)
+    assert settle_outputs(outputs, None) == [] and len(Outbox(folder.outbox))
 
 
 def _settle_many_times(outputs: Path, others: Any, results: Any, ready: Any) -> None:

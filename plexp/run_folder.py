@@ -102,9 +102,9 @@ class RunFolder:
 
     def change(self, **changes: Any) -> Record:
         """Write the record with these changes."""
-        record = self.record() or Record(self.path.name.partition("-")[0])
-        self.write(replace(record, **changes))
-        return replace(record, **changes)
+        record = replace(self.record() or Record(self.path.name.partition("-")[0]), **changes)
+        self.write(record)
+        return record
 
     def acquire(self) -> bool:
         """Take the lock; False if another process has it."""
@@ -236,9 +236,8 @@ def left_behind(root: Path) -> list[tuple[RunFolder, Record]]:
 
 def every(root: Path) -> list[tuple[RunFolder, Record]]:
     """All runs of a state folder that have a record, in the order of their last start."""
-    known = [
-        (folder, record) for file in root.glob("*/run.json") if (record := (folder := RunFolder(file.parent)).record())
-    ]
+    folders = [RunFolder(file.parent) for file in root.glob("*/run.json")]
+    known = [(folder, record) for folder in folders if (record := folder.record())]
     return sorted(known, key=lambda pair: pair[1].started)
 
 

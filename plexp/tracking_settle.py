@@ -25,7 +25,7 @@ def settle(client: MlflowClient, outputs: Path, uri: str | None) -> list[str]:
         with held(folder) as free, store_errors(uri, outputs):
             if free:
                 folder.is_settled = False
-                said.append(_settle(client, folder))
+                said += _settle(client, folder)
                 folder.is_settled = True
     return said
 
@@ -42,7 +42,8 @@ def settle_outputs(outputs: Path, uri: str | None) -> list[str]:
         return settle(client, outputs, uri)
 
 
-def _settle(client: MlflowClient, folder: RunFolder) -> str:
+def _settle(client: MlflowClient, folder: RunFolder) -> list[str]:
+    """A line that says what was done; none where another process has just done it."""
     record, (beat, _, _) = folder.record(), folder.heartbeat()
     assert record is not None
     run_id = record.run_id or _by_tag(client, folder.path.name)
@@ -50,7 +51,7 @@ def _settle(client: MlflowClient, folder: RunFolder) -> str:
     if run_id is not None and _is_gone(client, run_id):
         shutil.rmtree(folder.outbox, ignore_errors=True)
         folder.change(status="KILLED" if record.status == "RUNNING" else record.status)
-        return f"{record.name or folder.path.name} ({run_id}): it was deleted in MLflow"
+        return [f"{record.name or folder.path.name} ({run_id}): it was deleted in MLflow"]
     outbox = Outbox(folder.outbox)
     if run_id is not None and len(outbox):
         said.append(f"delivered what waited ({len(outbox)} operations)")
@@ -65,7 +66,7 @@ def _settle(client: MlflowClient, folder: RunFolder) -> str:
                 client.set_tag(run_id, "error", error[0])
         folder.change(status=status, run_id=run_id, error=error)
         said.append(f"{'died, ' if died else ''}marked {status}")
-    return f"{record.name or folder.path.name} ({run_id}): {', '.join(said) or 'nothing to do'}"
+    return [f"{record.name or folder.path.name} ({run_id}): {', '.join(said)}"] if said else []
 
 
 def _is_gone(client: MlflowClient, run_id: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
@@ -12,22 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from rich.console import Console
-from safetensors.torch import save_file
 
-from plexp import checkpoint
+from plexp import checkpoint, results
 from plexp.callbacks import Evaluator, ProgressBar, Recorder
 from plexp.checkpointer import Checkpointer, Pulse
-from plexp.curves import CurveFigures, as_metrics, curve_figures
 from plexp.errors import EnvironmentFault, Problem, StoreError, TrainingError, is_full, one_line
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
-from plexp.export import GreedyPolicy
 from plexp.interfaces import Stateful
-from plexp.outcome import Outcome, describe, objective
+from plexp.outcome import Outcome
 from plexp.provenance import provenance
 from plexp.run_folder import RunFolder
 from plexp.tracking import Status, Tracker
@@ -94,7 +88,8 @@ class Run:
                 self.experiment.trainer.run(callbacks, self.progress)
             finally:
                 self.bar.close()
-            outcome = self._keep()
+            kept = (self.tracker, self.evaluator, self.recorder, self.progress)
+            outcome = results.keep(self.experiment, *kept, self.folder.path)
             self._close("FINISHED", [], outcome=asdict(outcome), metrics=self.tracker.last)
         except KeyboardInterrupt:
             self._save()
@@ -179,58 +174,6 @@ class Run:
         self.folder.change(status=status, error=error, **facts)
         self.tracker.finish(status)
         self.folder.is_settled = True
-
-    def _keep(self) -> Outcome:
-        """What is left when training has ended: the agent, the learning curve, the figures and the description."""
-        tracker, evaluator, progress = self.tracker, self.evaluator, self.progress
-        environment = self.experiment.environment
-        final = evaluator.final
-        assert final is not None
-        if len(evaluator.curve) > 1:
-            tracker.log(as_metrics(_curve_figures(self.experiment, evaluator)), progress.steps)
-        outcome = Outcome(
-            self.experiment.name,
-            tracker.run_id,
-            float(final.returns.mean()),
-            float(final.returns.std()),
-            progress.steps,
-            progress.episodes,
-            progress.seconds,
-            evaluator.solved_at,
-            environment.solved_return,
-            objective(self.experiment.values["objective"], tracker.last, environment.solved_return),
-            sorted(tracker.last),
-        )
-        self._keep_files(outcome)
-        return outcome
-
-    def _keep_files(self, outcome: Outcome) -> None:
-        experiment, tracker, curve = self.experiment, self.tracker, self.evaluator.curve
-        with tempfile.TemporaryDirectory(dir=self.folder.path) as folder:
-            path = Path(folder) / "agent.safetensors"
-            save_file({k: v.detach().cpu().clone() for k, v in experiment.agent.state_dict().items()}, path)
-            tracker.log_file(path)
-        if curve:
-            from plexp.figures import learning_curve  # with matplotlib, which takes half a second, at the end
-
-            tracker.log_figure(learning_curve(experiment.name, curve, outcome.solved_return), "learning_curve.png")
-        if experiment.values["tracker"]["log_model"]:
-            example = torch.from_numpy(experiment.trainer.collector.observations).repeat(2, *[1] * 8)[:2]
-            tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
-        tracker.describe(describe(experiment.values, outcome))
-        tracker.log_text(self.recorder.episodes_as_csv(), "episodes.csv")
-
-
-def _curve_figures(experiment: Experiment, evaluator: Evaluator) -> CurveFigures:
-    steps, returns = zip(*evaluator.curve, strict=True)
-    return curve_figures(
-        np.array(steps),
-        np.array(returns),
-        np.array(evaluator.seconds),
-        threshold=experiment.environment.solved_return,
-        random_return=experiment.values["env"].get("random_return"),
-        solved_return=experiment.environment.solved_return,
-    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -21,4 +21,5 @@ def parser(name: str, usage: str) -> argparse.ArgumentParser:
 
 
 def folder(text: str) -> Path:
+    """An option that is a folder, absolute."""
     return Path(text).absolute()

@@ -157,7 +157,7 @@ class Evaluator:
         solved = self.solved_return is not None and mean >= self.solved_return and progress.steps > 0
         if solved and self.solved_at is None:
             self.solved_at = points[0]
-            progress.solved = self.stop_when_solved
+            progress.stopped |= self.stop_when_solved
 
 
 class ProgressBar:

@@ -50,7 +50,7 @@ class Checkpointer:
         self._copy(progress)
 
     def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
-        due = bool(self.grid.passed(progress.steps)) or progress.fraction >= 1 or progress.solved
+        due = bool(self.grid.passed(progress.steps)) or progress.fraction >= 1 or progress.stopped
         if due or time.perf_counter() >= self.next:
             began = progress.profile.now()
             self._copy(progress)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from annotated_types import Ge, Le
 from gymnasium.vector import VectorEnv
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,42 +15,17 @@ from plexp import registry
 from plexp.agent import Agent
 from plexp.collector import Collector
 from plexp.errors import ConfigError, Problem
-from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network, Stateful
+from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network, Stateful, TrainingCallback
 from plexp.learner import Learner
 from plexp.machine import device_of, is_compiled
 from plexp.normalization import ObservationNormalizer, RewardScaler
 from plexp.profile import Profile
-from plexp.ranges import PositiveInt, UnitInterval
+from plexp.schema import check
 from plexp.seeding import Streams
 from plexp.spaces import action_distribution, is_image, observation_shape
 from plexp.trainer import Trainer
 
 Values = Mapping[str, Any]
-Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
-
-ROOT: dict[str, Any] = {
-    "seed": Seed,
-    "gamma": UnitInterval,
-    "total_timesteps": PositiveInt,
-    "total_episodes": PositiveInt | None,
-    "device": str,
-    "compile": Literal["auto"] | bool,
-    "torch_threads": PositiveInt,
-    "outputs": str,
-    "objective": str,
-    "resume": Literal["auto", "never"],
-    "rerun": bool,
-}
-SECTIONS: dict[str, dict[str, Any]] = {
-    "evaluation": {
-        "every": PositiveInt | None,
-        "episodes": PositiveInt,
-        "final_episodes": PositiveInt,
-        "stop_when_solved": bool,
-    },
-    "checkpoint": {"every": PositiveInt | None},
-    "tracker": {"uri": str | None, "experiment": str | None, "every": PositiveInt, "log_model": bool},
-}
 
 
 @dataclass(frozen=True)
@@ -67,6 +41,8 @@ class Experiment:
     streams: Streams
     remembers: Mapping[str, Stateful] | None
     """All that changes while it trains, beside what callbacks count; None: the algorithm does not say what it remembers."""
+    callbacks: dict[str, TrainingCallback]
+    """Plugins that are told how the training goes, by the names of their sections."""
     group: str
     """Its name without the seed, e.g. `ppo-mlp2x64-gae-cartpole`."""
 
@@ -84,11 +60,13 @@ def build(cfg: DictConfig) -> Experiment:
     if missing:
         raise ConfigError(missing)
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    classes = _check(values)
+    classes = check(values)
     torch.set_num_threads(values["torch_threads"])
     device = device_of(values["device"])
     streams = Streams(values["seed"])
     advantage: AdvantageEstimator = _make(classes["advantage"], values["advantage"])
+    listeners = {key.partition(".")[2]: cls for key, cls in classes.items() if key.startswith("callbacks.")}
+    callbacks: dict[str, TrainingCallback] = {n: _make(cls, values["callbacks"][n]) for n, cls in listeners.items()}
     environment: Environment = _make(classes["env"], values["env"])
     net: Network = _make(classes["net"], values["net"])
     critic_net = _make(classes["critic_net"], values["critic_net"]) if "critic_net" in classes else None
@@ -128,7 +106,7 @@ def build(cfg: DictConfig) -> Experiment:
     if remembers is not None:
         remembers = {"agent": agent, **remembers, "streams": streams, "collector": collector}
     parts = [values["algo"]["plugin"], net.label, values["advantage"]["plugin"], environment.label]
-    return Experiment(values, environment, agent, trainer, env, streams, remembers, "-".join(parts))
+    return Experiment(values, environment, agent, trainer, env, streams, remembers, callbacks, "-".join(parts))
 
 
 def _agent(
@@ -149,55 +127,6 @@ def _agent(
     distribution = action_distribution(env.single_action_space, policy["bounds"])
     torch.manual_seed(streams.weights)
     return Agent(shape, distribution, net, critic_net, advantage.critic, normalizer, streams.actions, **policy)
-
-
-def _check(values: dict[str, Any]) -> dict[str, Any]:
-    """The plugin classes of all groups; raises ConfigError with everything that is wrong."""
-    problems: list[Problem] = []
-    classes: dict[str, Any] = {}
-    groups = {group: group for group in registry.GROUPS}
-    if "critic_net" in values:
-        groups["critic_net"] = "net"
-    for section, group in groups.items():
-        sheet = values.get(section) or {}
-        if not isinstance(sheet, dict):
-            problems.append(_no_section(section, sheet))
-            continue
-        sheet = dict(sheet)
-        try:
-            cls = registry.find(group, sheet.pop("plugin", None))
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        classes[section] = cls
-        types = registry.parameters(cls) | (registry.PROBLEM if group == "env" else {})
-        problems += registry.check(cls.__name__, section, types, sheet, getattr(cls, "refused", None))
-    for section, types in {"policy": registry.parameters(Agent), **SECTIONS}.items():
-        if isinstance(values.get(section), dict):
-            problems += registry.check(section, section, types, values[section])
-        else:
-            problems.append(_no_section(section, values.get(section)))
-    known = {*groups, *SECTIONS, "policy"}
-    root = registry.check("plexp", "", ROOT, {k: v for k, v in values.items() if k not in known})
-    faults = {(problem.key, repr(problem.value)) for problem in root}
-    problems = [
-        p for p in problems if (p.key.rpartition(".")[2], repr(p.value)) not in faults
-    ] + root  # each fault once
-    if (
-        not problems
-        and getattr(classes["algo"], "updates_every_step", False)
-        and classes["advantage"].complete_episodes
-    ):
-        algo, estimator = values["algo"]["plugin"], values["advantage"]["plugin"]
-        cause = f"{estimator} needs whole episodes, and algo={algo} learns after every step"
-        problems.append(Problem("advantage", estimator, cause, "give advantage=td, or algo=reinforce"))
-    if problems:
-        raise ConfigError(problems)
-    return classes
-
-
-def _no_section(section: str, value: object) -> Problem:
-    return Problem(section, value, "this is a section, not a value", f"give {section}.KEY=…, or leave it out")
 
 
 def _remembers(

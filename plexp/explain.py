@@ -12,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plexp import CONF, conf_folders
+from plexp import CONF, commands, conf_folders, registry
 from plexp.errors import Problem, nearest
 
 
@@ -22,6 +22,9 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
     match error:
         case MissingConfigException():
             return _missing_option(text)
+        case OverrideParseException() if re.fullmatch(r"[a-z]+", str(error.override)):
+            remedy = nearest(str(error.override), commands.NAMES)
+            return Problem(str(error.override), ..., "there is no such command, and it is not key=value", remedy)
         case OverrideParseException():
             return Problem(
                 error.override,
@@ -40,7 +43,7 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
             cause = str(error).splitlines()[0]
             return Problem(key, ..., cause, "see python -m plexp --cfg job")
         case ValueError() if text.startswith("Config group override must be"):
-            groups = [a for a in arguments if a.partition("=")[2] in ("null", "~")]
+            groups = [a for a in arguments if a.partition("=")[2] in ("null", "~")] or arguments
             return Problem(" ".join(groups), ..., "a group needs an option", "see python -m plexp --help")
         case OSError():
             folder = next((a.partition("=")[2] for a in reversed(arguments) if a.startswith("outputs=")), "outputs")
@@ -67,6 +70,11 @@ def _missing_option(text: str) -> Problem:
         return Problem("configuration", ..., text, "see python -m plexp --help")
     group, _, option = found[1].partition("/")
     options = sorted({file.stem for root in conf_folders() for file in (root / group).glob("*.yaml")})
+    if group in registry.GROUPS and (files := registry.files_of(group, option)):
+        sheet = files[0].parents[2] / "conf" / group / f"{option}.yaml"
+        return Problem(
+            group, option, f"{files[0]} has no sheet of values", f"write {sheet}, as python -m plexp new does"
+        )
     return Problem(group, option, "there is no such option", nearest(option, options))
 
 
@@ -92,7 +100,10 @@ def _unknown_key(typed: str, missing: str, arguments: list[str]) -> Problem:
         return Problem(
             key, ..., f"{section}={plugin} has no such parameter", reason or "another plugin of this group has it"
         )
-    if section.count(".") and isinstance(OmegaConf.select(cfg, section), DictConfig):
+    found = OmegaConf.select(cfg, section) if section.count(".") else None
+    if isinstance(found, DictConfig) and "plugin" in found:
+        return Problem(key, ..., "there is no such key", nearest(name, sorted(map(str, found))))
+    if isinstance(found, DictConfig):
         return Problem(key, ..., f"{section} does not have it yet", f"give +{key}=… to add it")
     keys = list(_dotted(values))
     groups = sorted({folder.name for root in conf_folders() for folder in root.iterdir() if folder.is_dir()})
@@ -112,8 +123,6 @@ def _known_elsewhere(section: str, name: str) -> bool:
 
 
 def _reason(section: str, plugin: str, name: str) -> str | None:
-    from plexp import registry
-
     refused: dict[str, str] = getattr(registry.find(section, plugin), "refused", {})
     return refused.get(name)
 

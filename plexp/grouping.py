@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from plexp.errors import ConfigError, Problem
 from plexp.numbers import natural
-from plexp.registry import GROUPS
+from plexp.registry import PARTS
 from plexp.selection import ABSENT, CHOICE, check_environment, check_key, params_of, setting, usable
 from plexp.tracking_history import RecordedRun
 
@@ -92,7 +92,7 @@ def labels(settings: Sequence[Mapping[str, str]], words: Container[str] = ()) ->
 def _words(runs: Sequence[RecordedRun]) -> set[str]:
     """Keys whose values are names: the config groups."""
     chosen = {tag.removeprefix(CHOICE) for run in runs for tag in run.tags if tag.startswith(CHOICE)}
-    return chosen | {name for group in GROUPS for name in (group, f"{group}.plugin")}
+    return chosen | {name for group in PARTS for name in (group, f"{group}.plugin")}
 
 
 def _newest(runs: Sequence[RecordedRun], differing: Sequence[str]) -> tuple[list[RecordedRun], list[str]]:
@@ -110,7 +110,7 @@ def _newest(runs: Sequence[RecordedRun], differing: Sequence[str]) -> tuple[list
 
 def _enough(runs: Sequence[RecordedRun], differing: Sequence[str]) -> list[str]:
     """As few of the params as tell all configurations apart: plugins first, then what stands at the root."""
-    plugins = [f"{group}.plugin" for group in GROUPS]
+    plugins = [f"{group}.plugin" for group in PARTS]
     order = sorted(differing, key=lambda key: (plugins.index(key) if key in plugins else 9, key.count("."), key))
     whole = len({tuple(setting(run, key) for key in order) for run in runs})
     keys: list[str] = []

@@ -22,12 +22,14 @@ def identity(values: Mapping[str, Any]) -> str:
     changed does not take the old runs for its own.
     """
     kept = {key: value for key, value in values.items() if key not in ASIDE}
+    sections = [({"critic_net": "net"}.get(section, section), sheet) for section, sheet in kept.items()]
+    listeners = kept.get("callbacks")
+    if isinstance(listeners, Mapping):
+        sections += [("callbacks", sheet) for sheet in listeners.values()]
     plugins = {
         f"{group}/{sheet['plugin']}": _code(group, str(sheet["plugin"]))
-        for section, sheet in kept.items()
-        if (group := {"critic_net": "net"}.get(section, section)) in registry.GROUPS
-        and isinstance(sheet, Mapping)
-        and "plugin" in sheet
+        for group, sheet in sections
+        if group in registry.GROUPS and isinstance(sheet, Mapping) and "plugin" in sheet
     }
     return _digest([kept, plugins, __version__])
 
@@ -40,8 +42,7 @@ def sweep_identity(arguments: list[str]) -> str:
 
 def _code(group: str, name: str) -> str:
     """The plugin's file as a syntax tree; a file that is none as it is; nothing where there is no file."""
-    files = [folder / f"{name}.py" for folder in registry.folders(group)]
-    text = next((file.read_text(errors="replace") for file in files if file.is_file()), "")
+    text = next((file.read_text(errors="replace") for file in registry.files_of(group, name)), "")
     try:
         return ast.dump(ast.parse(text))
     except SyntaxError:

@@ -6,13 +6,17 @@ A plugin's keyword-only parameters are its configuration. An algorithm's positio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from gymnasium.vector import VectorEnv
 from torch import nn
 
 from plexp.types import Metrics, Rollout, Targets
+
+if TYPE_CHECKING:
+    from plexp.collector import Episode
 
 CriticKind: TypeAlias = Literal["none", "v", "q"]
 EpisodeSeed: TypeAlias = Callable[[int, int], int]
@@ -96,4 +100,45 @@ class Environment(Protocol):
 
         Raises ConfigError for an unknown id or a missing package.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """What a callback is told: how far the training is, and what came of its last iteration."""
+
+    steps: int
+    """Environment steps learnt from."""
+    episodes: int
+    """That ended in them."""
+    updates: int
+    fraction: float
+    """Share of the training budget that is used up, 0…1."""
+    seconds: float
+    """Spent collecting and updating."""
+    finished: Sequence[Episode]
+    """The episodes that ended in the last iteration."""
+    metrics: Metrics
+    """What the last update said of itself: `policy_loss`, `approx_kl`, …; empty before the first."""
+    evaluations: Sequence[tuple[int, float]]
+    """(environment steps, mean greedy return) of all evaluations so far."""
+    log: Callable[[Mapping[str, float]], None]
+    """Keeps metrics of the callback's own, at this step, below `callbacks/` and its name."""
+    stop: Callable[[str], None]
+    """Ends the training after this iteration, as if its budget were used up; the reason becomes the run's tag `stopped`."""
+
+
+class TrainingCallback(Protocol):
+    """Is told how the training goes (group `callbacks`). One that remembers anything between iterations is `Stateful` too."""
+
+    def on_start(self, progress: TrainingProgress) -> None:
+        """Before the first iteration, and again when a run is taken up."""
+        ...
+
+    def on_iteration(self, progress: TrainingProgress) -> None:
+        """After each rollout and what was learnt from it."""
+        ...
+
+    def on_end(self, progress: TrainingProgress) -> None:
+        """When the training has come to its end; not after an error or an interrupt."""
         ...

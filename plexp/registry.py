@@ -15,7 +15,9 @@ import plexp
 from plexp.errors import ConfigError, Problem, nearest, one_line
 from plexp.ranges import PositiveInt, UnitInterval
 
-GROUPS = ("algo", "advantage", "net", "env")
+PARTS = ("algo", "advantage", "net", "env")
+"""The groups of which an experiment has one plugin each."""
+GROUPS = (*PARTS, "callbacks")
 T = TypeVar("T")
 PROBLEM: dict[str, Any] = {
     "gamma": UnitInterval,
@@ -54,6 +56,8 @@ def find(group: str, name: object) -> type:
     Raises ConfigError for a name that is none, a file that is not there or does not import.
     """
     key = f"{group}.plugin"
+    if len(files := files_of(group, str(name))) > 1:
+        raise ConfigError(Problem(key, name, f"there are two: {files[0]} and {files[1]}", "rename or remove one"))
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name not in names(group):
         raise ConfigError(Problem(key, name, "there is no such plugin", nearest(str(name), names(group))))
     try:
@@ -71,10 +75,15 @@ def parameters(cls: type) -> dict[str, Any]:
     """The configuration of a class: its keyword-only parameters with their annotated types.
 
     What is wired in and marked `configured_with_owner` (the learner of an algorithm) takes its values from the same
-    sheet, so its parameters belong to it.
+    sheet, so its parameters belong to it. Raises ConfigError for one without a type.
     """
     hints = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
-    found = {name: hints.get(name, Any) for name in own_parameters(cls)}
+    found = {}
+    for name in own_parameters(cls):
+        if name not in hints:
+            cause, remedy = f"parameter {name} of {cls.__name__} has no type", f"write {name}: PositiveInt, or another"
+            raise ConfigError(Problem("plugin", cls.__module__.rpartition(".")[2], cause, remedy))
+        found[name] = hints[name]
     for wired in hints.values():
         if getattr(wired, "configured_with_owner", False):
             found |= parameters(wired)
@@ -145,6 +154,11 @@ def _problem(
     return Problem(
         dotted, fault["input"], fault["msg"].replace("Input should be", "must be"), f"give {describe_type(types[name])}"
     )
+
+
+def files_of(group: str, name: str) -> list[Path]:
+    """The files of a plugin; more than one is an error that `find` tells."""
+    return [file for folder in folders(group) if (file := folder / f"{name}.py").is_file()]
 
 
 def folders(group: str) -> list[Path]:

@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from plexp import checkpoint, results
+from plexp.callback_plugins import CallbackPlugins
 from plexp.callbacks import Evaluator, ProgressBar, Recorder
 from plexp.checkpointer import Checkpointer, Pulse
 from plexp.errors import EnvironmentFault, Problem, StoreError, TrainingError, is_full, one_line
@@ -74,7 +75,9 @@ class Run:
         self.recorder = Recorder(tracker.log, values["tracker"]["every"])
         self.bar = ProgressBar(experiment.name, self.evaluator, console)
         self.progress = Progress(profile=experiment.trainer.profile)
+        self.plugins = CallbackPlugins(experiment.callbacks, self.evaluator, tracker.log, tracker.set_tags)
         own: dict[str, Stateful] = {"recorder": self.recorder, "evaluator": self.evaluator, "progress": self.progress}
+        own["callbacks"] = self.plugins
         self.parts = None if experiment.remembers is None else {**experiment.remembers, **own}
         self.checkpointer = Checkpointer(self.parts or {}, self._write, values["checkpoint"]["every"])
 
@@ -82,7 +85,7 @@ class Run:
         """Go on from the last checkpoint, if there is one, to the end."""
         try:
             self._take_up()
-            callbacks: list[Callback] = [self.recorder, self.evaluator, self.bar, Pulse(self.folder)]
+            callbacks: list[Callback] = [self.recorder, self.evaluator, self.plugins, self.bar, Pulse(self.folder)]
             callbacks += [] if self.parts is None else [self.checkpointer]
             try:
                 self.experiment.trainer.run(callbacks, self.progress)

@@ -83,6 +83,8 @@ def _why_unusable(run: RecordedRun) -> str:
         return ""
     if run.params.get("evaluation.stop_when_solved") == "true":
         return "ended when solved (evaluation.stop_when_solved=true), so the rest of its curve is unknown"
+    if stopped := run.tags.get("stopped"):
+        return f"ended by {stopped.partition(' ')[0]}, so the rest of its curve is unknown"
     return f"evaluations are missing ({len(run.curve.steps)} of {due})"
 
 

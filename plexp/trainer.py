@@ -30,11 +30,11 @@ class Progress:
     finished: list[Episode] = field(default_factory=list)
     """Episodes that ended in the last iteration."""
     profile: Profile = field(default_factory=Profile)
-    solved: bool = False
+    stopped: bool = False
     """Set by a callback to end the training early."""
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("steps", "episodes", "updates", "fraction", "seconds", "solved")
+        names = ("steps", "episodes", "updates", "fraction", "seconds", "stopped")
         return {**{name: getattr(self, name) for name in names}, "profile": self.profile.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -45,7 +45,7 @@ class Progress:
 
 
 class Callback(Protocol):
-    """Is told what happens; changes nothing but `Progress.solved`."""
+    """Is told what happens; changes nothing but `Progress.stopped`."""
 
     def on_start(self, progress: Progress) -> None: ...
 
@@ -77,7 +77,7 @@ class Trainer:
         with self._counted_as_tracking():
             for callback in callbacks:
                 callback.on_start(progress)
-        while progress.fraction < 1 and not progress.solved:
+        while progress.fraction < 1 and not progress.stopped:
             metrics = self.iterate(progress)
             with self._counted_as_tracking():
                 for callback in callbacks:

@@ -161,7 +161,7 @@ def test_solved_at_is_the_first_grid_point_that_reaches_the_mark_and_ends_the_ru
     for steps in (100, 360, 400, 530):  # 360 passes two points
         progress.steps = steps
         evaluations.on_iteration(progress, {})
-        solved.append(progress.solved)
+        solved.append(progress.stopped)
     assert evaluations.solved_at == 200
     assert solved == [False, stop, stop, stop]
 
@@ -170,16 +170,16 @@ def test_an_untrained_policy_that_reaches_the_mark_has_solved_nothing_yet() -> N
     evaluations = evaluator(Log(), [12.0, 3.0, 11.0], solved_return=10.0, stop_when_solved=True)
     progress = Progress()
     evaluations.on_start(progress)
-    assert evaluations.solved_at is None and not progress.solved
+    assert evaluations.solved_at is None and not progress.stopped
     for progress.steps in (100, 200):
         evaluations.on_iteration(progress, {})
-    assert evaluations.solved_at == 200 and progress.solved
+    assert evaluations.solved_at == 200 and progress.stopped
 
 
 def test_without_a_mark_nothing_counts_as_solved() -> None:
     evaluations, progress = evaluator(Log(), [1e9], stop_when_solved=True), Progress()
     evaluations.on_start(progress)
-    assert evaluations.solved_at is None and not progress.solved
+    assert evaluations.solved_at is None and not progress.stopped
 
 
 @pytest.mark.parametrize("terminal", [True, False])

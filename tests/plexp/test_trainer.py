@@ -81,7 +81,7 @@ def test_whichever_of_steps_and_episodes_is_reached_first_ends_the_training() ->
 def test_a_callback_can_end_the_training_even_before_it_begins() -> None:
     class Solved(Script):
         def on_start(self, progress: Progress) -> None:
-            progress.solved = True
+            progress.stopped = True
 
     script = Solved([10])
     run(script, 100)

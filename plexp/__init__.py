@@ -1,5 +1,7 @@
 """plexp: a bench for reinforcement-learning experiments, whose every part is a plugin."""
 
+from importlib import util
+from importlib.metadata import entry_points
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -10,14 +12,23 @@ CONF = CHECKOUT / "conf" if CHECKOUT else PACKAGE / "conf"
 
 
 def plugin_folders() -> list[Path]:
-    """Where `plugins/` and `conf/` may lie: the wheel or the checkout, and the user's current folder."""
-    folders = [CHECKOUT or PACKAGE, Path.cwd()]
+    """Where `plugins/` and `conf/` may lie: plexp itself, packages that say so, and the user's current folder."""
+    here = Path.cwd()
+    mine = [] if (here / "conf" / "config.yaml").is_file() and (here / "plexp").is_dir() else [here]  # another checkout
+    folders = [CHECKOUT or PACKAGE, *_packages(), *mine]
     return [folder for i, folder in enumerate(folders) if folder not in folders[:i]]
 
 
 def conf_folders() -> list[Path]:
-    """The `conf/` of plexp, and that of the user's current folder."""
+    """The `conf/` of each of them, plexp's first."""
     return [CONF, *(folder / "conf" for folder in plugin_folders()[1:] if (folder / "conf").is_dir())]
+
+
+def _packages() -> list[Path]:
+    """The folders of installed packages with an entry point in the group `plexp.plugins`; imports none of them."""
+    names = sorted({point.module.partition(".")[0] for point in entry_points(group="plexp.plugins")})
+    found = [spec for name in names if (spec := util.find_spec(name)) is not None]
+    return [Path(folder) for spec in found for folder in spec.submodule_search_locations or ()]
 
 
 # `plexp.plugins` is a namespace package that merges the `plugins/` of these folders, so that a plugin has one importable

@@ -9,23 +9,13 @@ import sys
 from pathlib import Path
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from plexp import CONF, commands, conf_folders, job, sweeps
+from plexp import CONF, commands, job, sweeps
+from plexp.composition import find_sheets_of_others
 from plexp.credentials import mask_logs
 from plexp.errors import ConfigError, StoreError
 from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
 from plexp.tracking_views import masked
-
-
-class UserConf(SearchPathPlugin):
-    """Finds `conf/` of the current folder too, for plugins of one's own."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in conf_folders()[1:]:
-            search_path.append("plexp-user", f"file://{folder}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +39,7 @@ def _experiment(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, to be said in one line
     os.environ["PLEXP_ARGUMENTS"] = json.dumps([masked(argument) for argument in arguments])
     os.environ["PLEXP_SWEEP"] = sweeps.name_of(arguments)
-    Plugins.instance().register(UserConf)
+    find_sheets_of_others()
     sys.argv = ["plexp", *arguments]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()

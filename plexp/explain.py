@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plexp import CONF, commands, conf_folders, registry
+from plexp import commands, conf_folders, registry
+from plexp.composition import compose
 from plexp.errors import Problem, nearest
 
 
@@ -86,10 +85,8 @@ def _unknown_key(typed: str, missing: str, arguments: list[str]) -> Problem:
     key = max(typed, missing, key=len)
     rest = [a for a in arguments if "=" in a and not a.startswith("-") and a.lstrip("+~").partition("=")[0] != typed]
     single = [re.sub(r"=(choice\()?([^,\[\]{}()]+),.*$", r"=\2", a) for a in rest]
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("config", overrides=single)
+        cfg = compose(*single)
     except Exception:  # the rest has faults of its own, which will be told when this one is mended
         return Problem(key, ..., "there is no such key", "see python -m plexp --cfg job")
     values = OmegaConf.to_container(cfg, resolve=False)

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plexp import resume
+from plexp import registry, resume
 from plexp.credentials import mask_logs, mask_written
 from plexp.errors import ConfigError, EnvironmentFault, Problem, StoreError, TrainingError, nearest, one_line
 from plexp.outcome import Outcome, objective, verdict
@@ -83,6 +83,7 @@ def task(cfg: DictConfig) -> float | None:
 def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     """Do what is to be done of this job; what came of it."""
     sweep = os.environ.get("PLEXP_SWEEP") or Path(HydraConfig.get().sweep.dir).name if in_sweep else ""
+    registry.check_sheets(OmegaConf.to_container(HydraConfig.get().runtime.choices))  # type: ignore[arg-type]
     before = None
     with suppress(OmegaConfBaseException, KeyError, TypeError):  # of which `build` will say more
         before = resume.finished(OmegaConf.to_container(cfg, resolve=True), sweep) if in_sweep else None  # type: ignore[arg-type]

@@ -161,6 +161,20 @@ def files_of(group: str, name: str) -> list[Path]:
     return [file for folder in folders(group) if (file := folder / f"{name}.py").is_file()]
 
 
+def check_sheets(choices: Mapping[str, object]) -> None:
+    """Raise ConfigError where a group's chosen sheet lies in two folders; `choices` as Hydra has them."""
+    problems = []
+    for key, choice in choices.items():
+        group = key.partition("@")[0]
+        for option in choice if isinstance(choice, list) else [choice]:
+            places = [f for folder in plexp.conf_folders() if (f := folder / group / f"{option}.yaml").is_file()]
+            if len(places) > 1:
+                cause = f"there are two: {places[0]} and {places[1]}"
+                problems.append(Problem(group, option, cause, "rename or remove one"))
+    if problems:
+        raise ConfigError(problems)
+
+
 def folders(group: str) -> list[Path]:
     """Where the plugins of a group may lie."""
     return [folder for root in plexp.__path__ if (folder := Path(root) / "plugins" / group).is_dir()]

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from plexp import losses
 from plexp.agent import Agent
+from plexp.errors import TrainingError
 from plexp.interfaces import AdvantageEstimator
-from plexp.types import Minibatch, Rollout
+from plexp.types import Minibatch, Rollout, Targets
 
 Standardization: TypeAlias = Literal["minibatch", "rollout", "episode", "off"]
 """Over what advantages are brought to mean 0 and deviation 1."""
@@ -42,11 +43,27 @@ def minibatches(batch: Minibatch, number: int, rng: np.random.Generator) -> Iter
         yield Minibatch(*parts)
 
 
+def _checked(advantage: AdvantageEstimator, rollout: Rollout) -> Targets:
+    """What the estimator makes of it. Raises TrainingError for another shape than [T, N], and for what is not finite."""
+    targets, shape = advantage(rollout), rollout.rewards.shape
+    for name, value in vars(targets).items():
+        if value is None:
+            continue
+        if value.shape != shape:
+            wrong = f"has the shape {list(value.shape)}, not [T, N] = {list(shape)}"
+        elif not value[rollout.valid].isfinite().all():
+            wrong = "is not finite"
+        else:
+            continue
+        raise TrainingError(f"the estimator {type(advantage).__name__} gives {name} that {wrong}")
+    return targets
+
+
 def _rows(
     rollout: Rollout, advantage: AdvantageEstimator, standardization: Standardization, critic_is_q: bool
 ) -> dict[str, Tensor]:
     """The fields of a Minibatch of the valid rows of one rollout; `value_targets` only if there is a critic."""
-    targets, done = advantage(rollout), rollout.terminated | rollout.truncated
+    targets, done = _checked(advantage, rollout), rollout.terminated | rollout.truncated
     advantages, valid = targets.advantages, rollout.valid
     if standardization == "episode":
         advantages = losses.standardize_episodes(advantages, done, valid)

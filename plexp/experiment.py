@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from plexp import registry
 from plexp.agent import Agent
 from plexp.collector import Collector
-from plexp.errors import ConfigError, Problem
+from plexp.errors import ConfigError, Problem, one_line
 from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network, Stateful, TrainingCallback
 from plexp.learner import Learner
 from plexp.machine import device_of, is_compiled
@@ -64,12 +65,12 @@ def build(cfg: DictConfig) -> Experiment:
     torch.set_num_threads(values["torch_threads"])
     device = device_of(values["device"])
     streams = Streams(values["seed"])
-    advantage: AdvantageEstimator = _make(classes["advantage"], values["advantage"])
+    advantage: AdvantageEstimator = make(classes["advantage"], values["advantage"])
     listeners = {key.partition(".")[2]: cls for key, cls in classes.items() if key.startswith("callbacks.")}
-    callbacks: dict[str, TrainingCallback] = {n: _make(cls, values["callbacks"][n]) for n, cls in listeners.items()}
-    environment: Environment = _make(classes["env"], values["env"])
-    net: Network = _make(classes["net"], values["net"])
-    critic_net = _make(classes["critic_net"], values["critic_net"]) if "critic_net" in classes else None
+    callbacks: dict[str, TrainingCallback] = {n: make(cls, values["callbacks"][n]) for n, cls in listeners.items()}
+    environment: Environment = make(classes["env"], values["env"])
+    net: Network = make(classes["net"], values["net"])
+    critic_net = make(classes["critic_net"], values["critic_net"]) if "critic_net" in classes else None
     compiled, profile = is_compiled(values, classes["algo"], advantage, environment), Profile()
     env = environment.make(environment.num_envs, streams.training)
     try:
@@ -82,7 +83,7 @@ def build(cfg: DictConfig) -> Experiment:
             keys = registry.parameters(Learner)
             learner = Learner(agent, advantage, streams.minibatches, compiled, profile, **_pick(values["algo"], keys))
             wired["learner"] = learner
-        algorithm: Algorithm = _make(classes["algo"], values["algo"], **wired)
+        algorithm: Algorithm = make(classes["algo"], values["algo"], **wired)
         _check_schedule(algorithm, advantage, environment)
         scaler = RewardScaler(env.num_envs, values["gamma"]) if environment.scale_rewards else None
         complete = algorithm.complete_episodes or advantage.complete_episodes
@@ -126,7 +127,23 @@ def _agent(
     normalizer = ObservationNormalizer(shape) if environment.normalize_observations else None
     distribution = action_distribution(env.single_action_space, policy["bounds"])
     torch.manual_seed(streams.weights)
-    return Agent(shape, distribution, net, critic_net, advantage.critic, normalizer, streams.actions, **policy)
+    agent = Agent(shape, distribution, net, critic_net, advantage.critic, normalizer, streams.actions, **policy)
+    _check_shapes(agent, values["net"]["plugin"], shape, space.dtype)
+    return agent
+
+
+def _check_shapes(agent: Agent, net: str, shape: tuple[int, ...], dtype: Any) -> None:
+    """Raise ConfigError for a network that gives something else than it says."""
+    seen = torch.zeros(2, *shape, dtype=torch.uint8 if dtype == np.uint8 else torch.float32)
+    drawn = torch.get_rng_state()
+    with torch.no_grad():
+        try:
+            agent.policy(seen)
+        except (RuntimeError, ValueError, TypeError) as error:
+            cause = f"its trunk and head do not fit observations {list(seen.shape)} ({one_line(error)})"
+            remedy = f"see what is wrong: python -m plexp check net/{net}"
+            raise ConfigError(Problem("net.plugin", net, cause, remedy)) from error
+    torch.set_rng_state(drawn)
 
 
 def _remembers(
@@ -151,8 +168,11 @@ def _check_schedule(algorithm: Algorithm, advantage: AdvantageEstimator, environ
     raise ConfigError(Problem("algo.num_minibatches", number, cause, remedy))
 
 
-def _make(cls: type, sheet: Values, **wired: Any) -> Any:
-    """A plugin from its sheet; it gets those of `wired` that its positional parameters name."""
+def make(cls: type, sheet: Values, **wired: Any) -> Any:
+    """A plugin from its sheet; it gets those of `wired` that its positional parameters name.
+
+    Raises ConfigError if there are others.
+    """
     positional = [
         n for n, p in inspect.signature(cls).parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY
     ]

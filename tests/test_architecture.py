@@ -11,7 +11,7 @@ import pytest
 from plexp import registry
 
 CHECKOUT = Path(__file__).parents[1]
-BENCH = sorted((CHECKOUT / "plexp").glob("**/*.py"))
+BENCH = sorted(file for file in (CHECKOUT / "plexp").glob("**/*.py") if "templates" not in file.parts)
 PLUGINS = sorted((CHECKOUT / "plugins").glob("**/*.py"))
 FILES = [pytest.param(file, id=str(file.relative_to(CHECKOUT))) for file in BENCH + PLUGINS]
 NAMES = {(group, name) for group in registry.GROUPS for name in registry.names(group)}

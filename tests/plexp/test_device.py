@@ -1,4 +1,4 @@
-"""`device=` on a device that is none (tests/plexp/device.py), in a process of its own, since it is registered for good."""
+"""`device=` on a device that is none (plexp/pretend_device.py), in a process of its own, since it is registered for good."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RUNS = (
 def test_on_another_device_tensors_meet_only_there_and_give_the_same_weights() -> None:
     checkout = str(Path(__file__).parents[2])
     result = subprocess.run(
-        [sys.executable, "-m", "tests.plexp.device", *RUNS],
+        [sys.executable, "-m", "plexp.pretend_device", *RUNS],
         capture_output=True,
         text=True,
         cwd=checkout,

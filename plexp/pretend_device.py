@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_map
 torch.utils.backend_registration._setup_privateuseone_for_python_backend("elsewhere")
 DEVICE = torch.device("elsewhere", 0)
 CPU = torch.device("cpu")
-SMALL = ("compile=false", "net.width=8", "env.num_envs=2")
+SMALL = ("compile=false", "env.num_envs=2")
 
 
 class Elsewhere(torch.Tensor):
     """Says that it is on DEVICE; `inner` holds its values."""
 
-    inner: Tensor
+    inner: Tensor  # type: ignore[assignment]  # torch has a function of that name
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Elsewhere:
@@ -37,7 +37,7 @@ class Elsewhere(torch.Tensor):
         made.inner = inner
         return made
 
-    @property
+    @property  # type: ignore[override]  # in torch an attribute
     def data(self) -> Elsewhere:
         return Elsewhere(self.inner)
 
@@ -52,11 +52,11 @@ class Elsewhere(torch.Tensor):
         return f"Elsewhere({self.inner})"
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return dispatch(function, args, kwargs or {})
 
 
-class FakeDevice(TorchDispatchMode):
+class FakeDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is active, DEVICE exists."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -90,22 +90,15 @@ def dispatch(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def main(overrides: list[str]) -> None:
     """Train two updates here and elsewhere; print what differs."""
-    import gymnasium  # noqa: F401
-    from hydra import compose, initialize_config_dir
-
-    import tests.environments  # noqa: F401
-    from plexp import CONF
+    from plexp.composition import compose
     from plexp.experiment import build
     from plexp.trainer import Progress
 
     torch.__future__.set_swap_module_params_on_conversion(True)
     weights = []
     for device in ("cpu", "elsewhere"):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(
-                "config", overrides=[*overrides, f"device={device}", "compile=false", "net.width=8", "env.num_envs=2"]
-            )
-        with FakeDevice():
+        config = compose(*overrides, f"device={device}", *SMALL)
+        with FakeDevice():  # type: ignore[no-untyped-call]
             experiment = build(config)
             agent, progress = experiment.agent, Progress()
             assert {p.device.type for p in agent.parameters()} == {device}

@@ -1,0 +1,35 @@
+"""Mine."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from plexp.agent import Agent
+from plexp.gradient import Terms
+from plexp.learner import Learner
+from plexp.losses import policy_gradient
+from plexp.ranges import PositiveInt
+from plexp.registry import register
+from plexp.types import Metrics, Minibatch, Rollout
+
+
+@register("algo", "mine")
+class Mine:
+    """The plainest policy gradient on n steps (Sutton et al. 2000): `loss` is the place to change.
+
+    Args:
+        num_steps: T, steps of each environment in a rollout; larger: less bias, fewer updates.
+    """
+
+    complete_episodes = False
+
+    def __init__(self, agent: Agent, learner: Learner, *, num_steps: PositiveInt) -> None:
+        self.agent, self.learner, self.num_steps = agent, learner, num_steps
+
+    def update(self, rollout: Rollout, progress: float) -> Metrics:
+        return self.learner.fit(rollout, self.loss, progress)
+
+    def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+        evaluation = self.agent.evaluate(minibatch)  # log π(a|s), entropy, V(s), with gradients
+        losses = policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total(losses, evaluation, minibatch)  # with entropy bonus and value loss

@@ -17,7 +17,13 @@ from rich.table import Table
 from plexp import conf_folders, registry
 from plexp.errors import ConfigError, Problem, nearest
 
-GROUPS = {"algo": "algorithms", "advantage": "advantage estimators", "net": "networks", "env": "environments"}
+GROUPS = {
+    "algo": "algorithms",
+    "advantage": "advantage estimators",
+    "net": "networks",
+    "env": "environments",
+    "callbacks": "callbacks, none or several",
+}
 
 
 def overview() -> int:
@@ -28,7 +34,7 @@ def overview() -> int:
             box=None,
             show_header=False,
             padding=(0, 2, 0, 0),
-            title=f"[bold]{title}[/bold]: {group}=",
+            title=f"[bold]{title}[/bold]: {group}={r'\[…]' if group == 'callbacks' else ''}",
             title_justify="left",
         )
         for name, line in _rows(group):
@@ -54,8 +60,10 @@ def _describe(group: str, option: str) -> None:
     sheet = _sheet(group, option)
     cls = registry.find(group, sheet.get("plugin", option))
     console = Console()
+    several = group == "callbacks"
+    section, chosen = (f"callbacks.{option}", f"callbacks=\\[{option}]") if several else (group, f"{group}={option}")
     console.print(
-        f"[bold]{group}={option}[/bold]  ({cls.__module__.removeprefix('plexp.').replace('.', '/')}.py)",
+        f"[bold]{chosen}[/bold]  ({cls.__module__.removeprefix('plexp.').replace('.', '/')}.py)",
         highlight=False,
     )
     console.print(
@@ -68,7 +76,7 @@ def _describe(group: str, option: str) -> None:
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
         kind = registry.describe_type(annotation)
         console.print(
-            f"  [bold]{group}.{parameter}[/bold]={escape(shown)}  [dim]({escape(kind)})[/dim]",
+            f"  [bold]{section}.{parameter}[/bold]={escape(shown)}  [dim]({escape(kind)})[/dim]",
             highlight=False,
             soft_wrap=True,
         )

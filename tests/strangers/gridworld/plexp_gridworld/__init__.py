@@ -1,0 +1,1 @@
+"""A windy gridworld and a residual network for plexp."""

@@ -1,0 +1,1 @@
+"""Simple Policy Optimization for plexp."""

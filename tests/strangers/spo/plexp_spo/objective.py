@@ -1,0 +1,10 @@
+"""The equation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def simple_surrogate(ratios: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
+    """−(r·A − |A|·(r − 1)²/(2ε)), [B] (Xie et al. 2024, eq. 12, as a loss): a parabola whose best r is 1 + sign(A)·ε."""
+    return advantages.abs() * (ratios - 1).square() / (2 * epsilon) - ratios * advantages

@@ -30,11 +30,12 @@ def overview() -> int:
     """Print every plugin and every sheet with its first line."""
     console = _console()
     for group, title in GROUPS.items():
+        option = escape("[…]") if group == "callbacks" else ""
         table = Table(
             box=None,
             show_header=False,
             padding=(0, 2, 0, 0),
-            title=f"[bold]{title}[/bold]: {group}={r'\[…]' if group == 'callbacks' else ''}",
+            title=f"[bold]{title}[/bold]: {group}={option}",
             title_justify="left",
         )
         for name, line in _rows(group):

@@ -30,7 +30,7 @@ def test_the_overview_has_every_sheet_of_every_group_with_a_line_about_it(capsys
         section = text[text.index(f": {group}=") :]
         line = re.search(rf"^ +{sheet} +(\S.*)$", section, re.M)
         assert line, f"{group}={sheet}"
-    for title in ("algorithms", "advantage estimators", "networks", "environments"):
+    for title in ("algorithms", "advantage estimators", "networks", "environments", "callbacks"):
         assert title in text
     assert "Proximal Policy Optimization" in text and "LunarLander-v3, continuous=true" in text
 
@@ -49,10 +49,11 @@ def test_a_description_has_every_parameter_with_value_type_and_meaning(
     group: str, sheet: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = printed(capsys, f"{group}/{sheet}")
-    assert f"{group}={sheet}" in text
+    section = f"callbacks.{sheet}" if group == "callbacks" else group
+    assert (f"callbacks=[{sheet}]" if group == "callbacks" else f"{group}={sheet}") in text
     cls = registry.find(group, catalogue._sheet(group, sheet)["plugin"])
     for parameter, annotation in registry.parameters(cls).items():
-        line = next(line for line in text.splitlines() if f"{group}.{parameter}=" in line)
+        line = next(line for line in text.splitlines() if f"{section}.{parameter}=" in line)
         assert registry.describe_type(annotation) in line, parameter
     for bracket in re.findall(r"\[[^\]\n]*\]", (cls.__doc__ or "").partition("Args:")[0]):
         assert bracket in text, "square brackets are not taken for markup"

@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
-from plexp import registry
 from plexp.catalogue import GROUPS
 
 ROOT = Path(__file__).parent.parent
@@ -46,11 +44,11 @@ def test_every_picture_is_there() -> None:
     assert all((ROOT / picture).is_file() for picture in pictures)
 
 
-def test_the_plugin_it_shows_fits_its_sheet() -> None:
-    code = re.search(r"```python\n# plugins/algo/spg\.py\n(.*?)```", README, re.S)
-    sheet = re.search(r"```yaml\n# conf/algo/spg\.yaml\n(.*?)```", README, re.S)
+def test_the_plugin_it_shows_is_the_one_that_new_writes() -> None:
+    templates = ROOT / "plexp" / "templates" / "algo"
+    code = re.search(r'```python\n(@register\("algo", "mine"\)\n.*?)```', README, re.S)
+    sheet = re.search(r"```yaml\n# conf/algo/mine\.yaml\n(.*?)```", README, re.S)
     assert code and sheet
-    names: dict[str, type] = {}
-    exec(code[1].replace('@register("algo", "spg")\n', ""), names)
-    values = yaml.safe_load(sheet[1])
-    assert registry.own_parameters(names["SPG"]) == [k for k in values if k not in ("defaults", "plugin")]
+    assert sheet[1] in (templates / "sheet.yaml").read_text()
+    written = (templates / "plugin.py").read_text()
+    assert code[1] == re.sub(r"\n\n    Args:.*?\n    \"\"\"", '"""', written[written.index("@register") :], flags=re.S)

@@ -31,5 +31,8 @@ def main(arguments: list[str]) -> int:
             for fault in result.faults:
                 print(f"         {fault}", flush=True)
             wrong += len(result.faults)
-    print(f"{wrong} faults" if wrong else "it holds its contract", file=sys.stderr if wrong else sys.stdout)
+    print(
+        f"{wrong} fault{'s' * (wrong > 1)}" if wrong else "it holds its contract",
+        file=sys.stderr if wrong else sys.stdout,
+    )
     return 1 if wrong else 0

@@ -187,7 +187,7 @@ def test_check_prints_a_line_for_each_thing_and_exits_with_1(new: Written, capsy
     assert main(["check", f"callbacks/{name}"]) == 1
     printed = capsys.readouterr()
     assert "  holds  signature" in printed.out.splitlines() and "  wrong  hands off" in printed.out.splitlines()
-    assert printed.err.strip().endswith("faults")
+    assert printed.err.strip().endswith("1 fault")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,12 @@ class Log(Protocol):
     def __call__(self, metrics: Mapping[str, float], step: int) -> None: ...
 
 
+class Film(Protocol):
+    """Films an evaluation: its result, its number, and the step that it belongs to (None: the last one of a run)."""
+
+    def __call__(self, result: EvaluationResult, index: int, step: int | None) -> None: ...
+
+
 class Grid:
     """Multiples of `every` steps: the same for every seed, however long its rollouts and episodes are."""
 
@@ -41,11 +47,14 @@ class Grid:
 class Recorder:
     """Logs `train/` and `time/` metrics: at each grid point the mean since the last one."""
 
+    COLUMNS = ("steps", "return", "length", "environment", "environment_episode")
+    """Environment steps so far; the episode's return and length; which environment, and which of its episodes it was."""
+
     def __init__(self, log: Log, every: int) -> None:
         self.log, self.grid = log, Grid(every)
         self.sums: dict[str, list[float]] = defaultdict(list)
         self.episodes = array("d")
-        """Environment steps so far, return and length of every training episode, one after the other."""
+        """Of every training episode, one after the other, its `COLUMNS`."""
         self.start = (0, 0.0)
 
     def on_start(self, progress: Progress) -> None: ...
@@ -57,6 +66,7 @@ class Recorder:
             self.sums["train/episode_return"].append(episode.total_reward)
             self.sums["train/episode_length"].append(episode.length)
             self.episodes.extend((progress.steps, episode.total_reward, episode.length))
+            self.episodes.extend((episode.environment, episode.number))
         points = self.grid.passed(progress.steps)
         if points:
             self._write(progress, points)
@@ -74,9 +84,10 @@ class Recorder:
         self.episodes = array("d", state_dict["episodes"].tobytes())
 
     def episodes_as_csv(self) -> str:
-        """steps,return,length of every training episode."""
-        rows = zip(*[iter(self.episodes)] * 3, strict=True)
-        return "steps,return,length\n" + "".join(f"{int(s)},{total:g},{int(length)}\n" for s, total, length in rows)
+        """The `COLUMNS` of every training episode, in the order in which they ended."""
+        rows = zip(*[iter(self.episodes)] * len(self.COLUMNS), strict=True)
+        lines = [f"{int(steps)},{total:g},{','.join(str(int(n)) for n in rest)}\n" for steps, total, *rest in rows]
+        return ",".join(self.COLUMNS) + "\n" + "".join(lines)
 
     def _write(self, progress: Progress, points: range) -> None:
         means = {name: statistics.fmean(values) for name, values in self.sums.items()}
@@ -106,7 +117,9 @@ class Evaluator:
         final_episodes: int,
         solved_return: float | None,
         stop_when_solved: bool,
+        film: Film | None = None,
     ) -> None:
+        self.film = film
         self.evaluate, self.log, self.grid = evaluate, log, Grid(every)
         self.episodes, self.final_episodes = episodes, final_episodes
         self.solved_return, self.stop_when_solved = solved_return, stop_when_solved
@@ -132,6 +145,8 @@ class Evaluator:
         self.final = self.evaluate(self.count, self.final_episodes)
         mean, deviation = float(self.final.returns.mean()), float(self.final.returns.std())
         self.log({"eval/final_return": mean, "eval/final_return_std": deviation}, progress.steps)
+        if self.film is not None:
+            self.film(self.final, self.count, None)
 
     def state_dict(self) -> dict[str, Any]:
         names = ("count", "curve", "seconds", "solved_at")
@@ -145,6 +160,8 @@ class Evaluator:
     def _evaluate(self, points: range, progress: Progress) -> None:
         began = progress.profile.now()
         result = self.evaluate(self.count, self.episodes)
+        if self.film is not None:
+            self.film(result, self.count, points[-1])
         progress.profile.add("evaluation", began)
         self.count += 1
         mean = float(result.returns.mean())

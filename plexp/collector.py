@@ -32,6 +32,10 @@ class Episode:
 
     total_reward: float
     length: int
+    environment: int = 0
+    """Which of the N environments played it."""
+    number: int = 0
+    """How many episodes that one began before; so both say its seed."""
 
 
 class Collector:
@@ -70,6 +74,8 @@ class Collector:
         self.fresh = True
         self.episodes: list[Episode] = []
         """The episodes that ended in the last rollout."""
+        self.played: tuple[Tensor, Array] = torch.zeros(0, env.num_envs), np.zeros((0, env.num_envs), np.bool_)
+        """Actions [T, N, *act] as sampled, and valid [T, N], of the last rollout."""
         self.not_replayed: list[int] = []
         """The environments whose episode in progress did not come out equal when the run was taken up again."""
 
@@ -155,8 +161,9 @@ class Collector:
             step, fault, begins = min((each for each in found if each), key=lambda each: each.step)
             raise self._located(fault, actions[: step + 1], done, begins)
         valid, taken = self._valid(done), torch.stack(actions)
-        self.in_progress.add(taken, done)
+        self.played = taken, valid
         self._count(np.where(valid, rewards, 0.0), valid, done)
+        self.in_progress.add(taken, done)
         self.ended = done[-1]
         self.fresh = self.stepper.same_step and bool(self.ended.all())
         scaled = rewards if self.scaler is None else self.scaler(rewards, done, valid)
@@ -220,12 +227,13 @@ class Collector:
     def _count(self, rewards: Array, valid: Array, done: Array) -> None:
         """Note the episodes that ended, and what the others have so far."""
         self.episodes = []
-        start = np.zeros(len(self.returns), np.int64)
+        start, numbers = np.zeros(len(self.returns), np.int64), self.in_progress.numbers.copy()
         for t, i in np.argwhere(done):
             part = slice(start[i], t + 1)
             if valid[t, i]:
                 total, length = self.returns[i] + rewards[part, i].sum(), self.lengths[i] + valid[part, i].sum()
-                self.episodes.append(Episode(float(total), int(length)))
+                self.episodes.append(Episode(float(total), int(length), int(i), int(numbers[i])))
+            numbers[i] += 1
             self.returns[i], self.lengths[i], start[i] = 0.0, 0, t + 1
         going = np.arange(len(done))[:, None] >= start
         self.returns += (rewards * going).sum(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,16 @@ import torch
 from torch import Tensor
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PlayedEpisode:
+    """All that an episode is, so that a fresh environment can play it again, and what it paid."""
+
+    seed: int
+    actions: Array
+    """[L, *space.shape] as the environment got them."""
+    total_reward: float
 
 
 class EpisodesInProgress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plexp.agent import Agent
-from plexp.episodes import EpisodesInProgress
+from plexp.episodes import EpisodesInProgress, PlayedEpisode
 from plexp.errors import EnvironmentFault
 from plexp.faults import Bounds, bounds_of, find_fault, locate
 from plexp.interfaces import Environment
@@ -28,6 +29,8 @@ class EvaluationResult:
     """[E] undiscounted, as the environment pays them."""
     lengths: npt.NDArray[np.int64]
     """[E] in steps."""
+    played: Sequence[PlayedEpisode] | None = None
+    """[E] the episodes; None where none can be played again, as they have no seed of their own (NEXT_STEP resets)."""
 
 
 def evaluate(agent: Agent, environment: Environment, seeds: EpisodeSeeds, episodes: int) -> EvaluationResult:
@@ -94,4 +97,19 @@ def _play(
                 returns[i].append(float(totals[i]))
                 lengths[i].append(int(steps[i]))
             totals[i], steps[i] = 0, 0
-    return EvaluationResult(np.concatenate(returns), np.concatenate(lengths))
+    played = _played(returns, lengths, stepper, acted, seeds) if stepper.same_step else None
+    return EvaluationResult(np.concatenate(returns), np.concatenate(lengths), played)
+
+
+def _played(
+    returns: list[list[float]], lengths: list[list[int]], stepper: Stepper, acted: list[Tensor], seeds: EpisodeSeeds
+) -> list[PlayedEpisode]:
+    """The episodes of each environment, which began where the one before it ended."""
+    given = stepper.distribution.to_environment(torch.cat(acted)).numpy()
+    table = given.reshape(len(acted), stepper.num_envs, *given.shape[1:])
+    played = []
+    for i, (paid, long) in enumerate(zip(returns, lengths, strict=True)):
+        parts = np.split(table[:, i], np.cumsum(long))  # the last is of an episode that is not counted
+        episodes = enumerate(zip(parts, paid, strict=False))
+        played += [PlayedEpisode(seeds(i, number), part, total) for number, (part, total) in episodes]
+    return played

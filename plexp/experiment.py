@@ -16,6 +16,7 @@ from plexp import registry
 from plexp.agent import Agent
 from plexp.collector import Collector
 from plexp.errors import ConfigError, Problem, one_line
+from plexp.film import filmed
 from plexp.interfaces import AdvantageEstimator, Algorithm, Environment, Network, Stateful, TrainingCallback
 from plexp.learner import Learner
 from plexp.machine import device_of, is_compiled
@@ -69,6 +70,8 @@ def build(cfg: DictConfig) -> Experiment:
     listeners = {key.partition(".")[2]: cls for key, cls in classes.items() if key.startswith("callbacks.")}
     callbacks: dict[str, TrainingCallback] = {n: make(cls, values["callbacks"][n]) for n, cls in listeners.items()}
     environment: Environment = make(classes["env"], values["env"])
+    if values["evaluation"]["film"]:
+        filmed(environment, values["env"])  # or refuse, before anything starts
     net: Network = make(classes["net"], values["net"])
     critic_net = make(classes["critic_net"], values["critic_net"]) if "critic_net" in classes else None
     compiled, profile = is_compiled(values, classes["algo"], advantage, environment), Profile()

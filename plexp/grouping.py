@@ -17,7 +17,10 @@ from plexp.tracking_history import RecordedRun
 
 ASIDE = ("seed", "outputs", "objective", "compile", "torch_threads", "device")
 """Params that change nothing that is learnt, or that groups are made over."""
-ASIDE_SECTIONS = ("tracker.", "evaluation.every", "evaluation.final_", "env.solved_", "env.random_", "env.evaluation_")
+ASIDE_SECTIONS = (
+    *("tracker.", "evaluation.every", "evaluation.film", "evaluation.final_"),
+    *("env.solved_", "env.random_", "env.evaluation_"),
+)
 
 
 @dataclass(frozen=True)

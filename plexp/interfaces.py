@@ -103,6 +103,19 @@ class Environment(Protocol):
         ...
 
 
+class Filmable(Protocol):
+    """An Environment that can be filmed fulfils this too."""
+
+    def filmed(self) -> Environment:
+        """The same problem, where `make` gives SAME_STEP environments of this process that can be rendered.
+
+        Their `render()` returns one RGB frame [H, W, 3] uint8 of each environment after its last step: where an episode
+        ended in it, of its end and not of the next one's start. `metadata["render_fps"]` says how many make a second.
+        Raises ConfigError if it has no such frames.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class TrainingProgress:
     """What a callback is told: how far the training is, and what came of its last iteration."""

@@ -164,7 +164,7 @@ def _overrides() -> list[str]:
 def _group(name: str) -> str:
     """What charts average over: the run's name without its seed, and whatever else was changed."""
     named = ("seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "outputs", "resume", "rerun")
-    aside = ("tracker.", "checkpoint.")
+    aside = ("tracker.", "checkpoint.", "evaluation.film")
     changed = [(o.lstrip("+").partition("=")[0], o) for o in _overrides()]
     return " ".join([name, *sorted(o for key, o in changed if key not in named and not key.startswith(aside))])
 

@@ -30,12 +30,16 @@ class Lockstep(VectorEnv[Array, Array, Array]):
         self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.render_mode = first.render_mode
+        self.ends: dict[int, Any] = {}
+        """The last frames of the episodes that ended in the last step, by environment."""
         self.takes_numbers = isinstance(self.single_action_space, spaces.Discrete)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         """Begin new episodes everywhere."""
+        self.ends.clear()
         seeds = seed if isinstance(seed, list) else [seed] * self.num_envs
         return np.stack([env.reset(seed=s, options=options)[0] for env, s in zip(self.envs, seeds, strict=True)]), {}
 
@@ -47,15 +51,22 @@ class Lockstep(VectorEnv[Array, Array, Array]):
         terminated, truncated = np.empty(self.num_envs, np.bool_), np.empty(self.num_envs, np.bool_)
         finals: Array | None = None
         given = actions.tolist() if self.takes_numbers else actions
+        self.ends.clear()
         for index, env in enumerate(self.envs):
             observation, rewards[index], ended, cut, _ = env.step(given[index])
             if ended or cut:
                 finals = np.full(self.num_envs, None, object) if finals is None else finals
                 finals[index] = observation
+                if self.render_mode == "rgb_array":
+                    self.ends[index] = env.render()
                 observation, _ = env.reset()
             observations[index] = observation
             terminated[index], truncated[index] = ended, cut
         return observations, rewards, terminated, truncated, {} if finals is None else {"final_obs": finals}
+
+    def render(self) -> tuple[Any, ...]:
+        """What each environment shows after the last step; of an episode that ended in it, its end."""
+        return tuple(self.ends[i] if i in self.ends else env.render() for i, env in enumerate(self.envs))
 
     def replay(self, episodes: Sequence[int], actions: Sequence[Array], expected: Array) -> tuple[Array, Array]:
         """See `SeededEpisodes.replay`: the observations [N, *obs], and whether they are the expected ones [N]."""

@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 
 from plexp.callbacks import Evaluator, Recorder
 from plexp.curves import CurveFigures, as_metrics, curve_figures
+from plexp.episode_log import EpisodeLog
 from plexp.experiment import Experiment
 from plexp.export import GreedyPolicy
+from plexp.interfaces import EpisodeSeed
 from plexp.outcome import Outcome, describe, objective
 from plexp.tracking import Tracker
 from plexp.trainer import Progress
@@ -22,7 +24,6 @@ def keep(
     experiment: Experiment,
     tracker: Tracker,
     evaluator: Evaluator,
-    recorder: Recorder,
     progress: Progress,
     folder: Path,
 ) -> Outcome:
@@ -57,8 +58,15 @@ def keep(
         example = torch.from_numpy(experiment.trainer.collector.observations).repeat(2, *[1] * 8)[:2]
         tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
     tracker.describe(describe(experiment.values, outcome))
-    tracker.log_text(recorder.episodes_as_csv(), "episodes.csv")
     return outcome
+
+
+def keep_episodes(tracker: Tracker, recorder: Recorder, episodes: EpisodeLog, seeds: EpisodeSeed, folder: Path) -> None:
+    """Log the training episodes: what came of each, and (see `EpisodeLog`) all that it takes to play it again."""
+    tracker.log_text(recorder.episodes_as_csv(), "episodes.csv")
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        if (path := episodes.save(Path(place), seeds)) is not None:
+            tracker.log_file(path)
 
 
 def _curve_figures(experiment: Experiment, evaluator: Evaluator) -> CurveFigures:

@@ -18,9 +18,11 @@ from plexp import checkpoint, results
 from plexp.callback_plugins import CallbackPlugins
 from plexp.callbacks import Evaluator, ProgressBar, Recorder
 from plexp.checkpointer import Checkpointer, Pulse
+from plexp.episode_log import EpisodeLog
 from plexp.errors import EnvironmentFault, Problem, StoreError, TrainingError, is_full, one_line
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
+from plexp.film import EvaluationFilms
 from plexp.interfaces import Stateful
 from plexp.outcome import Outcome
 from plexp.provenance import provenance
@@ -69,15 +71,17 @@ class Run:
         if not tracker.is_resumed:
             checkpoint.remove(folder.checkpoints)
             tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
-        self.evaluator = Evaluator(
-            self._play, tracker.log, solved_return=experiment.environment.solved_return, **values["evaluation"]
-        )
+        films = EvaluationFilms(experiment, tracker.log_file, folder.path) if values["evaluation"]["film"] else None
+        settings = {**values["evaluation"], "film": films, "solved_return": experiment.environment.solved_return}
+        self.evaluator = Evaluator(self._play, tracker.log, **settings)
         self.recorder = Recorder(tracker.log, values["tracker"]["every"])
+        collector, kept = experiment.trainer.collector, values["tracker"]["log_actions"]
+        self.episodes = EpisodeLog(collector, folder.path / "episodes" if kept else None)
         self.bar = ProgressBar(experiment.name, self.evaluator, console)
         self.progress = Progress(profile=experiment.trainer.profile)
         self.plugins = CallbackPlugins(experiment.callbacks, self.evaluator, tracker.log, tracker.set_tags)
         own: dict[str, Stateful] = {"recorder": self.recorder, "evaluator": self.evaluator, "progress": self.progress}
-        own["callbacks"] = self.plugins
+        own |= {"callbacks": self.plugins, "episodes": self.episodes}
         self.parts = None if experiment.remembers is None else {**experiment.remembers, **own}
         self.checkpointer = Checkpointer(self.parts or {}, self._write, values["checkpoint"]["every"])
 
@@ -85,17 +89,19 @@ class Run:
         """Go on from the last checkpoint, if there is one, to the end."""
         try:
             self._take_up()
-            callbacks: list[Callback] = [self.recorder, self.evaluator, self.plugins, self.bar, Pulse(self.folder)]
-            callbacks += [] if self.parts is None else [self.checkpointer]
+            callbacks: list[Callback] = [self.recorder, self.episodes, self.evaluator, self.plugins, self.bar]
+            callbacks += [Pulse(self.folder), *([] if self.parts is None else [self.checkpointer])]
             try:
                 self.experiment.trainer.run(callbacks, self.progress)
             finally:
                 self.bar.close()
-            kept = (self.tracker, self.evaluator, self.recorder, self.progress)
+            kept = (self.tracker, self.evaluator, self.progress)
             outcome = results.keep(self.experiment, *kept, self.folder.path)
+            self._keep_episodes()
             self._close("FINISHED", [], outcome=asdict(outcome), metrics=self.tracker.last)
         except KeyboardInterrupt:
             self._save()
+            self._keep_episodes()
             self._close("KILLED", [])
             raise
         except BaseException as error:
@@ -104,6 +110,7 @@ class Run:
                 raise TrainingError(f"{error}; the same command goes on then") from None
             raise
         checkpoint.remove(self.folder.checkpoints)
+        self.episodes.remove()
         return outcome
 
     def _play(self, index: int, episodes: int) -> EvaluationResult:
@@ -139,6 +146,7 @@ class Run:
 
     def _write(self, state: checkpoint.State, steps: int) -> None:
         self.tracker.sync()
+        self.episodes.sync()
         try:
             checkpoint.save(self.folder.checkpoints, state, steps)
         except OSError as error:
@@ -153,12 +161,20 @@ class Run:
         except Exception as error:
             log.warning("the last checkpoint cannot be written (%s); the one before it stays", one_line(error))
 
+    def _keep_episodes(self) -> None:
+        try:
+            seeds = self.experiment.streams.training
+            results.keep_episodes(self.tracker, self.recorder, self.episodes, seeds, self.folder.path)
+        except Exception as error:
+            log.warning("the training episodes are not all kept: %s", one_line(error))
+
     def _fail(self, error: BaseException) -> None:
         """Record why. On a full disk that comes first, with the room that was set aside for it."""
         full = is_full(error)
         self.folder.spend_reserve()
         if not full:
             self._save()
+            self._keep_episodes()
         line = f"{type(error).__name__}: {one_line(error)}"
         with suppress(StoreError):  # the error itself is what matters
             self.tracker.set_tags({"error": line})

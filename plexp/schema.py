@@ -32,9 +32,16 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "episodes": PositiveInt,
         "final_episodes": PositiveInt,
         "stop_when_solved": bool,
+        "film": bool,
     },
     "checkpoint": {"every": PositiveInt | None},
-    "tracker": {"uri": str | None, "experiment": str | None, "every": PositiveInt, "log_model": bool},
+    "tracker": {
+        "uri": str | None,
+        "experiment": str | None,
+        "every": PositiveInt,
+        "log_model": bool,
+        "log_actions": bool,
+    },
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import re
 from functools import partial
 from typing import Any, Literal
@@ -95,6 +97,22 @@ class GymnasiumEnvironment:
         except Exception as error:
             cause = f"cannot be made ({type(error).__name__}: {one_line(error)})"
             raise ConfigError(Problem("env.id", self.id, cause, "see env.kwargs")) from error
+
+    def filmed(self) -> GymnasiumEnvironment:
+        """See `Filmable`. EnvPool and processes are left out: frames come from gymnasium, in this process."""
+        if not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame complains that there is none
+        filmed = copy.copy(self)
+        filmed.backend, filmed.vectorization, filmed.step_timeout = "gymnasium", "sync", None
+        filmed.kwargs = {key: value for key, value in self.kwargs.items() if key != "render_mode"}
+        env = filmed.make(1, lambda index, episode: 0)
+        env.close()
+        modes = env.metadata.get("render_modes") or []
+        if "rgb_array" not in modes:
+            cause = f"it cannot be filmed: its render modes are {', '.join(map(str, modes)) or 'none'}"
+            raise ConfigError(Problem("env.id", self.id, cause, "films need an environment with rgb_array"))
+        filmed.kwargs["render_mode"] = "rgb_array"
+        return filmed
 
     def _make_one(self, index: int, episode_seed: EpisodeSeed) -> gymnasium.Env[Any, Any]:
         env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, disable_env_checker=True, **self.kwargs)

@@ -53,6 +53,7 @@ def record(moments: Iterable[Moment], count: int, rate: float, title: Title, ste
     Raises OSError if they cannot be written.
     """
     film, still = stem.with_name(f"{stem.name}.mp4"), stem.with_name(f"{stem.name}.gif")
+    film.touch()  # ffmpeg would only say that a pipe broke
     stride = max(1, math.ceil(rate / GIF_RATE), math.ceil(count / GIF_FRAMES))
     kept: list[Image.Image] = []
     last: Pixels | None = None
@@ -111,6 +112,7 @@ class _Encoder:
 
             size = frame.shape[1], frame.shape[0]
             settings: dict[str, Any] = {"fps": self.rate, "codec": "libx264", "pix_fmt_out": "yuv420p", "quality": None}
+            settings["ffmpeg_log_level"] = "quiet"
             options = ["-crf", "23", "-preset", "veryfast", "-threads", "1", "-movflags", "+faststart"]
             self.writer = imageio_ffmpeg.write_frames(
                 str(self.path), size, macro_block_size=1, output_params=options, **settings

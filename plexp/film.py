@@ -179,7 +179,7 @@ class EvaluationFilms:
                 name, when = f"step-{step:09d}", f"at step {step:,}"
             else:
                 continue
-            title = f"{self.experiment.name}, {when}: {which} {of}"
+            title = f"{which} {of} {when}, {self.experiment.name}"
             with tempfile.TemporaryDirectory(dir=self.place) as folder:
                 made = film(self.environment, result.played[place], title, Path(folder) / name)
                 for file in made.files:

@@ -109,10 +109,25 @@ def test_the_record_has_every_grid_point_so_that_seeds_with_episodes_of_other_le
 def test_every_training_episode_is_kept_with_the_steps_until_its_iteration() -> None:
     recorder = Recorder(Log(), 100)
     recorder.on_start(Progress())
-    recorder.on_iteration(Progress(steps=40, seconds=1.0, finished=[Episode(5.0, 10), Episode(6.0, 20)]), {})
-    recorder.on_iteration(Progress(steps=80, seconds=1.0, finished=[Episode(7.0, 30)]), {})
-    assert list(recorder.episodes) == [40, 5.0, 10, 40, 6.0, 20, 80, 7.0, 30]
-    assert recorder.episodes_as_csv() == "steps,return,length\n40,5,10\n40,6,20\n80,7,30\n"
+    recorder.on_iteration(Progress(steps=40, seconds=1.0, finished=[Episode(5.0, 10, 1, 0), Episode(6.0, 20)]), {})
+    recorder.on_iteration(Progress(steps=80, seconds=1.0, finished=[Episode(7.0, 30, 1, 1)]), {})
+    assert list(recorder.episodes) == [40, 5.0, 10, 1, 0, 40, 6.0, 20, 0, 0, 80, 7.0, 30, 1, 1]
+    rows = ("steps,return,length,environment,environment_episode", "40,5,10,1,0", "40,6,20,0,0", "80,7,30,1,1")
+    assert recorder.episodes_as_csv().splitlines() == list(rows)
+
+
+def test_evaluations_are_filmed_at_their_grid_point_and_the_last_one_without() -> None:
+    filmed: list[tuple[float, int, int | None]] = []
+    evaluations = evaluator(
+        Log(),
+        [float(i) for i in range(9)],
+        film=lambda result, index, step: filmed.append((result.returns.mean(), index, step)),
+    )
+    evaluations.on_start(Progress())
+    evaluations.on_iteration(Progress(steps=250), {})
+    evaluations.on_iteration(Progress(steps=320), {})
+    evaluations.on_end(Progress(steps=320))
+    assert filmed == [(0.0, 0, 0), (1.0, 1, 200), (2.0, 2, 300), (3.0, 3, None)]
 
 
 @pytest.mark.parametrize("rollout", [30, 100, 128, 260])

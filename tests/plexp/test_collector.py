@@ -104,7 +104,7 @@ class Plain:
         self.observation, self.ended = successor, terminated or truncated
         self.total, self.length = self.total + reward, self.length + 1
         if self.ended:
-            self.finished.append(Episode(self.total, self.length))
+            self.finished.append(Episode(self.total, self.length, self.index, self.episode))
             if self.mode == AutoresetMode.SAME_STEP:
                 self.reset()
         return before, reward, terminated, truncated, True, successor

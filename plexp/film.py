@@ -131,10 +131,14 @@ def _batch(env: Any, action: Array) -> Array:
     return action[None] if action.dtype.kind == "f" else action[None].astype(env.single_action_space.dtype)
 
 
+def middle(result: EvaluationResult) -> int:
+    """The median episode; of an even number the lower of the two."""
+    return int(np.argsort(result.returns, kind="stable")[(len(result.returns) - 1) // 2])
+
+
 def extremes(result: EvaluationResult) -> dict[str, int]:
-    """The best, the median and the worst of these episodes, each once; of an even number the lower of the two medians."""
-    order = np.argsort(result.returns, kind="stable")
-    found = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
+    """The best, the median and the worst of these episodes, each once."""
+    found = {"best": result.returns.argmax(), "median": middle(result), "worst": result.returns.argmin()}
     chosen: dict[str, int] = {}
     for name in ("best", "worst", "median"):
         if int(found[name]) not in chosen.values():
@@ -171,15 +175,12 @@ class EvaluationFilms:
             seeds = self.experiment.streams.evaluation(index)
             result = evaluate(self.experiment.agent, self.environment, seeds, len(result.returns))
         assert result.played is not None
-        of = f"of {len(result.returns)}"
-        for which, place in extremes(result).items():
-            if step is None:
-                name, when = f"final-{which}", "after training"
-            elif which == "median" or len(result.returns) == 1:
-                name, when = f"step-{step:09d}", f"at step {step:,}"
-            else:
-                continue
-            title = f"{which} {of} {when}, {self.experiment.name}"
+        chosen = extremes(result) if step is None else {"median": middle(result)}
+        for which, place in chosen.items():
+            name, when = (
+                (f"final-{which}", "after training") if step is None else (f"step-{step:09d}", f"at step {step:,}")
+            )
+            title = f"{which} of {len(result.returns)} {when}, {self.experiment.name}"
             with tempfile.TemporaryDirectory(dir=self.place) as folder:
                 made = film(self.environment, result.played[place], title, Path(folder) / name)
                 for file in made.files:

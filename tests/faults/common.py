@@ -17,6 +17,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 CHECKOUT = Path(__file__).parents[2]
+EPISODES = "episodes.safetensors"
 CLOCK = ("time/", "eval/seconds", "speed/seconds_to_threshold")
 """Metrics that say how long something took: the only ones that two runs of one seed may have different."""
 
@@ -86,6 +87,8 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         found += [f"{name} twice at step {step}" for step, n in Counter(step for step, _ in mine).items() if n > 1]
     if (ours["folder"] / "episodes.csv").read_text() != (theirs["folder"] / "episodes.csv").read_text():
         found.append("episodes.csv")
+    if (ours["folder"] / EPISODES).read_bytes() != (theirs["folder"] / EPISODES).read_bytes():
+        found.append(EPISODES)
     return found + [f"status {run['status']}" for run in (ours, theirs) if run["status"] != "FINISHED"]
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from plexp import CONF, conf_folders
+from plexp.errors import ConfigError
 
 
 class UserConf(SearchPathPlugin):
@@ -32,3 +35,18 @@ def compose(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra_compose("config", overrides=list(overrides))
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The same, resolved. Raises ConfigError for what cannot be composed, has no value, or does not resolve."""
+    from plexp.explain import explain
+
+    try:
+        values = OmegaConf.to_container(compose(*overrides), resolve=True, throw_on_missing=True)
+    except Exception as error:
+        problem = explain(error, list(overrides))
+        if problem is None:
+            raise
+        raise ConfigError(problem) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

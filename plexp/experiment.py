@@ -61,7 +61,11 @@ def build(cfg: DictConfig) -> Experiment:
     missing = [Problem(key, ..., "has no value", f"give {key}=…") for key in sorted(OmegaConf.missing_keys(cfg))]
     if missing:
         raise ConfigError(missing)
-    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    return build_from(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+
+
+def build_from(values: dict[str, Any]) -> Experiment:
+    """The same from a resolved configuration."""
     classes = check(values)
     torch.set_num_threads(values["torch_threads"])
     device = device_of(values["device"])

@@ -138,11 +138,12 @@ def middle(result: EvaluationResult) -> int:
 
 def extremes(result: EvaluationResult) -> dict[str, int]:
     """The best, the median and the worst of these episodes, each once."""
-    found = {"best": result.returns.argmax(), "median": middle(result), "worst": result.returns.argmin()}
+    best, worst = int(result.returns.argmax()), int(result.returns.argmin())
+    found = {"best": best, "median": middle(result), "worst": worst}
     chosen: dict[str, int] = {}
     for name in ("best", "worst", "median"):
-        if int(found[name]) not in chosen.values():
-            chosen[name] = int(found[name])
+        if found[name] not in chosen.values():
+            chosen[name] = found[name]
     return {name: chosen[name] for name in found if name in chosen}
 
 

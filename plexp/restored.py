@@ -1,0 +1,76 @@
+"""An experiment as a run has kept it, with the agent that it trained."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from plexp.composition import composed
+from plexp.errors import ConfigError, Problem, one_line
+from plexp.experiment import Experiment, build_from
+from plexp.schema import ROOT, SECTIONS
+
+log = logging.getLogger("plexp")
+GROUPS = {"algo": "algo", "advantage": "advantage", "net": "net", "critic_net": "net", "env": "env"}
+
+
+def restored(values: dict[str, Any], weights: Path, newer: str = "") -> Experiment:
+    """The experiment of a recorded configuration, uncompiled on the CPU, its agent with these weights.
+
+    Its environments are open: close `training_env`. `newer`: the version that wrote it, if that is newer than this one.
+    Raises ConfigError for a configuration or weights that do not fit this plexp.
+    """
+    experiment = rebuilt(values | {"compile": False, "device": "cpu"}, newer)
+    try:
+        experiment.agent.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        experiment.training_env.close()
+        remedy = "use the plexp, and the plugins, that trained it"
+        raise ConfigError(Problem("run", weights.name, f"it does not fit ({one_line(error)})", remedy)) from error
+    return experiment
+
+
+def rebuilt(values: dict[str, Any], newer: str = "") -> Experiment:
+    """The experiment of a recorded configuration; keys that it has not yet take today's values, and a line says so.
+
+    Raises ConfigError for a configuration that does not fit this plexp.
+    """
+    missing: list[str] = []
+    values = _completed(values, missing)
+    if missing:
+        log.warning("the run was kept by an older plexp, without %s: today's values are taken", ", ".join(missing))
+    values["evaluation"] = values["evaluation"] | {"film": False}
+    try:
+        return build_from(values)
+    except ConfigError as error:
+        if not newer:
+            raise
+        cause = f"plexp {newer} kept it, and this one cannot read it ({'; '.join(map(str, error.problems))})"
+        raise ConfigError(Problem("run", values.get("seed", ...), cause, f'pip install "plexp>={newer}"')) from error
+
+
+def _completed(values: dict[str, Any], missing: list[str]) -> dict[str, Any]:
+    today = composed()
+    full = {**{key: today[key] for key in ROOT}, **values}
+    missing += sorted(ROOT.keys() - values.keys())
+    sections: dict[str, dict[str, Any]] = {name: today[name] for name in (*SECTIONS, "policy")}
+    for section, group in GROUPS.items():
+        if isinstance(values.get(section), dict) and "plugin" in values[section]:
+            sections[section] = _sheet(section, group, values[section])
+    for section, usual in sections.items():
+        own = values.get(section, {})
+        missing += [f"{section}.{key}" for key in usual if key not in own and section not in SECTIONS]
+        full[section] = {**usual, **own}
+    return full
+
+
+def _sheet(section: str, group: str, own: dict[str, Any]) -> dict[str, Any]:
+    """Today's values of a plugin. Raises ConfigError if it is not there any more."""
+    beside = [f"env.id={own['id']}"] if section == "env" and "id" in own else []
+    chosen = f"{group}@{section}" if section != group else group
+    found: dict[str, Any] = composed(f"{chosen}={own['plugin']}", *beside)[section]
+    return found

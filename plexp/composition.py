@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -13,7 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from plexp import CONF, conf_folders
-from plexp.errors import ConfigError
+from plexp.errors import ConfigError, Problem, one_line
 
 
 class UserConf(SearchPathPlugin):
@@ -35,6 +36,20 @@ def compose(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra_compose("config", overrides=list(overrides))
+
+
+def changed(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Resolved values with `key=value` changes. Raises ConfigError for what is not key=value."""
+    try:
+        given = OmegaConf.from_dotlist([override.lstrip("+") for override in overrides if "=" in override])
+        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(values), given))
+    except Exception as error:
+        problem = Problem(" ".join(overrides), ..., f"cannot be read ({one_line(error)})", "give key=value")
+        raise ConfigError(problem) from error
+    if wrong := [override for override in overrides if "=" not in override]:
+        raise ConfigError(Problem(wrong[0], ..., "this is not key=value", "give env=NAME or env.KEY=VALUE"))
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
 
 
 def composed(*overrides: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Plays whole episodes greedily, on environments of its own."""
+"""Plays whole episodes, greedily or sampled, on environments of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,25 +33,46 @@ class EvaluationResult:
     """[E] the episodes; None where none can be played again, as they have no seed of their own (NEXT_STEP resets)."""
 
 
-def evaluate(agent: Agent, environment: Environment, seeds: EpisodeSeeds, episodes: int) -> EvaluationResult:
-    """The returns of exactly `episodes` greedy episodes; how many each environment plays is fixed before.
+def evaluate(
+    agent: Agent,
+    environment: Environment,
+    seeds: EpisodeSeeds,
+    episodes: int,
+    sampling: np.random.Generator | None = None,
+) -> EvaluationResult:
+    """The returns of exactly `episodes` episodes; how many each environment plays is fixed before.
 
-    So short episodes are not favoured. Raises TrainingError if an environment raises, or returns what it must not.
+    So short episodes are not favoured. Actions are the policy's mode, or with `sampling` drawn from it. Raises TrainingError
+    if an environment raises, or returns what it must not.
     """
     num_envs = min(PARALLEL, episodes)
     quotas = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
     env = environment.make(num_envs, seeds)
     bounds = bounds_of(env.single_observation_space) if getattr(environment, "check_bounds", True) else None
     try:
-        return _play(agent, Stepper(env, agent.distribution), quotas, seeds, bounds)
+        return _play(_actor(agent, num_envs, sampling), Stepper(env, agent.distribution), quotas, seeds, bounds)
     finally:
         env.close()
 
 
+def _actor(agent: Agent, num_envs: int, sampling: np.random.Generator | None) -> Callable[[Array], Tensor]:
+    """Observations [N, *obs] -> actions [N, *act]."""
+    device = next(agent.parameters()).device
+
+    def act(observations: Array) -> Tensor:
+        seen = torch.from_numpy(observations).to(device)
+        if sampling is None:
+            return agent.act_greedily(seen).cpu()
+        noise = agent.distribution.draw_noise(sampling, 1, num_envs)[0]
+        return agent.act(seen, torch.from_numpy(noise).to(device)).cpu()
+
+    return act
+
+
 def _play(
-    agent: Agent, stepper: Stepper, quotas: list[int], seeds: EpisodeSeeds, bounds: Bounds | None
+    act: Callable[[Array], Tensor], stepper: Stepper, quotas: list[int], seeds: EpisodeSeeds, bounds: Bounds | None
 ) -> EvaluationResult:
-    num_envs, device = stepper.num_envs, next(agent.parameters()).device
+    num_envs = stepper.num_envs
     totals, steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
     returns: list[list[float]] = [[] for _ in range(num_envs)]
     lengths: list[list[int]] = [[] for _ in range(num_envs)]
@@ -79,7 +100,7 @@ def _play(
         raise located(fault) from fault
     check("observation", observations, bounds)
     while any(len(played) < quota for played, quota in zip(returns, quotas, strict=True)):
-        actions = agent.act_greedily(torch.from_numpy(observations).to(device)).cpu()
+        actions = act(observations)
         counted = np.ones(num_envs, np.bool_) if stepper.same_step else ~ended
         acted.append(actions)
         try:

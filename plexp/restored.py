@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from plexp.composition import composed
+from plexp import registry
+from plexp.composition import changed, composed
 from plexp.errors import ConfigError, Problem, one_line
-from plexp.experiment import Experiment, build_from
+from plexp.experiment import Experiment, build_from, make
+from plexp.interfaces import Environment
 from plexp.schema import ROOT, SECTIONS
 
 log = logging.getLogger("plexp")
@@ -74,3 +77,34 @@ def _sheet(section: str, group: str, own: dict[str, Any]) -> dict[str, Any]:
     chosen = f"{group}@{section}" if section != group else group
     found: dict[str, Any] = composed(f"{chosen}={own['plugin']}", *beside)[section]
     return found
+
+
+def environment_for(experiment: Experiment, overrides: Sequence[str]) -> Environment:
+    """Its environment, or with overrides (`env=NAME`, `env.KEY=VALUE`) another one that its agent can play.
+
+    Raises ConfigError for one that cannot be made, or whose observations or actions are others.
+    """
+    if not overrides:
+        return experiment.environment
+    if strange := [each for each in overrides if not each.lstrip("+").startswith(("env=", "env."))]:
+        remedy = "give env=NAME or env.KEY=VALUE"
+        raise ConfigError(Problem(strange[0], ..., "only the environment can be another", remedy))
+    names = [each for each in overrides if each.startswith("env=")]
+    sheet = composed(*names)["env"] if names else experiment.values["env"]
+    sheet = changed({"env": sheet}, [each for each in overrides if each not in names])["env"]
+    cls = registry.find("env", sheet["plugin"])
+    own = {key: value for key, value in sheet.items() if key != "plugin"}
+    if problems := registry.check(cls.__name__, "env", registry.parameters(cls) | registry.PROBLEM, own):
+        raise ConfigError(problems)
+    environment: Environment = make(cls, sheet)
+    env = environment.make(1, lambda index, episode: 0)
+    env.close()
+    trained = experiment.training_env
+    for what, there, here in (
+        ("observations", trained.single_observation_space.shape, env.single_observation_space.shape),
+        ("actions", trained.single_action_space, env.single_action_space),
+    ):
+        if there != here:
+            cause = f"its {what} are {here}, and the agent's {there}"
+            raise ConfigError(Problem("env", environment.label, cause, "choose one with the same spaces"))
+    return environment

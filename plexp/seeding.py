@@ -54,6 +54,10 @@ class Streams:
         """Of the `index`-th evaluation: new episodes each time, never those of training."""
         return EpisodeSeeds(self.seed, (4, index))
 
+    def later(self, number: int) -> EpisodeSeeds:
+        """Of an evaluation when all is over, one of any number: never those of training or of its own evaluations."""
+        return EpisodeSeeds(self.seed, (5, number))
+
 
 class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Gives every `reset` the seed of its episode, whatever a vector environment asks for."""

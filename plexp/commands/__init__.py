@@ -20,6 +20,15 @@ def parser(name: str, usage: str) -> argparse.ArgumentParser:
     return made
 
 
+def run_parser(name: str, usage: str) -> argparse.ArgumentParser:
+    """Of a command that looks at one run that was kept."""
+    made = parser(name, usage)
+    known = "its id or the beginning of it, its name, best (final return), last, or a registered model: NAME@ALIAS"
+    made.add_argument("run", metavar="RUN", help=known)
+    made.add_argument("--env", help="best and last of this environment only, such as cartpole")
+    return made
+
+
 def folder(text: str) -> Path:
     """An option that is a folder, absolute."""
     return Path(text).absolute()

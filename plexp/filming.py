@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from plexp import registry
+import numpy as np
+
 from plexp.episode_log import NAME, episode_of
 from plexp.episodes import PlayedEpisode
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.evaluation import evaluate
-from plexp.experiment import make
+from plexp.experiment import Experiment
 from plexp.film import FOLDER, extremes, film, filmed
 from plexp.interfaces import Environment
-from plexp.restored import restored
-from plexp.seeding import EpisodeSeeds
+from plexp.restored import rebuilt, restored
 from plexp.tracking_runs import KeptRun, open_run
-
-STREAM = 6
-"""Of the episodes that are played for films: neither those of training nor of any evaluation."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,15 @@ class Request:
     """Of which the best, the median and the worst are filmed."""
     episode: int | None
     """A training episode instead: the row of `episodes.csv`, from 1 on."""
+    seed: int
+    """Of these episodes."""
     sampled: bool
     """Actions are drawn from the policy, as in training; otherwise its mode is taken."""
     to: Path | None
     speed: float
     outputs: Path
     uri: str | None
+    env: str | None
 
 
 @dataclass(frozen=True)
@@ -56,56 +57,62 @@ def film_run(request: Request) -> Iterator[str]:
 
     Raises ConfigError, before anything is played, for what cannot be filmed; StoreError if the store does not answer.
     """
-    with open_run(request.run, outputs=request.outputs, uri=request.uri) as kept:
-        sheet = kept.values["env"]
-        environment = filmed(make(registry.find("env", sheet["plugin"]), sheet), sheet)
-        folder = _writable(request.to or request.outputs / FOLDER / kept.run_id)
-        takes = _of_policy(kept, environment, request) if request.episode is None else [_of_training(kept, request.episode)]
+    with open_run(request.run, outputs=request.outputs, uri=request.uri, env=request.env) as kept:
+        if request.episode is not None:
+            episode = _of_training(kept, request.episode)
+            experiment = rebuilt(kept.values, kept.newer)
+        else:
+            experiment = restored(kept.values, kept.file("agent.safetensors"), kept.newer)
+        with closing(experiment.training_env):
+            environment = filmed(experiment.environment, experiment.values["env"])
+            folder = _writable(request.to or request.outputs / FOLDER / f"{kept.name}-{kept.run_id[:8]}")
+            if request.episode is not None:
+                name = f"episode-{request.episode:06d}"
+                takes = [Take(name, f"training episode {request.episode:,}, {kept.name}", episode)]
+            else:
+                takes = _of_policy(experiment, environment, request)
         for take in takes:
             made = film(environment, take.episode, take.title, folder / take.name, request.speed)
             for file in made.files:
                 kept.log_file(file, FOLDER)
             length = len(take.episode.actions)
-            yield f"{take.title}: return {take.episode.total_reward:.1f} in {length} steps; {made.files[0]}, .gif"
+            yield f"{take.title}: return {take.episode.total_reward:.1f} in {length} steps; {made.files[0]} and .gif"
             if made.warning:
                 yield f"{take.title}: {made.warning}"
+        yield f"kept with run {kept.run_id} in {FOLDER}/; browse it with: python -m plexp ui"
 
 
-def _of_policy(kept: KeptRun, environment: Environment, request: Request) -> list[Take]:
-    """The best, the median and the worst of some episodes, which are always the same ones."""
-    experiment = restored(kept.values, kept.file("agent.safetensors"))
-    try:
-        seeds = EpisodeSeeds(kept.values["seed"], (STREAM,))
-        result = evaluate(experiment.agent, environment, seeds, request.episodes, sampled=request.sampled)
-    finally:
-        experiment.training_env.close()
+def _of_policy(experiment: Experiment, environment: Environment, request: Request) -> list[Take]:
+    """The best, the median and the worst of some episodes: those that `python -m plexp evaluate` plays with this seed."""
+    seeds = experiment.streams.later(request.seed)
+    drawn = np.random.default_rng([request.seed, experiment.values["seed"]]) if request.sampled else None
+    result = evaluate(experiment.agent, environment, seeds, request.episodes, drawn)
     assert result.played is not None, "environments of films have SAME_STEP resets"
-    how = "sampled-" if request.sampled else ""
+    name, how = ("sampled-", " sampled") if request.sampled else ("", "")
     return [
         Take(
-            f"{how}{which}-of-{request.episodes}",
-            f"{which} of {request.episodes}{' sampled' if request.sampled else ''}, {experiment.name}",
+            f"{name}{which}-of-{request.episodes}",
+            f"{which} of {request.episodes}{how}, {experiment.name}",
             result.played[place],
         )
         for which, place in extremes(result).items()
     ]
 
 
-def _of_training(kept: KeptRun, number: int) -> Take:
-    log_actions = kept.values["tracker"].get("log_actions")
-    if log_actions is not True:
-        why = "it was run with tracker.log_actions=false" if log_actions is False else "an older plexp has run it"
-        raise _no_actions(number, why)
+def _of_training(kept: KeptRun, number: int) -> PlayedEpisode:
+    if not kept.has(NAME):
+        log_actions = kept.values["tracker"].get("log_actions")
+        why = {None: "an older plexp has run it", False: "it was run with tracker.log_actions=false"}
+        raise _no_actions(number, why.get(log_actions, "it has not ended, or its episodes have no seeds (EnvPool's)"))
     try:
-        episode = episode_of(kept.file(NAME), number)
-    except FileNotFoundError:
-        raise _no_actions(number, "its episodes have no seeds of their own (EnvPool's), or it has not ended") from None
+        return episode_of(kept.file(NAME), number)
     except IndexError as error:
         cause = f"the run has {error} training episodes"
-        raise ConfigError(Problem("--episode", number, cause, f"give a row of its episodes.csv, 1 to {error}")) from None
+        raise ConfigError(
+            Problem("--episode", number, cause, f"give a row of its episodes.csv, 1 to {error}")
+        ) from None
     except ValueError as error:
         raise ConfigError(Problem("--episode", number, one_line(error), "leave it out to film the agent")) from None
-    return Take(f"episode-{number:06d}", f"training episode {number:,}", episode)
 
 
 def _no_actions(number: int, why: str) -> ConfigError:

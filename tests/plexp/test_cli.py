@@ -48,7 +48,7 @@ def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         monkeypatch.setenv(name, "")
 
     def run(*arguments: str) -> tuple[int, list[str]]:
-        given = arguments[0] in ("compare", "replay", "status", "sync", "repair")
+        given = arguments[0] in ("compare", "replay", "status", "sync", "repair", "film")
         given |= any(argument.startswith("outputs=") for argument in arguments)
         capsys.readouterr()
         status = cli.main([*arguments, *([] if given else [f"outputs={tmp_path}"])])

@@ -15,6 +15,8 @@ from plexp.composition import find_sheets_of_others
 from plexp.credentials import mask_logs
 from plexp.errors import ConfigError, StoreError
 from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
+from plexp.launchers import of_launcher
+from plexp.signals import Terminated
 from plexp.tracking_views import masked
 
 
@@ -45,15 +47,16 @@ def _experiment(arguments: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
     except KeyboardInterrupt as interrupt:
         print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
-        return TERMINATED if isinstance(interrupt, job.Terminated) else INTERRUPTED
-    except SystemExit as stop:
+        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+    except SystemExit as stop:  # of Hydra; or of Ray, which takes SIGTERM for itself
+        sweeps.end_jobs()
         return stop.code if isinstance(stop.code, int) else USAGE
     except ConfigError as error:
         print(error, file=sys.stderr)
         return USAGE
     except Exception as error:
-        if type(error).__name__ == "TerminatedWorkerError":  # of joblib
-            print("a worker of the sweep was killed (out of memory?), and the others with it", file=sys.stderr)
+        if (said := of_launcher(error)) is not None:
+            print(masked(said), file=sys.stderr)
             return FAILED
         problem = explain(error, arguments)
         if problem is None:

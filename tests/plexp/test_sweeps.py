@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from plexp import sweeps
-from plexp.job import Terminated
+from plexp.signals import Terminated
 from plexp.run_folder import RunFolder, state_folder
 
 NAME = "2026-11-22_21-23-55"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from plexp.credentials import mask_logs
 from plexp.errors import ConfigError, StoreError
 from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
 from plexp.launchers import of_launcher
-from plexp.signals import Terminated
+from plexp.signals import Terminated, interrupted
 from plexp.tracking_views import masked
 
 
@@ -46,10 +47,12 @@ def _experiment(arguments: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
     except KeyboardInterrupt as interrupt:
-        print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
-        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
-    except SystemExit as stop:  # of Hydra; or of Ray, which takes SIGTERM for itself
-        sweeps.end_jobs()
+        return _say_interrupted(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == signal.SIGTERM and sweeps.running.folder is not None:  # of Ray, which takes it for itself
+            interrupted(signal.SIGTERM)
+            sweeps.end_jobs()
+            return _say_interrupted(TERMINATED)
         return stop.code if isinstance(stop.code, int) else USAGE
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -68,6 +71,11 @@ def _experiment(arguments: list[str]) -> int:
             job.status = _report(sweeps.running.folder, sweeps.running.outputs)
         sweeps.end()
     return job.status
+
+
+def _say_interrupted(status: int) -> int:
+    print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
+    return status
 
 
 def _report(folder: Path, outputs: str) -> int:

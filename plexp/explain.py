@@ -108,8 +108,9 @@ def _unknown_key(typed: str, missing: str, arguments: list[str]) -> Problem:
     if isinstance(found, DictConfig):
         return Problem(key, ..., f"{section} does not have it yet", f"give +{key}=… to add it")
     if section.startswith("hydra"):
-        keys = _dotted(OmegaConf.to_container(hydra_configuration(*single), resolve=False), "hydra.")
-        return Problem(key, ..., "there is no such key", nearest(key, [k for k in keys if k.startswith(section)]))
+        of_hydra = OmegaConf.to_container(hydra_configuration(*single), resolve=False)
+        near = [each for each in _dotted(of_hydra, "hydra.") if each.startswith(section)]
+        return Problem(key, ..., "there is no such key", nearest(key, near))
     keys = list(_dotted(values))
     groups = sorted({folder.name for root in conf_folders() for folder in root.iterdir() if folder.is_dir()})
     close = nearest(key, [*keys, *groups])

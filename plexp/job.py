@@ -85,9 +85,9 @@ def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     """Do what is to be done of this job; what came of it."""
     sweep = ""
     if in_sweep:
-        folder = Path(HydraConfig.get().sweep.dir)
-        sweep = folder.name
-        if problem := problem_of_host(sweep_record(folder), cfg.outputs, cfg.tracker.uri):
+        place = Path(HydraConfig.get().sweep.dir)
+        sweep = place.name
+        if problem := problem_of_host(sweep_record(place), cfg.outputs, cfg.tracker.uri):
             raise ConfigError(problem)
     registry.check_sheets(OmegaConf.to_container(HydraConfig.get().runtime.choices))  # type: ignore[arg-type]
     before = None

@@ -28,7 +28,9 @@ def problem_of(launcher: Mapping[str, Any], choice: str, uri: str | None) -> Pro
         return Problem("hydra/launcher", choice, cause, command)
     if found[1] == "hydra_submitit_launcher" and uri is not None and _has_password(uri):
         cause = "submitit writes the jobs' command line to disk, and a password is written nowhere"
-        return Problem("tracker.uri", "***", cause, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.pgpass")
+        return Problem(
+            "tracker.uri", "***", cause, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.pgpass"
+        )
     return None
 
 
@@ -81,4 +83,3 @@ def _is_installed(package: str) -> bool:
 def _has_password(uri: str) -> bool:
     parts = urlsplit(uri)
     return parts.password is not None or "password=" in parts.query
-

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -31,6 +32,7 @@ def interrupted(number: int) -> KeyboardInterrupt:
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, lambda *_: None)  # not SIG_IGN: of a signal on its way Python would print a traceback
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.alarm(0)  # of Ray's own handler in C, which lets Python's have the signal, but aborts the process 3 s later
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
 
 
@@ -43,6 +45,11 @@ def listen(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     return {number: signal.signal(number, handler) for number in heard}
 
 
+def _warned(launcher: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
+    interrupted(number)
+    raise Preempted(partial(launcher, number, frame))
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """SIGTERM, Ctrl-C, a closed terminal and a scheduler's warning raise, so that the run is closed as KILLED."""
@@ -50,16 +57,12 @@ def interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise interrupted(number)
 
-    def warned(number: int, frame: FrameType | None) -> None:
-        interrupted(number)
-        raise Preempted(lambda: launcher(number, frame))
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before, launcher = listen(interrupt), signal.getsignal(WARNING)
     if callable(launcher):  # only where a launcher listens to it
-        before[WARNING] = signal.signal(WARNING, warned)
+        before[WARNING] = signal.signal(WARNING, partial(_warned, launcher))
     try:
         yield
     finally:

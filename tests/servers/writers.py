@@ -71,9 +71,8 @@ def main() -> int:
         with store(options.store, folder, options.workers) as uri:
             done = write_at_once(uri, folder / "writers", options.writers, options.points)
             rate = options.writers * options.points / done.seconds
-            print(
-                f"{options.store}: {options.writers} writers x {options.points} points: {done.seconds:.1f} s, {rate:,.0f} points/s"
-            )
+            size = f"{options.writers} writers x {options.points} points"
+            print(f"{options.store}: {size}: {done.seconds:.1f} s, {rate:,.0f} points/s")
             print(f"{done}", flush=True)
             if options.runs:
                 print(sweep(uri, folder / "sweep", options.runs))

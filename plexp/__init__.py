@@ -31,8 +31,15 @@ def _packages() -> list[Path]:
     return [Path(folder) for spec in found for folder in spec.submodule_search_locations or ()]
 
 
-# `plexp.plugins` is a namespace package that merges the `plugins/` of these folders, so that a plugin has one importable
-# name in a checkout, an editable install, a wheel and every worker process.
-for _folder in plugin_folders():
-    if (_folder / "plugins").is_dir() and str(_folder) not in __path__:
-        __path__.append(str(_folder))
+def find_plugins() -> None:
+    """Merge the `plugins/` of these folders into the namespace package `plexp.plugins`.
+
+    So a plugin has one importable name in a checkout, an editable install, a wheel and every worker process. Called again
+    where a job comes to the folder of its command.
+    """
+    for folder in plugin_folders():
+        if (folder / "plugins").is_dir() and str(folder) not in __path__:
+            __path__.append(str(folder))
+
+
+find_plugins()

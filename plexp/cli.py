@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from plexp.composition import find_sheets_of_others
 from plexp.credentials import mask_logs
 from plexp.errors import ConfigError, StoreError
 from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
+from plexp.launchers import of_launcher
+from plexp.signals import Terminated, interrupted
 from plexp.tracking_views import masked
 
 
@@ -44,16 +47,19 @@ def _experiment(arguments: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
     except KeyboardInterrupt as interrupt:
-        print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
-        return TERMINATED if isinstance(interrupt, job.Terminated) else INTERRUPTED
+        return _say_interrupted(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
     except SystemExit as stop:
+        if stop.code == signal.SIGTERM and sweeps.running.folder is not None:  # of Ray, which takes it for itself
+            interrupted(signal.SIGTERM)
+            sweeps.end_jobs()
+            return _say_interrupted(TERMINATED)
         return stop.code if isinstance(stop.code, int) else USAGE
     except ConfigError as error:
         print(error, file=sys.stderr)
         return USAGE
     except Exception as error:
-        if type(error).__name__ == "TerminatedWorkerError":  # of joblib
-            print("a worker of the sweep was killed (out of memory?), and the others with it", file=sys.stderr)
+        if (said := of_launcher(error)) is not None:
+            print(masked(said), file=sys.stderr)
             return FAILED
         problem = explain(error, arguments)
         if problem is None:
@@ -65,6 +71,11 @@ def _experiment(arguments: list[str]) -> int:
             job.status = _report(sweeps.running.folder, sweeps.running.outputs)
         sweeps.end()
     return job.status
+
+
+def _say_interrupted(status: int) -> int:
+    print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
+    return status
 
 
 def _report(folder: Path, outputs: str) -> int:

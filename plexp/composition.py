@@ -8,6 +8,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -26,16 +27,23 @@ class UserConf(SearchPathPlugin):
 
 
 def find_sheets_of_others() -> None:
-    """From now on Hydra does."""
+    """From now on Hydra does; and of the launchers it takes plexp's sheets, which begin with the plugin's own.
+
+    Two sheets of one name Hydra would merge by itself, with a warning that it will not go on doing so.
+    """
     Plugins.instance().register(UserConf)
+    known = ConfigStore.instance().repo["hydra"]
+    for sheet in (CONF / "hydra" / "launcher").glob("*.yaml"):
+        if (of_plugin := known["launcher"].pop(sheet.name, None)) is not None:
+            known.setdefault("launcher_schema", {})[sheet.name] = of_plugin
 
 
-def compose(*overrides: str) -> DictConfig:
+def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
     """What a command line with these overrides runs. Raises what Hydra raises for what it cannot compose."""
     find_sheets_of_others()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose("config", overrides=list(overrides))
+        return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 def changed(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -65,3 +73,9 @@ def composed(*overrides: str) -> dict[str, Any]:
         raise ConfigError(problem) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def hydra_configuration(*overrides: str) -> DictConfig:
+    """Hydra's own part of it: the section `hydra`."""
+    found: DictConfig = compose(*overrides, with_hydra=True).hydra
+    return found

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plexp import commands, conf_folders, registry
-from plexp.composition import compose
+from plexp.composition import compose, hydra_configuration
 from plexp.errors import Problem, nearest
 
 
@@ -33,6 +33,9 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
             )
         case HydraException() if found := re.match(r"Could not override '([^']+)'", text):
             return _unknown_key(found[1], str(getattr(error.__cause__, "full_key", "")), arguments)
+        case HydraException() if found := re.match(r"Error merging override ([^=]+)=(.*)", text):
+            said = str(error.__cause__).partition("\n")[0]
+            return Problem(found[1], found[2], said, "see python -m plexp --cfg hydra")
         case HydraException() if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'", text):
             return Problem(found[1], found[2], "several values make a sweep", "add -m for a sweep, or [a,b] for a list")
         case HydraException():
@@ -64,11 +67,13 @@ def _raised_in(error: BaseException) -> str:
 
 
 def _missing_option(text: str) -> Problem:
-    found = re.search(r"In '([^']+/[^']+)'", text) or re.search(r"Could not (?:find|load) '([^']+)'", text)
+    found = re.search(r"Could not (?:find|load) '([^']+)'", text) or re.search(r"In '([^']+/[^']+)'", text)
     if not found:
         return Problem("configuration", ..., text, "see python -m plexp --help")
-    group, _, option = found[1].partition("/")
-    options = sorted({file.stem for root in conf_folders() for file in (root / group).glob("*.yaml")})
+    group, _, option = found[1].rpartition("/")
+    sheets = {file.stem for root in conf_folders() for file in (root / group).glob("*.yaml")}
+    known = re.search(r"Available options in '[^']+': (.*)", text)  # Hydra's own, such as the launcher basic
+    options = sorted(sheets | set(known[1].split() if known and group.startswith("hydra/") else []))
     if group in registry.GROUPS and (files := registry.files_of(group, option)):
         sheet = files[0].parents[2] / "conf" / group / f"{option}.yaml"
         return Problem(
@@ -102,6 +107,10 @@ def _unknown_key(typed: str, missing: str, arguments: list[str]) -> Problem:
         return Problem(key, ..., "there is no such key", nearest(name, sorted(map(str, found))))
     if isinstance(found, DictConfig):
         return Problem(key, ..., f"{section} does not have it yet", f"give +{key}=… to add it")
+    if section.startswith("hydra"):
+        of_hydra = OmegaConf.to_container(hydra_configuration(*single), resolve=False)
+        near = [each for each in _dotted(of_hydra, "hydra.") if each.startswith(section)]
+        return Problem(key, ..., "there is no such key", nearest(key, near))
     keys = list(_dotted(values))
     groups = sorted({folder.name for root in conf_folders() for folder in root.iterdir() if folder.is_dir()})
     close = nearest(key, [*keys, *groups])

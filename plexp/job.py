@@ -6,15 +6,11 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -22,10 +18,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import plexp
 from plexp import registry, resume
 from plexp.credentials import mask_logs, mask_written
 from plexp.errors import ConfigError, EnvironmentFault, Problem, StoreError, TrainingError, nearest, one_line
+from plexp.launchers import IN_TURN, problem_of_host
 from plexp.outcome import Outcome, objective, verdict
+from plexp.signals import Preempted, interruptible
+from plexp.status import sweep_record
 from plexp.tracking_views import masked
 
 if TYPE_CHECKING:
@@ -34,13 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("plexp")
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 status = OK
 """Exit status of the last job in this process."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, or SIGHUP."""
 
 
 def task(cfg: DictConfig) -> float | None:
@@ -52,17 +47,23 @@ def task(cfg: DictConfig) -> float | None:
     logging.raiseExceptions = False  # a log file that cannot be written is no reason for a traceback
     mask_logs()
     mask_written(folder)
+    if home := os.environ.get("PLEXP_FOLDER"):
+        _go_to(Path(home))
     result: dict[str, Any] = {"job": hydra_config.job.num if in_sweep else 0, "overrides": _overrides()}
     started = time.time()
     try:
-        with _interruptible():
+        with interruptible():
             result |= {"status": "FINISHED", **_job(cfg, in_sweep)}
         if result["objective"] is None:
             remedy = nearest(cfg.objective, result["logged"])
             raise ConfigError(Problem("objective", cfg.objective, "this run logged no such metric", remedy))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         result |= {"status": "KILLED"}
-        raise
+        if isinstance(interrupt, Preempted):
+            with suppress(Exception):  # of submitit, where the job may not be queued again; where it is, it ends here
+                interrupt.hand_on()
+        elif not in_sweep or hydra_config.launcher._target_.endswith(IN_TURN):
+            raise
     except Exception as error:
         status, lines = _say(error)
         refused = status == USAGE and "run_id" not in result
@@ -82,7 +83,12 @@ def task(cfg: DictConfig) -> float | None:
 
 def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
     """Do what is to be done of this job; what came of it."""
-    sweep = os.environ.get("PLEXP_SWEEP") or Path(HydraConfig.get().sweep.dir).name if in_sweep else ""
+    sweep = ""
+    if in_sweep:
+        place = Path(HydraConfig.get().sweep.dir)
+        sweep = place.name
+        if problem := problem_of_host(sweep_record(place), cfg.outputs, cfg.tracker.uri):
+            raise ConfigError(problem)
     registry.check_sheets(OmegaConf.to_container(HydraConfig.get().runtime.choices))  # type: ignore[arg-type]
     before = None
     with suppress(OmegaConfBaseException, KeyError, TypeError):  # of which `build` will say more
@@ -99,6 +105,13 @@ def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
         if (record := folder.record()) is not None and record.run_id is None:
             shutil.rmtree(folder.path, ignore_errors=True)  # the store refused it: there never was a run
         folder.release()
+
+
+def _go_to(home: Path) -> None:
+    """To the folder of the command, where this host has it: for relative paths, and the plugins and sheets there."""
+    if home != Path.cwd() and home.is_dir():
+        os.chdir(home)
+        plexp.find_plugins()
 
 
 def _finished_before(cfg: DictConfig, folder: RunFolder, record: Record, sweep: str) -> dict[str, Any]:
@@ -205,38 +218,3 @@ def _evidence(error: Exception, cfg: DictConfig, folder: Path) -> str:
         return shown
     except OSError as full:
         return f" (no traceback: {full.strerror})"
-
-
-def interrupted(number: int) -> KeyboardInterrupt:
-    """What a signal raises. From now on only another Ctrl-C disturbs what is being written."""
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, lambda *_: None)  # not SIG_IGN: of a signal on its way Python would print a traceback
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
-
-
-def listen(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Give SIGTERM, Ctrl-C and a closed terminal to this handler, but for those that are ignored, as by nohup.
-
-    Returns the handlers of before.
-    """
-    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in heard}
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM, Ctrl-C and a closed terminal raise, so that the run is closed as KILLED."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise interrupted(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = listen(interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

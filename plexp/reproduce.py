@@ -55,10 +55,9 @@ class Reproduction:
         parts = f"{self.numbers:,} numbers, {self.episodes:,} episodes and {self.tensors} tensors of weights"
         if self.identical:
             return [f"identical: {parts}, bit for bit", *(f"although {each}" for each in self.changes)]
-        others = self.changes or [
-            "nothing that is recorded differs: versions, machine, commit and plugins are the same"
-        ]
-        return [f"differs: {self.differences[0]}", *self.differences[1:20], *(f"since {each}" for each in others)]
+        others = [f"note that {each}" for each in self.changes]
+        others = others or ["versions, machine, commit and plugins are those of then"]
+        return [f"differs: {self.differences[0]}", *self.differences[1:20], *others]
 
 
 def reproduce(run: KeptRun, console: Console, *, to_the_end: bool = False) -> Reproduction:

@@ -88,7 +88,7 @@ def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
     _reasons(rows, console)
     complete = all(row.status == "FINISHED" for row in rows)
     if not complete:
-        command = f"python -m plexp {shlex.join(_sweep(folder).get('arguments', ['-m', '…']))}"
+        command = f"python -m plexp {shlex.join(sweep_record(folder).get('arguments', ['-m', '…']))}"
         console.print(
             f"{_counts(rows)}; the same command does what is missing: {command}", highlight=False, soft_wrap=True
         )
@@ -97,7 +97,7 @@ def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
 
 def rows_of(folder: Path, runs: Runs) -> list[Row]:
     """Every job of a sweep."""
-    jobs, results = _sweep(folder).get("jobs"), _results(folder)
+    jobs, results = sweep_record(folder).get("jobs"), _results(folder)
     # in the order of their starts, so that the last one of a job counts
     mine = {record.sweeps[folder.name]: (run, record) for run, record in runs if folder.name in record.sweeps}
     rows = []
@@ -178,7 +178,8 @@ def _counts(rows: Sequence[Row]) -> str:
     return f"of {len(rows)} jobs " + ", ".join(f"{counts[name]} {name.lower()}" for name in order if counts[name])
 
 
-def _sweep(folder: Path) -> dict[str, Any]:
+def sweep_record(folder: Path) -> dict[str, Any]:
+    """What a sweep's folder says of it; empty where it says nothing."""
     with suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads((folder / FILE).read_text())
         return found

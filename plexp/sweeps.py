@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,14 +19,17 @@ from typing import IO, Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from plexp.credentials import mask_written
 from plexp.errors import ConfigError, Problem
 from plexp.identity import sweep_identity
-from plexp.job import interrupted, listen
+from plexp.job import USAGE
+from plexp.launchers import problem_of
 from plexp.run_folder import every, state_folder
+from plexp.signals import interrupted, listen
 from plexp.status import FILE, is_complete
 from plexp.tracking_views import masked
 
@@ -65,18 +69,38 @@ class SweepRecord(Callback):
     """Notes what the jobs of a sweep are before they begin; hands an interrupt on to those that run."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
+        try:
+            self._begin(config)
+        except ConfigError as error:  # of which Hydra would make a warning
+            print(error, file=sys.stderr)
+            raise SystemExit(USAGE) from None
+
+    def _begin(self, config: DictConfig) -> None:
+        folder = Path(config.hydra.sweep.dir).absolute()
+        choice = str(config.hydra.runtime.choices.get("hydra/launcher"))
+        if (problem := problem_of(config.hydra.launcher, choice, config.tracker.uri)) is not None:
+            raise ConfigError(problem)
         folder.mkdir(parents=True, exist_ok=True)
         running.folder, running.outputs = folder, str(config.outputs)
         running.lock = _locked(folder)
+        # with these every job is composed, wherever it runs: its folder, and the one that the command was given in
+        handed_on = {"hydra.sweep.dir": folder, "++hydra.job.env_set.PLEXP_FOLDER": Path.cwd()}
+        with open_dict(config.hydra.overrides):
+            config.hydra.overrides.hydra += [f"{key}={_quoted(value)}" for key, value in handed_on.items()]
         arguments = json.loads(os.environ["PLEXP_ARGUMENTS"])
         record = {
             "identity": sweep_identity(_plain(arguments)),
+            "host": platform.node(),
             "arguments": [masked(argument) for argument in arguments],
             "jobs": _jobs(config),
         }
         (folder / FILE).write_text(json.dumps(record, indent=1))
         listen(_interrupt)
+
+
+def _quoted(path: Path) -> str:
+    """As Hydra's command line takes it, whatever is in it."""
+    return QuotedString(str(path).replace("${", r"\${"), Quote.single).with_quotes()
 
 
 def end() -> None:
@@ -111,9 +135,17 @@ def _locked(folder: Path) -> IO[str]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Let the jobs in other processes of this host write their checkpoints, then raise here."""
+    """End the jobs, then raise here."""
     exception = interrupted(number)
-    name = running.folder.name if running.folder else ""
+    end_jobs()
+    raise exception
+
+
+def end_jobs() -> None:
+    """Let the jobs of this sweep in other processes of this host write their checkpoints and end."""
+    if running.folder is None:
+        return
+    name = running.folder.name
     jobs = [
         (folder, record.pid)
         for folder, record in every(state_folder(running.outputs))
@@ -125,7 +157,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     until = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < until and any(folder.alive() for folder, _ in jobs):
         time.sleep(0.05)
-    raise exception
 
 
 def _outputs(arguments: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from mlflow import MlflowClient, MlflowException
     from mlflow.entities import LoggedModelOutput, Metric, Param, Run
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from sqlalchemy import Engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from plexp.errors import Problem, StoreError
@@ -48,6 +48,8 @@ def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
             problem = Problem("outputs", outputs, cause(error), "choose a folder that can be written and has space")
         else:
             remedy = "start or mend it, or set tracker.uri=null to write to the folder outputs"
+            if isinstance(error, ModuleNotFoundError) and "psycopg" in str(error.name):
+                remedy = 'pip install "plexp[postgresql]"'
             problem = Problem("tracker.uri", masked(uri), cause(error), remedy)
         raise StoreError(str(problem)) from None  # the chain would print the credentials
 
@@ -68,6 +70,8 @@ def connect(uri: str, outputs: Path) -> MlflowClient:
             )
             raise StoreError(str(problem))
         _create_database(Path(make_url(uri).database or ""), outputs)
+    elif not uri.startswith("http"):
+        _reach(uri)
     client = MlflowClient(uri)
     patient = {key: os.environ[key] for key in os.environ if key.startswith("MLFLOW_HTTP_REQUEST_")}
     os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
@@ -76,6 +80,17 @@ def connect(uri: str, outputs: Path) -> MlflowClient:
     finally:
         os.environ |= patient
     return client
+
+
+def _reach(uri: str) -> None:
+    """Connect to a database once, for at most 4 s: MLflow itself tries for hours, and logs the password's refusal each time."""
+    address = make_url(uri)
+    limited = "psycopg" in address.drivername or address.drivername == "postgresql"
+    engine = create_engine(address, connect_args={"connect_timeout": 4} if limited else {})
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def experiment_id(client: MlflowClient, uri: str, outputs: Path, name: str) -> str:

@@ -25,6 +25,7 @@ if str(CHECKOUT) not in sys.path:  # for `tests.environments`, also where pytest
 
 import tests.environments  # noqa: E402, F401
 from plexp import CONF  # noqa: E402
+from plexp.composition import find_sheets_of_others  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    find_sheets_of_others()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra_compose("config", overrides=list(overrides))
 

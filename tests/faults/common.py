@@ -26,9 +26,8 @@ def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     """`python -m plexp` in a process group of its own."""
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     kept = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    return subprocess.Popen(
-        [sys.executable, "-m", "plexp", *arguments], env=environment, cwd=CHECKOUT, **kept | options
-    )
+    command = [sys.executable, "-m", "plexp", *arguments]
+    return subprocess.Popen(command, **{"env": environment, "cwd": CHECKOUT, **kept, **options})
 
 
 def finish(arguments: Sequence[str], seconds: float = 600.0, **options: Any) -> tuple[int, str]:

@@ -64,6 +64,7 @@ class FakeDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def dispatch(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Do it in main memory. Raises RuntimeError where tensors of two devices meet."""
     found: list[Tensor] = []
     tree_map(lambda x: found.append(x) if isinstance(x, Tensor) else None, (args, kwargs))
     elsewhere = any(isinstance(x, Elsewhere) for x in found)

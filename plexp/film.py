@@ -133,18 +133,20 @@ def _batch(env: Any, action: Array) -> Array:
 
 def middle(result: EvaluationResult) -> int:
     """The median episode; of an even number the lower of the two."""
-    return int(np.argsort(result.returns, kind="stable")[(len(result.returns) - 1) // 2])
+    return _ordered(result)[(len(result.returns) - 1) // 2]
 
 
 def extremes(result: EvaluationResult) -> dict[str, int]:
-    """The best, the median and the worst of these episodes, each once."""
-    best, worst = int(result.returns.argmax()), int(result.returns.argmin())
-    found = {"best": best, "median": middle(result), "worst": worst}
-    chosen: dict[str, int] = {}
-    for name in ("best", "worst", "median"):
-        if found[name] not in chosen.values():
-            chosen[name] = found[name]
-    return {name: chosen[name] for name in found if name in chosen}
+    """The best, the median and the worst of these episodes: three, if there are so many, also if they paid the same."""
+    order = _ordered(result)
+    found = {"best": order[-1], "median": middle(result), "worst": order[0]}
+    names = {1: ("best",), 2: ("best", "worst")}.get(len(order), tuple(found))
+    return {name: found[name] for name in names}
+
+
+def _ordered(result: EvaluationResult) -> list[int]:
+    """By their returns, the worst first."""
+    return [int(place) for place in np.argsort(result.returns, kind="stable")]
 
 
 class LogFile(Protocol):

@@ -133,12 +133,14 @@ def test_an_episode_that_does_not_replay_is_said_in_its_caption(
     [
         ([3, 1, 2], {"best": 0, "median": 2, "worst": 1}),
         ([4, 1, 2, 3], {"best": 0, "median": 2, "worst": 1}),
-        ([5, 5, 5], {"best": 0, "median": 1}),
+        ([5, 5, 5], {"best": 2, "median": 1, "worst": 0}),
         ([2, 1], {"best": 0, "worst": 1}),
         ([7], {"best": 0}),
     ],
 )
-def test_the_best_the_median_and_the_worst_each_once(returns: list[float], expected: dict[str, int]) -> None:
+def test_the_best_the_median_and_the_worst_are_three_also_if_they_paid_the_same(
+    returns: list[float], expected: dict[str, int]
+) -> None:
     result = EvaluationResult(np.array(returns, np.float64), np.ones(len(returns), np.int64))
     assert extremes(result) == expected and list(extremes(result)) == list(expected)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from plexp.credentials import mask_logs
 from plexp.errors import ConfigError, StoreError
 from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
 from plexp.launchers import of_launcher
-from plexp.signals import Terminated, interrupted
+from plexp.signals import Terminated
 from plexp.tracking_views import masked
 
 
@@ -47,12 +46,9 @@ def _experiment(arguments: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
     except KeyboardInterrupt as interrupt:
-        return _say_interrupted(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
+        print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
+        return TERMINATED if isinstance(sweeps.running.interrupt or interrupt, Terminated) else INTERRUPTED
     except SystemExit as stop:
-        if stop.code == signal.SIGTERM and sweeps.running.folder is not None:  # of Ray, which takes it for itself
-            interrupted(signal.SIGTERM)
-            sweeps.end_jobs()
-            return _say_interrupted(TERMINATED)
         return stop.code if isinstance(stop.code, int) else USAGE
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -71,11 +67,6 @@ def _experiment(arguments: list[str]) -> int:
             job.status = _report(sweeps.running.folder, sweeps.running.outputs)
         sweeps.end()
     return job.status
-
-
-def _say_interrupted(status: int) -> int:
-    print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
-    return status
 
 
 def _report(folder: Path, outputs: str) -> int:

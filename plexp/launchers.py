@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import re
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution, requires
 from typing import Any
 from urllib.parse import urlsplit
 
-from plexp.errors import Problem, one_line
+from plexp.errors import ConfigError, Problem, one_line
 
 IN_TURN = ("BasicLauncher", "JoblibLauncher")
 """Launchers whose processes do one job after another; in those of the others, an interrupt is the end of one job alone."""
@@ -46,6 +47,25 @@ def problem_of_host(sweep: Mapping[str, Any], outputs: str, uri: str | None) -> 
     if (uri is None or uri.startswith("sqlite:")) and here != there:
         return Problem("tracker.uri", uri, f"the file of {there} cannot be written from {here} as well", remedy)
     return None
+
+
+def begin(launcher: Mapping[str, Any]) -> None:
+    """Start Ray, or join its cluster, where that is the launcher, which then finds it running.
+
+    Ray takes SIGTERM for itself when it begins, so whoever wants to hear it listens after this. Raises ConfigError.
+    """
+    if ".ray_launcher." not in str(launcher["_target_"]):
+        return
+    options = launcher["ray"]["init"]
+    try:
+        if head := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", str(options.get("address"))):
+            socket.create_connection((head[1], int(head[2])), 4).close()  # Ray itself tries for minutes
+        import ray
+
+        ray.init(**options)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        key, remedy = "hydra.launcher.ray.init.address", "see what ray status says on the head of the cluster"
+        raise ConfigError(Problem(key, options.get("address"), one_line(error)[:240], remedy)) from None
 
 
 def of_launcher(error: BaseException) -> str | None:

@@ -21,13 +21,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from plexp import launchers
 from plexp.credentials import mask_written
 from plexp.errors import ConfigError, Problem
 from plexp.identity import sweep_identity
 from plexp.job import USAGE
-from plexp.launchers import problem_of
 from plexp.run_folder import every, state_folder
 from plexp.signals import interrupted, listen
 from plexp.status import FILE, is_complete
@@ -45,6 +45,8 @@ class _Running:
     folder: Path | None = None
     outputs: str = "outputs"
     lock: IO[str] | None = None
+    interrupt: KeyboardInterrupt | None = None
+    """What ended it: Ray makes a plain KeyboardInterrupt of any."""
 
 
 running = _Running()
@@ -73,12 +75,14 @@ class SweepRecord(Callback):
             self._begin(config)
         except ConfigError as error:  # of which Hydra would make a warning
             print(error, file=sys.stderr)
+            end()
             raise SystemExit(USAGE) from None
 
     def _begin(self, config: DictConfig) -> None:
         folder = Path(config.hydra.sweep.dir).absolute()
+        launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
         choice = str(config.hydra.runtime.choices.get("hydra/launcher"))
-        if (problem := problem_of(config.hydra.launcher, choice, config.tracker.uri)) is not None:
+        if problem := launchers.problem_of(launcher, choice, config.tracker.uri):
             raise ConfigError(problem)
         folder.mkdir(parents=True, exist_ok=True)
         running.folder, running.outputs = folder, str(config.outputs)
@@ -95,6 +99,7 @@ class SweepRecord(Callback):
             "jobs": _jobs(config),
         }
         (folder / FILE).write_text(json.dumps(record, indent=1))
+        launchers.begin(launcher)
         listen(_interrupt)
 
 
@@ -107,7 +112,7 @@ def end() -> None:
     """The sweep of this process is over."""
     if running.folder is not None:
         mask_written(running.folder)
-    running.folder = None
+    running.folder = running.interrupt = None
     if running.lock is not None:
         running.lock.close()
         running.lock = None
@@ -136,9 +141,9 @@ def _locked(folder: Path) -> IO[str]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """End the jobs, then raise here."""
-    exception = interrupted(number)
+    running.interrupt = interrupted(number)
     end_jobs()
-    raise exception
+    raise running.interrupt
 
 
 def end_jobs() -> None:

@@ -15,6 +15,7 @@ from plexp.composition import find_sheets_of_others
 from plexp.credentials import mask_logs
 from plexp.errors import ConfigError, StoreError
 from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
+from plexp.signals import Terminated
 from plexp.tracking_views import masked
 
 
@@ -45,7 +46,7 @@ def _experiment(arguments: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
     except KeyboardInterrupt as interrupt:
         print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
-        return TERMINATED if isinstance(interrupt, job.Terminated) else INTERRUPTED
+        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
     except ConfigError as error:

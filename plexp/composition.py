@@ -11,6 +11,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 
 from plexp import CONF, conf_folders
+from plexp.optuna_sweeper import OptunaSweeper
 
 
 class UserConf(SearchPathPlugin):
@@ -24,6 +25,7 @@ class UserConf(SearchPathPlugin):
 def find_sheets_of_others() -> None:
     """From now on Hydra does."""
     Plugins.instance().register(UserConf)
+    Plugins.instance().register(OptunaSweeper)
 
 
 def compose(*overrides: str) -> DictConfig:

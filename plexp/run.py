@@ -16,15 +16,16 @@ from rich.console import Console
 
 from plexp import checkpoint, results
 from plexp.callback_plugins import CallbackPlugins
-from plexp.callbacks import Evaluator, ProgressBar, Recorder
+from plexp.callbacks import Evaluator, ProgressBar, Pruning, Recorder
 from plexp.checkpointer import Checkpointer, Pulse
-from plexp.errors import EnvironmentFault, Problem, StoreError, TrainingError, is_full, one_line
+from plexp.errors import EnvironmentFault, Problem, Pruned, StoreError, TrainingError, is_full, one_line
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
 from plexp.interfaces import Stateful
 from plexp.outcome import Outcome
 from plexp.provenance import provenance
 from plexp.run_folder import RunFolder
+from plexp.search_part import Judge
 from plexp.tracking import Status, Tracker
 from plexp.tracking_settle import settle
 from plexp.tracking_views import masked
@@ -33,20 +34,34 @@ from plexp.trainer import Callback, Progress
 log = logging.getLogger("plexp")
 
 
-def run(experiment: Experiment, tags: Mapping[str, str], console: Console, folder: RunFolder) -> Outcome:
-    """Train to the end: FINISHED, KILLED by Ctrl-C or SIGTERM, or FAILED with the traceback.
+def run(
+    experiment: Experiment,
+    tags: Mapping[str, str],
+    console: Console,
+    folder: RunFolder,
+    judge: Judge | None = None,
+) -> Outcome:
+    """Train to the end: FINISHED, KILLED by Ctrl-C, SIGTERM or its search, or FAILED with the traceback.
 
-    A folder with a checkpoint goes on from there, in the same MLflow run. Its lock must be held. Raises StoreError, before
-    any run exists, if the store cannot be reached; TrainingError if the training cannot go on.
+    judge: of the search that it belongs to; its verdict is raised as Pruned. A folder with a checkpoint goes on from there,
+    in the same MLflow run. Its lock must be held. Raises StoreError, before any run exists, if the store cannot be reached;
+    TrainingError if the training cannot go on.
     """
     with closing(experiment.training_env):
-        return Run(experiment, tags, console, folder).train()
+        return Run(experiment, tags, console, folder, judge).train()
 
 
 class Run:
     """An experiment, its record in MLflow and its folder."""
 
-    def __init__(self, experiment: Experiment, tags: Mapping[str, str], console: Console, folder: RunFolder) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        tags: Mapping[str, str],
+        console: Console,
+        folder: RunFolder,
+        judge: Judge | None = None,
+    ) -> None:
         values = experiment.values
         uri, outputs = values["tracker"]["uri"], Path(values["outputs"]).absolute()
         recorded = {**values, "tracker": {**values["tracker"], "uri": uri and masked(uri)}}
@@ -73,6 +88,7 @@ class Run:
             self._play, tracker.log, solved_return=experiment.environment.solved_return, **values["evaluation"]
         )
         self.recorder = Recorder(tracker.log, values["tracker"]["every"])
+        self.pruning = [] if judge is None else [Pruning(judge, self.evaluator)]
         self.bar = ProgressBar(experiment.name, self.evaluator, console)
         self.progress = Progress(profile=experiment.trainer.profile)
         self.plugins = CallbackPlugins(experiment.callbacks, self.evaluator, tracker.log, tracker.set_tags)
@@ -85,7 +101,8 @@ class Run:
         """Go on from the last checkpoint, if there is one, to the end."""
         try:
             self._take_up()
-            callbacks: list[Callback] = [self.recorder, self.evaluator, self.plugins, self.bar, Pulse(self.folder)]
+            callbacks: list[Callback] = [self.recorder, self.evaluator, *self.pruning, self.plugins, self.bar]
+            callbacks += [Pulse(self.folder)]
             callbacks += [] if self.parts is None else [self.checkpointer]
             try:
                 self.experiment.trainer.run(callbacks, self.progress)
@@ -97,6 +114,12 @@ class Run:
         except KeyboardInterrupt:
             self._save()
             self._close("KILLED", [])
+            raise
+        except Pruned as pruned:
+            self.tracker.set_tags({"pruned": str(pruned)})
+            self.tracker.log_text(self.recorder.episodes_as_csv(), "episodes.csv")
+            self._close("KILLED", [], pruned=str(pruned))
+            checkpoint.remove(self.folder.checkpoints)
             raise
         except BaseException as error:
             self._fail(error)

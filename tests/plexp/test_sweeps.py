@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from plexp import sweeps
-from plexp.job import Terminated
 from plexp.run_folder import RunFolder, state_folder
+from plexp.signals import Terminated
 
 NAME = "2026-11-22_21-23-55"
 Other = Callable[..., subprocess.Popen[str]]

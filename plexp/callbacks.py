@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from plexp.errors import Pruned
 from plexp.evaluation import EvaluationResult
 from plexp.trainer import Progress
 from plexp.types import Metrics
@@ -175,6 +176,24 @@ class Evaluator:
         if solved and self.solved_at is None:
             self.solved_at = points[0]
             progress.stopped |= self.stop_when_solved
+
+
+class Pruning:
+    """Raises Pruned when the search to which a run belongs gives it up, at one of its evaluations."""
+
+    def __init__(self, judge: Callable[[Sequence[tuple[int, float]], float], str | None], evaluator: Evaluator) -> None:
+        self.judge, self.evaluator, self.seen = judge, evaluator, 0
+
+    def on_start(self, progress: Progress) -> None:
+        if len(curve := self.evaluator.curve) > self.seen:
+            self.seen = len(curve)
+            if why := self.judge(curve, progress.fraction):
+                raise Pruned(why, progress.steps)
+
+    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+        self.on_start(progress)
+
+    def on_end(self, progress: Progress) -> None: ...
 
 
 class ProgressBar:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plexp import CONF, conf_folders
 from plexp.errors import ConfigError, Problem, one_line
+from plexp.optuna_sweeper import OptunaSweeper
 
 
 class UserConf(SearchPathPlugin):
@@ -32,6 +33,7 @@ def find_sheets_of_others() -> None:
     Two sheets of one name Hydra would merge by itself, with a warning that it will not go on doing so.
     """
     Plugins.instance().register(UserConf)
+    Plugins.instance().register(OptunaSweeper)
     known = ConfigStore.instance().repo["hydra"]
     for sheet in (CONF / "hydra" / "launcher").glob("*.yaml"):
         if (of_plugin := known["launcher"].pop(sheet.name, None)) is not None:

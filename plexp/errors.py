@@ -67,6 +67,17 @@ class EnvironmentFault(TrainingError):
         return cls(f"environment {index} raised {type(error).__name__} in {where}: {one_line(error)}", index, number)
 
 
+class Pruned(Exception):
+    """A run that its search has given up, at an environment step, and why. It is no failure."""
+
+    def __init__(self, why: str, steps: int = 0) -> None:
+        super().__init__(why, steps)
+        self.why, self.steps = why, steps
+
+    def __str__(self) -> str:
+        return f"at step {self.steps:,}: {self.why}"
+
+
 class StoreError(RuntimeError):
     """The store cannot be reached or written: one line with key, value, cause and remedy, credentials masked."""
 

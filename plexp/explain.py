@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from plexp import commands, conf_folders, registry
 from plexp.composition import compose, hydra_configuration
 from plexp.errors import Problem, nearest
+from plexp.optuna_sweeper import OptunaSweeper
 
 
 def explain(error: Exception, arguments: list[str]) -> Problem | None:
@@ -38,6 +39,10 @@ def explain(error: Exception, arguments: list[str]) -> Problem | None:
             return Problem(found[1], found[2], said, "see python -m plexp --cfg hydra")
         case HydraException() if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'", text):
             return Problem(found[1], found[2], "several values make a sweep", "add -m for a sweep, or [a,b] for a list")
+        case HydraException() if "does not support sweep type" in text:
+            given = next((a for a in arguments if "interval(" in a), "configuration")
+            cause, remedy = "an interval is searched, not swept", "give hydra/sweeper=optuna, or choice(a, b, …)"
+            return Problem(given, ..., cause, remedy)
         case HydraException():
             return Problem("configuration", ..., text, "see python -m plexp --help")
         case OmegaConfBaseException():
@@ -96,6 +101,9 @@ def _unknown_key(typed: str, missing: str, arguments: list[str]) -> Problem:
         return Problem(key, ..., "there is no such key", "see python -m plexp --cfg job")
     values = OmegaConf.to_container(cfg, resolve=False)
     section, _, name = key.rpartition(".")
+    if section == "hydra.sweeper":
+        settings = registry.own_parameters(OptunaSweeper)
+        return Problem(key, ..., "there is no such key", f"{nearest(name, settings)}; they need hydra/sweeper=optuna")
     if section in ("algo", "advantage", "net", "env") and _known_elsewhere(section, name):
         plugin = OmegaConf.select(cfg, f"{section}.plugin")
         reason = _reason(section, str(plugin), name)

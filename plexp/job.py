@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 import plexp
 from plexp import registry, resume
 from plexp.credentials import mask_logs, mask_written
-from plexp.errors import ConfigError, EnvironmentFault, Problem, StoreError, TrainingError, nearest, one_line
+from plexp.errors import ConfigError, EnvironmentFault, Problem, Pruned, StoreError, TrainingError, nearest, one_line
 from plexp.launchers import IN_TURN, problem_of_host
 from plexp.outcome import Outcome, objective, verdict
+from plexp.search_part import Part, part_of
 from plexp.signals import Preempted, interruptible
 from plexp.status import sweep_record
 from plexp.tracking_views import masked
@@ -31,6 +32,7 @@ from plexp.tracking_views import masked
 if TYPE_CHECKING:
     from plexp.experiment import Experiment
     from plexp.run_folder import Record, RunFolder
+    from plexp.search_part import Judge
 
 log = logging.getLogger("plexp")
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -64,6 +66,9 @@ def task(cfg: DictConfig) -> float | None:
                 interrupt.hand_on()
         elif not in_sweep or hydra_config.launcher._target_.endswith(IN_TURN):
             raise
+    except Pruned as pruned:
+        log.info("%s", pruned)
+        result |= {"status": "PRUNED", "error": [str(pruned)], "steps": pruned.steps}
     except Exception as error:
         status, lines = _say(error)
         refused = status == USAGE and "run_id" not in result
@@ -89,18 +94,23 @@ def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
         sweep = place.name
         if problem := problem_of_host(sweep_record(place), cfg.outputs, cfg.tracker.uri):
             raise ConfigError(problem)
-    registry.check_sheets(OmegaConf.to_container(HydraConfig.get().runtime.choices))  # type: ignore[arg-type]
+    choices: Any = OmegaConf.to_container(HydraConfig.get().runtime.choices)
+    registry.check_sheets(choices)
+    part = _part(choices, in_sweep)
     before = None
     with suppress(OmegaConfBaseException, KeyError, TypeError):  # of which `build` will say more
         before = resume.finished(OmegaConf.to_container(cfg, resolve=True), sweep) if in_sweep else None  # type: ignore[arg-type]
     if before is not None:
-        return _finished_before(cfg, *before, sweep)
+        return _finished_before(cfg, *before, sweep, part)
+    judge = part.judge() if part else None
+    if judge and (why := judge.given_up()):
+        raise Pruned(why)
     from plexp.experiment import build
 
     experiment = build(cfg)
     folder = resume.claim(experiment.values)
     try:
-        return _run(experiment, folder, sweep)
+        return _run(experiment, folder, sweep, part, judge)
     finally:
         if (record := folder.record()) is not None and record.run_id is None:
             shutil.rmtree(folder.path, ignore_errors=True)  # the store refused it: there never was a run
@@ -114,7 +124,15 @@ def _go_to(home: Path) -> None:
         plexp.find_plugins()
 
 
-def _finished_before(cfg: DictConfig, folder: RunFolder, record: Record, sweep: str) -> dict[str, Any]:
+def _part(choices: dict[str, object], in_sweep: bool) -> Part | None:
+    hydra_config = HydraConfig.get()
+    sheet: Any = OmegaConf.to_container(hydra_config.sweeper)
+    return part_of(sheet, Path(hydra_config.sweep.dir), choices, in_sweep)
+
+
+def _finished_before(
+    cfg: DictConfig, folder: RunFolder, record: Record, sweep: str, part: Part | None
+) -> dict[str, Any]:
     """Skip a run that is finished, and note that it belongs to this sweep too."""
     assert record.outcome is not None
     outcome = Outcome(**record.outcome)
@@ -122,13 +140,15 @@ def _finished_before(cfg: DictConfig, folder: RunFolder, record: Record, sweep: 
     if sweep not in record.sweeps:
         from plexp.tracking_settle import tag
 
-        tag(Path(cfg.outputs).absolute(), cfg.tracker.uri, str(record.run_id), _sweep_tag(record, sweep))
+        tag(Path(cfg.outputs).absolute(), cfg.tracker.uri, str(record.run_id), _sweep_tags(record, sweep, part))
         folder.change(sweeps={**record.sweeps, sweep: HydraConfig.get().job.num})
     found = objective(cfg.objective, record.metrics, outcome.solved_return)
     return {**record.outcome, "objective": found, "logged": sorted(record.metrics), "before": True}
 
 
-def _run(experiment: Experiment, folder: RunFolder, sweep: str) -> dict[str, Any]:
+def _run(
+    experiment: Experiment, folder: RunFolder, sweep: str, part: Part | None, judge: Judge | None
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     from rich.console import Console
@@ -139,12 +159,12 @@ def _run(experiment: Experiment, folder: RunFolder, sweep: str) -> dict[str, Any
     sweeps = {**(record.sweeps if record else {}), **({sweep: HydraConfig.get().job.num} if sweep else {})}
     if record is not None and record.run_id is not None:
         log.info("%s goes on in its run %s, which %s", record.name, record.run_id, _end_of(record))
-    tags = {"group": _group(experiment.group), **_choices(), **(_sweep_tag(record, sweep) if sweep else {})}
+    tags = {"group": _group(experiment.group), **_choices(), **(_sweep_tags(record, sweep, part) if sweep else {})}
     named = {"identity": folder.path.name.partition("-")[0], "name": experiment.name, "overrides": _overrides()}
     folder.begin(**named, store=resume.store_of(values), sweeps=sweeps)
     console = Console(quiet=bool(sweep))
     try:
-        outcome = run(experiment, tags, console, folder)
+        outcome = run(experiment, tags, console, folder, judge)
     except StoreError:
         if record is not None:  # the store does not answer: as if it had not been started again
             folder.write(record)
@@ -163,10 +183,11 @@ def _end_of(record: Record) -> str:
     return {"RUNNING": "was killed without a word", "KILLED": "was interrupted"}.get(record.status, "failed")
 
 
-def _sweep_tag(record: Record | None, sweep: str) -> dict[str, str]:
-    """The first sweep of a run is its tag `sweep`; each further one is a tag of its own."""
+def _sweep_tags(record: Record | None, sweep: str, part: Part | None) -> dict[str, str]:
+    """The first sweep of a run is its tag `sweep`; each further one is a tag of its own. With what it is in a search."""
     first = next(iter(record.sweeps), sweep) if record else sweep
-    return {"sweep": sweep} if first == sweep else {f"sweep.{sweep}": "true"}
+    tags = {"sweep": sweep} if first == sweep else {f"sweep.{sweep}": "true"}
+    return tags | (part.tags if part else {})
 
 
 def _overrides() -> list[str]:
@@ -176,7 +197,8 @@ def _overrides() -> list[str]:
 
 def _group(name: str) -> str:
     """What charts average over: the run's name without its seed, and whatever else was changed."""
-    named = ("seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "outputs", "resume", "rerun")
+    named = ["seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "search"]
+    named += ["outputs", "resume", "rerun"]
     aside = ("tracker.", "checkpoint.", "evaluation.film")
     changed = [(o.lstrip("+").partition("=")[0], o) for o in _overrides()]
     return " ".join([name, *sorted(o for key, o in changed if key not in named and not key.startswith(aside))])

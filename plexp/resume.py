@@ -31,7 +31,7 @@ def claim(values: Mapping[str, Any]) -> RunFolder:
     """
     folder = _latest(values)
     record = folder.record() if folder else None
-    over = record is not None and record.status == "FINISHED"
+    over = record is not None and (record.status == "FINISHED" or bool(record.pruned))
     if folder is None or over or values["resume"] == "never":
         folder = next_attempt(state_folder(values["outputs"]), identity(values))
     if folder.alive() or not folder.acquire():

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from plexp import checkpoint, results
 from plexp.callback_plugins import CallbackPlugins
-from plexp.callbacks import Evaluator, ProgressBar, Recorder
+from plexp.callbacks import Evaluator, ProgressBar, Pruning, Recorder
 from plexp.checkpointer import Checkpointer, Pulse
 from plexp.episode_log import EpisodeLog
-from plexp.errors import EnvironmentFault, Problem, StoreError, TrainingError, is_full, one_line
+from plexp.errors import EnvironmentFault, Problem, Pruned, StoreError, TrainingError, is_full, one_line
 from plexp.evaluation import EvaluationResult, evaluate
 from plexp.experiment import Experiment
 from plexp.film import EvaluationFilms
@@ -27,6 +27,7 @@ from plexp.interfaces import Stateful
 from plexp.outcome import Outcome
 from plexp.provenance import provenance
 from plexp.run_folder import RunFolder
+from plexp.search_part import Judge
 from plexp.tracking import Status, Tracker
 from plexp.tracking_settle import settle
 from plexp.tracking_views import masked
@@ -35,20 +36,34 @@ from plexp.trainer import Callback, Progress
 log = logging.getLogger("plexp")
 
 
-def run(experiment: Experiment, tags: Mapping[str, str], console: Console, folder: RunFolder) -> Outcome:
-    """Train to the end: FINISHED, KILLED by Ctrl-C or SIGTERM, or FAILED with the traceback.
+def run(
+    experiment: Experiment,
+    tags: Mapping[str, str],
+    console: Console,
+    folder: RunFolder,
+    judge: Judge | None = None,
+) -> Outcome:
+    """Train to the end: FINISHED, KILLED by Ctrl-C, SIGTERM or its search, or FAILED with the traceback.
 
-    A folder with a checkpoint goes on from there, in the same MLflow run. Its lock must be held. Raises StoreError, before
-    any run exists, if the store cannot be reached; TrainingError if the training cannot go on.
+    judge: of the search that it belongs to; its verdict is raised as Pruned. A folder with a checkpoint goes on from there,
+    in the same MLflow run. Its lock must be held. Raises StoreError, before any run exists, if the store cannot be reached;
+    TrainingError if the training cannot go on.
     """
     with closing(experiment.training_env):
-        return Run(experiment, tags, console, folder).train()
+        return Run(experiment, tags, console, folder, judge).train()
 
 
 class Run:
     """An experiment, its record in MLflow and its folder."""
 
-    def __init__(self, experiment: Experiment, tags: Mapping[str, str], console: Console, folder: RunFolder) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        tags: Mapping[str, str],
+        console: Console,
+        folder: RunFolder,
+        judge: Judge | None = None,
+    ) -> None:
         values = experiment.values
         uri, outputs = values["tracker"]["uri"], Path(values["outputs"]).absolute()
         recorded = {**values, "tracker": {**values["tracker"], "uri": uri and masked(uri)}}
@@ -77,6 +92,7 @@ class Run:
         self.recorder = Recorder(tracker.log, values["tracker"]["every"])
         collector, kept = experiment.trainer.collector, values["tracker"]["log_actions"]
         self.episodes = EpisodeLog(collector, folder.path / "episodes" if kept else None)
+        self.pruning = [] if judge is None else [Pruning(judge, self.evaluator)]
         self.bar = ProgressBar(experiment.name, self.evaluator, console)
         self.progress = Progress(profile=experiment.trainer.profile)
         self.plugins = CallbackPlugins(experiment.callbacks, self.evaluator, tracker.log, tracker.set_tags)
@@ -89,7 +105,14 @@ class Run:
         """Go on from the last checkpoint, if there is one, to the end."""
         try:
             self._take_up()
-            callbacks: list[Callback] = [self.recorder, self.episodes, self.evaluator, self.plugins, self.bar]
+            callbacks: list[Callback] = [
+                self.recorder,
+                self.episodes,
+                self.evaluator,
+                *self.pruning,
+                self.plugins,
+                self.bar,
+            ]
             callbacks += [Pulse(self.folder), *([] if self.parts is None else [self.checkpointer])]
             try:
                 self.experiment.trainer.run(callbacks, self.progress)
@@ -103,6 +126,12 @@ class Run:
             self._save()
             self._keep_episodes()
             self._close("KILLED", [])
+            raise
+        except Pruned as pruned:
+            self.tracker.set_tags({"pruned": str(pruned)})
+            self._keep_episodes()
+            self._close("KILLED", [], pruned=str(pruned))
+            checkpoint.remove(self.folder.checkpoints)
             raise
         except BaseException as error:
             self._fail(error)

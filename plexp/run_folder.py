@@ -54,10 +54,10 @@ class Record:
     """The sweeps that it belongs to, and its number there."""
     error: list[str] = field(default_factory=list)
     """Of a run that failed."""
+    pruned: str = ""  # at which step and why its search gave it up
     outcome: dict[str, Any] | None = None
-    """Of a run that finished."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Their last values, of a run that finished."""
+    """Of a run that finished; the last values."""
 
 
 class RunFolder:

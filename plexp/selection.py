@@ -71,6 +71,8 @@ def usable(runs: Sequence[RecordedRun]) -> tuple[list[RecordedRun], list[str]]:
 
 
 def _why_unusable(run: RecordedRun) -> str:
+    if "pruned" in run.tags:
+        return "pruned by a search"
     if run.status != "FINISHED":
         return f"{run.status}" + (" (still running, or killed without warning)" if run.status == "RUNNING" else "")
     if len(run.curve.steps) < 2:

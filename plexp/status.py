@@ -18,7 +18,8 @@ from plexp.run_folder import Record, RunFolder, every, state_folder
 if TYPE_CHECKING:
     from rich.console import Console
 
-FILE = "sweep.json"
+FILE, SEARCH = "sweep.json", "search.json"
+SETTLED = ("FINISHED", "PRUNED")
 EMPTY: Mapping[str, Any] = {}
 Runs: TypeAlias = Sequence[tuple[RunFolder, Record]]
 """In the order of their starts."""
@@ -29,7 +30,7 @@ class Row:
     """A job of a sweep, or a run of its own."""
 
     status: str
-    """FINISHED, RUNNING, INTERRUPTED, FAILED, REFUSED or WAITING."""
+    """FINISHED, PRUNED, RUNNING, INTERRUPTED, FAILED, REFUSED or WAITING."""
     job: int | None = None
     overrides: Sequence[str] = ()
     note: str = ""
@@ -61,7 +62,7 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
         print_sweep(chosen, runs, console)
     newest = {record.identity: (folder, record) for folder, record in runs}  # of all attempts
     alone = [_row(folder, record) for folder, record in newest.values() if not record.sweeps]
-    unfinished = [row for row in alone if row.status != "FINISHED"]
+    unfinished = [row for row in alone if row.status not in SETTLED]
     if unfinished:
         _table("runs outside sweeps that are not finished", unfinished, set(), console)
         _reasons(unfinished, console)
@@ -74,8 +75,12 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
 
 def is_complete(folder: Path, runs: Runs) -> bool:
     """Whether all jobs of a sweep are finished, as far as it is known how many there are."""
-    rows = rows_of(folder, runs)
-    return bool(rows) and all(row.status == "FINISHED" for row in rows)
+    return _is_complete(folder, rows_of(folder, runs))
+
+
+def _is_complete(folder: Path, rows: Sequence[Row]) -> bool:
+    is_under_way = sweep_record(folder).get("search", False) and not (searched(folder) or EMPTY).get("is_done")
+    return bool(rows) and not is_under_way and all(row.status in SETTLED for row in rows)
 
 
 def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
@@ -84,9 +89,17 @@ def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
     if not rows:
         return True
     shared = set.intersection(*(set(row.overrides) for row in rows)) if len(rows) > 1 else set()
-    _table(" ".join([f"sweep {folder.name}", *sorted(shared)]), rows, shared, console)
-    _reasons(rows, console)
-    complete = all(row.status == "FINISHED" for row in rows)
+    title = " ".join([f"sweep {folder.name}", *sorted(shared)])
+    if found := searched(folder):
+        from plexp.search_report import show  # with scipy
+
+        console.print(title, soft_wrap=True, highlight=False, markup=False)
+        _reasons(rows, console)
+        show(found, console)
+    else:
+        _table(title, rows, shared, console)
+        _reasons(rows, console)
+    complete = _is_complete(folder, rows)
     if not complete:
         command = f"python -m plexp {shlex.join(sweep_record(folder).get('arguments', ['-m', '…']))}"
         console.print(
@@ -125,6 +138,8 @@ def _row(run: RunFolder, record: Record, result: Mapping[str, Any] = EMPTY) -> R
             note = f"{steps:,} steps ({share:.0%}), heartbeat {_ago(beat)} ago, process {record.pid} on {record.host}"
         case "RUNNING":
             status, errors = "INTERRUPTED", ["it ended without a word (killed, or the power failed)"]
+        case "KILLED" if record.pruned:
+            status, note, errors = "PRUNED", record.pruned.partition(":")[0], []
         case "KILLED":
             status, errors = "INTERRUPTED", record.error
         case "FINISHED":
@@ -166,7 +181,7 @@ def _number(value: float | None) -> str:
 
 def _reasons(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
-        if row.errors and row.status != "FINISHED":
+        if row.errors and row.status not in SETTLED:
             who = "" if row.job is None else f"job {row.job}: "
             where = "" if row.log is None else f" (log in {row.log})"
             console.print(f"{who}{'; '.join(row.errors)}{where}", soft_wrap=True, highlight=False, markup=False)
@@ -174,8 +189,16 @@ def _reasons(rows: Sequence[Row], console: Console) -> None:
 
 def _counts(rows: Sequence[Row]) -> str:
     counts = Counter(row.status for row in rows)
-    order = ("FINISHED", "RUNNING", "INTERRUPTED", "FAILED", "REFUSED", "WAITING")
+    order = ("FINISHED", "PRUNED", "RUNNING", "INTERRUPTED", "FAILED", "REFUSED", "WAITING")
     return f"of {len(rows)} jobs " + ", ".join(f"{counts[name]} {name.lower()}" for name in order if counts[name])
+
+
+def searched(folder: Path) -> dict[str, Any] | None:
+    """What a search has found so far."""
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((folder / SEARCH).read_text())
+        return found
+    return None
 
 
 def sweep_record(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -28,6 +30,7 @@ from plexp.credentials import mask_written
 from plexp.errors import ConfigError, Problem
 from plexp.identity import sweep_identity
 from plexp.job import USAGE
+from plexp.optuna_sweeper import OptunaSweeper
 from plexp.run_folder import every, state_folder
 from plexp.signals import interrupted, listen
 from plexp.status import FILE, is_complete
@@ -79,7 +82,7 @@ class SweepRecord(Callback):
             raise SystemExit(USAGE) from None
 
     def _begin(self, config: DictConfig) -> None:
-        folder = Path(config.hydra.sweep.dir).absolute()
+        folder, jobs = Path(config.hydra.sweep.dir).absolute(), _jobs(config)
         launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
         choice = str(config.hydra.runtime.choices.get("hydra/launcher"))
         if problem := launchers.problem_of(launcher, choice, config.tracker.uri):
@@ -96,7 +99,8 @@ class SweepRecord(Callback):
             "identity": sweep_identity(_plain(arguments)),
             "host": platform.node(),
             "arguments": [masked(argument) for argument in arguments],
-            "jobs": _jobs(config),
+            "jobs": jobs,
+            "search": _sweeper(config) == OptunaSweeper.__name__,
         }
         (folder / FILE).write_text(json.dumps(record, indent=1))
         launchers.begin(launcher)
@@ -112,6 +116,8 @@ def end() -> None:
     """The sweep of this process is over."""
     if running.folder is not None:
         mask_written(running.folder)
+        if running.lock is not None and not any(each.name.isdigit() for each in running.folder.iterdir()):
+            shutil.rmtree(running.folder)  # what was asked for was refused: there never was a sweep
     running.folder = running.interrupt = None
     if running.lock is not None:
         running.lock.close()
@@ -120,12 +126,19 @@ def end() -> None:
 
 def _jobs(config: DictConfig) -> list[list[str]] | None:
     """The overrides of every job; None where a sweeper decides as it goes."""
-    if config.hydra.sweeper._target_.rpartition(".")[2] != "BasicSweeper" or config.hydra.sweeper.params:
+    if _sweeper(config) != BasicSweeper.__name__ or config.hydra.sweeper.params:
         return None
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides(list(config.hydra.overrides.task))
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    try:
+        (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    except HydraException:  # which the sweeper will raise itself
+        return None
     return [[masked(override) for override in job] for job in jobs]
+
+
+def _sweeper(config: DictConfig) -> str:
+    return str(config.hydra.sweeper._target_).rpartition(".")[2]
 
 
 def _locked(folder: Path) -> IO[str]:

@@ -16,7 +16,7 @@ PLUGINS = sorted((CHECKOUT / "plugins").glob("**/*.py"))
 FILES = [pytest.param(file, id=str(file.relative_to(CHECKOUT))) for file in BENCH + PLUGINS]
 NAMES = {(group, name) for group in registry.GROUPS for name in registry.names(group)}
 PURE = ("types", "losses", "distributions")
-COMPOSING = {"cli", "composition", "job", "sweeps", "explain", "experiment"}
+COMPOSING = {"cli", "composition", "job", "sweeps", "explain", "experiment", "optuna_sweeper", "search_space"}
 LONGEST = 250
 
 

@@ -66,9 +66,7 @@ class EpisodeLog:
         self.shape, self.dtype = env.single_action_space.shape or (), kept_type(env.single_action_space)
         self.rows, self.written = 0, Written(0, self._no_actions(), [])
 
-    def on_start(self, progress: Progress) -> None:
-        if self.file is not None and self.file.exists():
-            os.truncate(self.file, self.written.size)
+    def on_start(self, progress: Progress) -> None: ...
 
     def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
         if self.file is not None:

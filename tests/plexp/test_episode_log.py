@@ -35,6 +35,7 @@ RUNS = {
     "a2c cartpole": (*A2C, "env=cartpole"),
     "a2c lunarlander": (*A2C, "env=lunarlander", "env.max_episode_steps=60"),
     "reinforce cartpole": (*REINFORCE, "env=cartpole"),
+    "reinforce cartpole of 3": (*REINFORCE, "env=cartpole", "env.num_envs=3"),
     "reinforce acrobot of 3": (*REINFORCE, "env=acrobot", "env.max_episode_steps=40", "env.num_envs=3"),
     "reinforce lunarlander of 3": (*REINFORCE, "env=lunarlander", "env.max_episode_steps=60", "env.num_envs=3"),
 }

@@ -65,7 +65,7 @@ def begin(launcher: Mapping[str, Any]) -> None:
 
         ray.init(**options)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        key, remedy = "hydra.launcher.ray.init.address", "see ray status there; if it asks for a token, set its RAY_AUTH_TOKEN here"
+        key, remedy = "hydra.launcher.ray.init.address", "see ray status there; where it wants a token: RAY_AUTH_TOKEN"
         raise ConfigError(Problem(key, options.get("address"), one_line(error)[:240], remedy)) from None
 
 

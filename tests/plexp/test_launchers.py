@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
@@ -83,6 +84,19 @@ def test_submitit_takes_no_password_from_the_command_line(uri: str, installed: C
     said = problem("submitit_slurm", uri)
     assert said.startswith("tracker.uri=***: submitit writes") and "word@" not in said and "\n" not in said
     assert problem("joblib", uri) == "" == problem("submitit_slurm", "http://me@there")
+
+
+def test_a_sweep_that_runs_already_is_refused_in_one_line(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plexp.sweeps.name_of", lambda arguments: "now")
+    folder = tmp_path / "sweeps" / "now"
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, (line,) = main("-m", "seed=0,1")
+    assert status == 2 and line.startswith("sweep=now: another process runs this very sweep now; wait for it")
+    assert not (tmp_path / "state").exists()
 
 
 HERE, THERE = {"host": platform.node()}, {"host": "elsewhere"}

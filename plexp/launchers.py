@@ -25,7 +25,8 @@ def problem_of(launcher: Mapping[str, Any], choice: str, uri: str | None) -> Pro
     extra, packages = _extra_of(found[1].replace("_", "-"))
     if missing := [package for package in packages if not _is_installed(package)]:
         command = f'pip install "plexp[{extra}]"' if extra else f"pip install {' '.join(missing)}"
-        cause = f"the package {' and '.join(missing)} is missing"
+        named = f"package {missing[0]} is" if len(missing) == 1 else f"packages {' and '.join(missing)} are"
+        cause = f"the {named} missing"
         return Problem("hydra/launcher", choice, cause, command)
     if found[1] == "hydra_submitit_launcher" and uri is not None and _has_password(uri):
         cause = "submitit writes the jobs' command line to disk, and a password is written nowhere"
@@ -64,7 +65,7 @@ def begin(launcher: Mapping[str, Any]) -> None:
 
         ray.init(**options)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        key, remedy = "hydra.launcher.ray.init.address", "see what ray status says on the head of the cluster"
+        key, remedy = "hydra.launcher.ray.init.address", "see ray status there; where it wants a token: RAY_AUTH_TOKEN"
         raise ConfigError(Problem(key, options.get("address"), one_line(error)[:240], remedy)) from None
 
 

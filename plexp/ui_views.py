@@ -150,7 +150,7 @@ def _beside(runs: Sequence[Mapping[str, str]]) -> tuple[tuple[str, str], ...]:
         ids = {",".join(f"{key}.{run.get(key) or 'null'}" for key in keys) for run in runs if run.get(f"tag.{GROUP}")}
         return min((_distance(*pair) for pair in combinations(map(colour, ids), 2)), default=math.inf)
 
-    return next((beside for beside in BESIDE if apart(beside) >= DISTINCT), None) or max(BESIDE, key=apart)
+    return next((beside for beside in BESIDE if apart(beside) >= DISTINCT), max(BESIDE, key=apart))
 
 
 def colour(group_id: str) -> str:

@@ -27,7 +27,8 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from plexp.errors import Problem, StoreError
-from plexp.tracking_views import cause, masked, saved_view, sqlite_uri
+from plexp.tracking_views import cause, masked, sqlite_uri
+from plexp.ui_views import saved_views
 
 __all__ = ["LoggedModelOutput", "Metric", "MlflowClient", "MlflowException", "Param", "Run"]
 """Of mlflow, for the other files to take from here: what is set above must be set before its first import."""
@@ -106,7 +107,7 @@ def experiment_id(client: MlflowClient, uri: str, outputs: Path, name: str) -> s
                 raise error from None
         else:
             with suppress(Exception):
-                for key, value in saved_view().items():
+                for key, value in saved_views().items():
                     client.set_experiment_tag(made, key, value)
             return made
     if found.lifecycle_stage == "deleted":

@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000)
     options = parser.parse_args(arguments)
-    from plexp.tracking_views import serve
+    from plexp.ui_server import serve
 
     settled(options.uri, options.outputs, quiet=True)
     return serve(uri=options.uri, outputs=options.outputs, host=options.host, port=options.port)

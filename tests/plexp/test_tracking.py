@@ -38,7 +38,9 @@ from plexp.errors import StoreError
 from plexp.outbox import Outbox
 from plexp.tracking import Tracker
 from plexp.tracking_delivery import BATCH, Courier
-from plexp.tracking_views import link, masked, saved_view, serve, sqlite_uri
+from plexp.tracking_views import masked, sqlite_uri
+from plexp.ui_server import serve
+from plexp.ui_views import TABLE, link, saved_views
 
 
 def free_port() -> int:
@@ -72,7 +74,7 @@ def server(
         run.finish("FINISHED")
     port = free_port()
     call = f"serve(uri=None, outputs=Path({str(served)!r}), port={port})"
-    code = f"from pathlib import Path; from plexp.tracking_views import serve; exit({call})"
+    code = f"from pathlib import Path; from plexp.ui_server import serve; exit({call})"
     folder = Path(plexp.tracking.__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         yield process, f"http://127.0.0.1:{port}", [run.experiment_id for run in runs]

@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from plexp.agent import Agent
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.experiment import Experiment
 from plexp.play_script import play_script
+from plexp.spaces import is_image
 from plexp.stepper import Stepper
 
 Act = Callable[[Tensor], Tensor]
@@ -159,14 +161,10 @@ def _write_script(experiment: Experiment, file: Path, title: str) -> Path | None
     sheet: Mapping[str, Any] = experiment.values["env"]
     if "id" not in sheet:
         return None
-    image = seen_type(experiment) is torch.uint8
+    try:
+        text = play_script(sheet, file.name, title, image=is_image(experiment.training_env.single_observation_space))
+    except (gymnasium.error.Error, ImportError):  # an id of another library that this plugin knows
+        return None
     path = file.with_name("play.py" if file.suffix == ".pt2" else "play_onnx.py")
-    path.write_text(play_script(sheet, file.name, title, image=image))
+    path.write_text(text)
     return path
-
-
-def seen_type(experiment: Experiment) -> torch.dtype:
-    """Of observations: bytes of images, else float32."""
-    from plexp.spaces import is_image
-
-    return torch.uint8 if is_image(experiment.training_env.single_observation_space) else torch.float32

@@ -26,22 +26,22 @@ def export_run(run: KeptRun, formats: list[str], folder: Path) -> Iterator[str]:
             how = f"largest difference {made.difference:.1e}" if made.difference else "equal"
             yield f"{made.file}  actions on {made.observations} observations, by 1, 2 and 7: {how}"
             if made.script is None:
-                yield f"no script beside it: gymnasium makes no env={experiment.values['env']['plugin']} by an id"
+                yield f"no script beside it: gymnasium makes no such environment by its id"
             else:
                 yield f"{made.script}  plays an episode with it, without plexp"
 
 
-def register_run(run: KeptRun, name: str, *, force: bool) -> str:
+def register_run(run: KeptRun, name: str) -> str:
     """Make its model a version of the registered model, and the alias `best`; a line that says so.
 
-    A run that keeps no model gets one. Raises ConfigError where the alias is at a better run, unless `force`.
+    A run that keeps no model gets one.
     """
 
     def policy() -> tuple[GreedyPolicy, object]:
         with agent_of(run) as experiment:
             return GreedyPolicy(experiment.agent).cpu().eval(), seen(experiment)[:2]
 
-    version = register(run, name, policy, force=force)
+    version = register(run, name, policy)
     return f"models:/{name}@best is version {version} now: run {run.name}, {run.run_id}"
 
 

@@ -20,7 +20,8 @@ import gymnasium
 {imports}
 
 {policy}
-env = gymnasium.make({make}, render_mode="human" if "--show" in sys.argv else None)
+render_mode = "human" if "--show" in sys.argv else None
+env = gymnasium.make({make}, render_mode=render_mode)
 {flatten}(observation, _), total, over = env.reset(seed=0), 0.0, False
 while not over:
     action = {action}
@@ -32,13 +33,13 @@ PARTS = {
     "pt2": {
         "runtime": "torch",
         "imports": "import torch",
-        "policy": "policy = torch.export.load(Path(__file__).with_name({file!r})).module()",
+        "policy": 'policy = torch.export.load(Path(__file__).with_name("{file}")).module()',
         "action": "policy(torch.as_tensor(observation, dtype=torch.{dtype})[None]).detach().numpy()[0]",
     },
     "onnx": {
         "runtime": "onnxruntime",
         "imports": "import numpy as np\nimport onnxruntime",
-        "policy": "policy = onnxruntime.InferenceSession(Path(__file__).with_name({file!r}))",
+        "policy": 'policy = onnxruntime.InferenceSession(Path(__file__).with_name("{file}"))',
         "action": 'policy.run(None, {{"observations": np.asarray(observation, np.{dtype})[None]}})[0][0]',
     },
 }
@@ -48,7 +49,7 @@ FLATTEN = "env = gymnasium.wrappers.FlattenObservation(env)\n"
 def play_script(sheet: Mapping[str, Any], file: str, title: str, *, image: bool) -> str:
     """For an environment of gymnasium (the sheet's `id`, `kwargs`, `max_episode_steps`) and a policy file beside the script.
 
-    `image`: the observations are bytes.
+    `image`: the observations are bytes. Raises gymnasium's Error, or ImportError, where gymnasium does not make it.
     """
     limit = sheet.get("max_episode_steps")
     kwargs: dict[str, Any] = {key: value for key, value in sheet.get("kwargs", {}).items() if key != "render_mode"}
@@ -60,7 +61,7 @@ def play_script(sheet: Mapping[str, Any], file: str, title: str, *, image: bool)
     return SCRIPT.format(
         title=title,
         name="play.py" if file.endswith("pt2") else "play_onnx.py",
-        make=", ".join([repr(sheet["id"]), *_arguments(given)]),
+        make=", ".join([_quoted(sheet["id"]), *_arguments(given)]),
         flatten="" if is_flat else FLATTEN,
         **parts,
     )
@@ -69,5 +70,10 @@ def play_script(sheet: Mapping[str, Any], file: str, title: str, *, image: bool)
 def _arguments(given: Mapping[str, Any]) -> list[str]:
     """As Python writes them; by ** where a name is none."""
     odd = {key: value for key, value in given.items() if not key.isidentifier()}
-    plain = [f"{key}={value!r}" for key, value in given.items() if key not in odd]
+    plain = [f"{key}={_quoted(value)}" for key, value in given.items() if key not in odd]
     return [*plain, f"**{odd!r}"] if odd else plain
+
+
+def _quoted(value: object) -> str:
+    plain = isinstance(value, str) and value.isprintable() and not set(value) & {'"', "\\"}
+    return f'"{value}"' if plain else repr(value)

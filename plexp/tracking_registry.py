@@ -6,7 +6,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,21 @@ from typing import Any
 from plexp.errors import ConfigError, Problem
 from plexp.tracking_model import model_of, register_model, save_model
 from plexp.tracking_runs import KeptRun
-from plexp.tracking_store import MlflowException
+from plexp.tracking_store import MlflowClient, MlflowException
 from plexp.tracking_views import cause
 
 ALIAS = "best"
 FINAL = "eval/final_return"
 
 
-def register(run: KeptRun, name: str, policy: Callable[[], Any], *, force: bool) -> str:
+def register(run: KeptRun, name: str, policy: Callable[[], Any]) -> str:
     """The version, with the alias, that the run's model is now. `policy`: the policy and examples, where it keeps no model.
 
-    Raises ConfigError for a name that MLflow refuses, a policy that cannot be traced, and unless `force` where the alias is at
-    a run with a higher final return.
+    Raises ConfigError for a name that MLflow refuses, and for a policy that cannot be traced.
     """
-    if not force:
-        _refuse_worse(run, name)
     model = model_of(run.client, run.run) or _logged(run, policy)
     try:
-        with suppress(MlflowException):  # it is there; if that is not why, the next call fails
-            run.client.create_registered_model(name)
+        _create(run.client, name)
         found = run.client.search_model_versions(f"name = '{name}'")
         version = next((each.version for each in found if each.run_id == run.run_id), None)
         if version is None:
@@ -44,7 +40,16 @@ def register(run: KeptRun, name: str, policy: Callable[[], Any], *, force: bool)
     return str(version)
 
 
-def _refuse_worse(run: KeptRun, name: str) -> None:
+def _create(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def refuse_worse(run: KeptRun, name: str) -> None:
+    """Raise ConfigError where the alias is at a run with a higher final return than this one's."""
     try:
         best = run.client.get_model_version_by_alias(name, ALIAS)
         other = run.client.get_run(best.run_id)

@@ -22,13 +22,17 @@ def main(arguments: list[str]) -> int:
     settled(options.uri, options.outputs, quiet=True)
     from plexp.export import check_formats
     from plexp.exporting import export_run, register_run
+    from plexp.tracking_registry import refuse_worse
     from plexp.tracking_runs import open_run
 
     check_formats(formats_asked)
     with open_run(options.run, outputs=options.outputs, uri=options.uri, env=options.env) as run:
+        name = options.register or run.experiment
+        if options.register is not None and not options.force:
+            refuse_worse(run, name)
         folder: Path = options.to or options.outputs / "exports" / f"{run.name}-{run.run_id[:8]}"
         for line in export_run(run, formats_asked, folder):
             print(line)
         if options.register is not None:
-            print(register_run(run, options.register or run.experiment, force=options.force))
+            print(register_run(run, name))
     return 0

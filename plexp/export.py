@@ -74,7 +74,7 @@ def export(experiment: Experiment, formats: list[str], folder: Path, title: str)
     Raises ConfigError where it cannot be traced, where a file does not act as the agent does, or cannot be written.
     """
     check_formats(formats)
-    policy, observations = GreedyPolicy(experiment.agent).cpu().eval(), seen(experiment)
+    policy, observations = GreedyPolicy(experiment.agent).eval(), seen(experiment)
     made = []
     for kind in formats:
         file = folder / f"policy.{kind}"

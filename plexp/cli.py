@@ -13,7 +13,7 @@ import hydra
 from plexp import CONF, commands, job, sweeps
 from plexp.composition import find_sheets_of_others
 from plexp.credentials import mask_logs
-from plexp.errors import ConfigError, StoreError
+from plexp.errors import ConfigError, StoreError, TrainingError
 from plexp.job import FAILED, INTERRUPTED, OK, TERMINATED, USAGE
 from plexp.launchers import of_launcher
 from plexp.signals import Terminated
@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         except (ConfigError, StoreError) as error:
             print(error, file=sys.stderr)
             return USAGE
+        except TrainingError as error:
+            print(error, file=sys.stderr)
+            return FAILED
         return status
     return _experiment(arguments)
 

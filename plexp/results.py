@@ -55,7 +55,7 @@ def keep(
         figure = learning_curve(experiment.name, evaluator.curve, outcome.solved_return)
         tracker.log_figure(figure, "learning_curve.png")
     if experiment.values["tracker"]["log_model"]:
-        example = torch.from_numpy(experiment.trainer.collector.observations).repeat(2, *[1] * 8)[:2]
+        example = torch.from_numpy(experiment.trainer.collector.observations)[:2]
         tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
     tracker.describe(describe(experiment.values, outcome))
     return outcome

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plexp.tracking_store import LoggedModelOutput, MlflowClient, MlflowException, Run
+from plexp.tracking_store import LoggedModel, LoggedModelOutput, MlflowClient, MlflowException, Run
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def register_model(client: MlflowClient, run_id: str, folder: Path, *, unsure: b
     from mlflow.models import Model  # with pandas, which takes half a second
 
     run = client.get_run(run_id)
-    if unsure and _has_model(client, run):
+    if unsure and model_of(client, run) is not None:
         return
     record = Model.load(str(folder))
     model = client.create_logged_model(run.info.experiment_id, name="policy", source_run_id=run_id)
@@ -66,10 +66,11 @@ def register_model(client: MlflowClient, run_id: str, folder: Path, *, unsure: b
         raise
 
 
-def _has_model(client: MlflowClient, run: Run) -> bool:
-    """A whole one, not one that a failure left behind."""
+def model_of(client: MlflowClient, run: Run) -> LoggedModel | None:
+    """The run's model: a whole one, not one that a failure left behind."""
     for linked in run.outputs.model_outputs if run.outputs else []:
         with suppress(MlflowException):  # it was deleted
-            if str(client.get_logged_model(linked.model_id).status) == "READY":
-                return True
-    return False
+            model = client.get_logged_model(linked.model_id)
+            if str(model.status) == "READY":
+                return model
+    return None

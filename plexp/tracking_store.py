@@ -21,7 +21,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # SQLAlchemy 2.1 about MLflow 3.17
     from mlflow import MlflowClient, MlflowException
-    from mlflow.entities import LoggedModelOutput, Metric, Param, Run
+    from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,7 +30,7 @@ from plexp.errors import Problem, StoreError
 from plexp.tracking_views import cause, masked, sqlite_uri
 from plexp.ui_views import saved_views
 
-__all__ = ["LoggedModelOutput", "Metric", "MlflowClient", "MlflowException", "Param", "Run"]
+__all__ = ["LoggedModel", "LoggedModelOutput", "Metric", "MlflowClient", "MlflowException", "Param", "Run"]
 """Of mlflow, for the other files to take from here: what is set above must be set before its first import."""
 
 log = logging.getLogger("plexp")

@@ -57,7 +57,7 @@ class Exported:
     observations: int
     """Real ones, on which its actions were compared with the agent's, in batches of 1, 2 and 7."""
     difference: float
-    """The largest of an action, or of choices the share that came out otherwise (two logits that are equal but for rounding)."""
+    """The largest of an action; of choices the share that came out otherwise (logits that are equal but for rounding)."""
 
 
 def check_formats(formats: list[str]) -> None:

@@ -26,7 +26,7 @@ def export_run(run: KeptRun, formats: list[str], folder: Path) -> Iterator[str]:
             how = f"largest difference {made.difference:.1e}" if made.difference else "equal"
             yield f"{made.file}  actions on {made.observations} observations, by 1, 2 and 7: {how}"
             if made.script is None:
-                yield f"no script beside it: gymnasium makes no such environment by its id"
+                yield "no script beside it: gymnasium makes no such environment by its id"
             else:
                 yield f"{made.script}  plays an episode with it, without plexp"
 

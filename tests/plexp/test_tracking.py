@@ -40,7 +40,7 @@ from plexp.tracking import Tracker
 from plexp.tracking_delivery import BATCH, Courier
 from plexp.tracking_views import masked, sqlite_uri
 from plexp.ui_server import serve
-from plexp.ui_views import TABLE, link, saved_views
+from plexp.ui_views import link
 
 
 def free_port() -> int:

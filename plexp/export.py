@@ -139,7 +139,7 @@ def _write_onnx(policy: nn.Module, example: Tensor, file: Path) -> Act:
 @torch.no_grad()
 def compare(act: Act, policy: nn.Module, observations: Tensor) -> float:
     """The largest relative difference of their actions, in batches of 1, 2 and 7; of integers the share that differs."""
-    parts = [part for size in BATCHES for part in observations.split(size)]
+    parts = [part for size in BATCHES for part in observations.split(size)]  # type: ignore[no-untyped-call]
     ours, theirs = torch.cat([policy(part) for part in parts]), torch.cat([act(part) for part in parts])
     if not ours.is_floating_point():
         return float((ours != theirs).double().mean())

@@ -83,9 +83,9 @@ class OptunaSweeper(Sweeper):
             cause = "another process runs this very search now"
             raise ConfigError(Problem("sweep", self.folder.name, cause, "wait for it: python -m plexp status"))
         parser = OverridesParser.create(config_loader=self.loader)
-        sweeps, self.fixed = parse(self.settings["params"], arguments, parser)
+        wanted, self.fixed = parse(self.settings["params"], arguments, parser)
         usual = self._compose(self.fixed)
-        ranges = [range_of(key, override, usual) for key, override in sweeps.items()]
+        ranges = [range_of(key, override, usual) for key, override in wanted.items()]
         self._check(ranges)
         self.values: dict[str, Any] = OmegaConf.to_container(usual, resolve=True)  # type: ignore[assignment]
         self.fixed = [each for each in self.fixed if not each.startswith("seed=")]

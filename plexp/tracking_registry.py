@@ -21,7 +21,7 @@ ALIAS = "best"
 FINAL = "eval/final_return"
 
 
-def register(run: KeptRun, name: str, policy: Callable[[], Any]) -> str:
+def register(run: KeptRun, name: str, policy: Callable[[], tuple[Any, Any]]) -> str:
     """The version, with the alias, that the run's model is now. `policy`: the policy and examples, where it keeps no model.
 
     Raises ConfigError for a name that MLflow refuses, and for a policy that cannot be traced.
@@ -51,24 +51,24 @@ def _create(client: MlflowClient, name: str) -> None:
 def refuse_worse(run: KeptRun, name: str) -> None:
     """Raise ConfigError where the alias is at a run with a higher final return than this one's."""
     try:
-        best = run.client.get_model_version_by_alias(name, ALIAS)
-        other = run.client.get_run(best.run_id)
+        other = run.client.get_run(str(run.client.get_model_version_by_alias(name, ALIAS).run_id))
     except MlflowException:  # there is none
         return
     theirs, ours = (metrics.get(FINAL, math.nan) for metrics in (other.data.metrics, run.metrics))
     if theirs > ours and other.info.run_id != run.run_id:
-        why = f"its alias {ALIAS} is at {other.info.run_name} ({best.run_id[:8]}) with a final return of {theirs:.1f}"
+        why = f"its alias {ALIAS} is at {other.info.run_name} ({other.info.run_id[:8]}) with a final return of {theirs:.1f}"
         raise ConfigError(Problem("--register", name, f"{why}, and this one has {ours:.1f}", "give --force"))
 
 
-def _logged(run: KeptRun, policy: Callable[[], Any]) -> Any:
+def _logged(run: KeptRun, policy: Callable[[], tuple[Any, Any]]) -> Any:
     """The model of a run that was trained with tracker.log_model=false."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         try:
             with warnings.catch_warnings(), redirect_stderr(StringIO()):
                 warnings.simplefilter("ignore")  # and torch.export prints the graph it fails at
-                save_model(*policy(), folder, run.run_id)
+                agent, example = policy()
+                save_model(agent, example, folder, run.run_id)
         except (ConfigError, OSError):
             raise
         except Exception as error:

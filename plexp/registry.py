@@ -18,6 +18,8 @@ from plexp.ranges import PositiveInt, UnitInterval
 PARTS = ("algo", "advantage", "net", "env")
 """The groups of which an experiment has one plugin each."""
 GROUPS = (*PARTS, "callbacks")
+NAME = r"[a-z][a-z0-9_]*"
+"""Of a plugin; so that none leads out of its folder."""
 T = TypeVar("T")
 PROBLEM: dict[str, Any] = {
     "gamma": UnitInterval,
@@ -58,7 +60,7 @@ def find(group: str, name: object) -> type:
     key = f"{group}.plugin"
     if len(files := files_of(group, str(name))) > 1:
         raise ConfigError(Problem(key, name, f"there are two: {files[0]} and {files[1]}", "rename or remove one"))
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name not in names(group):
+    if not isinstance(name, str) or not re.fullmatch(NAME, name) or name not in names(group):
         raise ConfigError(Problem(key, name, "there is no such plugin", nearest(str(name), names(group))))
     try:
         importlib.import_module(f"plexp.plugins.{group}.{name}")
@@ -157,7 +159,9 @@ def _problem(
 
 
 def files_of(group: str, name: str) -> list[Path]:
-    """The files of a plugin; more than one is an error that `find` tells."""
+    """The files of a plugin; more than one is an error that `find` tells. None for what is no name of a plugin."""
+    if not re.fullmatch(NAME, name):
+        return []
     return [file for folder in folders(group) if (file := folder / f"{name}.py").is_file()]
 
 

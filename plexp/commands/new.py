@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 def written(group: str, name: str, root: Path) -> dict[Path, str]:
     """The files of a new plugin and their texts. Raises ConfigError for a name that is none, or is taken."""
     remedy = "give small letters, digits and _, beginning with a letter, such as mine"
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not re.fullmatch(registry.NAME, name):
         raise ConfigError(Problem("new", name, "this is no name for a plugin", remedy))
     if known := registry.files_of(group, name):
         raise ConfigError(Problem("new", name, f"there is one already: {known[0]}", "choose another name"))

@@ -72,10 +72,12 @@ def _raised_in(error: BaseException) -> str:
 
 
 def _missing_option(text: str) -> Problem:
-    found = re.search(r"Could not (?:find|load) '([^']+)'", text) or re.search(r"In '([^']+/[^']+)'", text)
+    missing, inside = re.search(r"Could not (?:find|load) '([^']+)'", text), re.search(r"In '([^']+/[^']+)'", text)
+    found = missing if inside is None or inside[1].startswith("hydra/") else inside
     if not found:
         return Problem("configuration", ..., text, "see python -m plexp --help")
-    group, _, option = found[1].rpartition("/")
+    of_hydra = found[1].startswith("hydra/")
+    group, _, option = found[1].rpartition("/") if of_hydra else found[1].partition("/")
     sheets = {file.stem for root in conf_folders() for file in (root / group).glob("*.yaml")}
     known = re.search(r"Available options in '[^']+': (.*)", text)  # Hydra's own, such as the launcher basic
     options = sorted(sheets | set(known[1].split() if known and group.startswith("hydra/") else []))

@@ -117,7 +117,7 @@ class OptunaSweeper(Sweeper):
                 try:
                     build(self._compose([*self.fixed, f"{each.key}={end}"])).training_env.close()
                 except ConfigError as error:
-                    problems |= {str(problem): problem for problem in error.problems}
+                    problems = {problem.key: problem for problem in error.problems} | problems  # the first of each key
         if problems:
             raise ConfigError(problems.values())
 

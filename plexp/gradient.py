@@ -139,7 +139,9 @@ class GradientStep:
             parameters = {f"module.{name}": values[i] for name, i in self.places.items()}
             minibatch = self.transform(Minibatch(*fields))
             # with tie_weights it puts back the wrong tensors where one module has two names, as a shared trunk has
-            result: tuple[Tensor, Terms] = functional_call(module, parameters, (minibatch,), arguments, tie_weights=False)
+            result: tuple[Tensor, Terms] = functional_call(
+                module, parameters, (minibatch,), arguments, tie_weights=False
+            )
             return result
 
         gradient, (total, terms) = grad_and_value(objective, has_aux=True)(flat)

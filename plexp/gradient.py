@@ -53,8 +53,8 @@ class GradientStep:
         self.transform, self.watched, self.is_compiled, self.profile = transform, watched, compiled, profile
         groups = [group for group in groups if group[0]]
         parameters = [p for members, _ in groups for p in members]
-        names = {p: name for name, p in module.named_parameters()}
-        self.shapes = {f"module.{names[p]}": p.shape for p in parameters}
+        self.shapes = [p.shape for p in parameters]
+        self.places = _places(module, parameters)
         self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
         self.gradients, self.means, self.squares = (torch.zeros_like(self.flat) for _ in range(3))
         for p, value, gradient in zip(
@@ -135,9 +135,12 @@ class GradientStep:
         arguments = dict(zip(self.arguments, numbers[len(self.rates) :].unbind(), strict=True))
 
         def objective(flat: Tensor) -> tuple[Tensor, Terms]:
-            parameters = dict(zip(self.shapes, self._unflatten(flat), strict=True))
+            values = self._unflatten(flat)
+            parameters = {f"module.{name}": values[i] for name, i in self.places.items()}
+            minibatch = self.transform(Minibatch(*fields))
+            # with tie_weights it puts back the wrong tensors where one module has two names, as a shared trunk has
             result: tuple[Tensor, Terms] = functional_call(
-                module, parameters, (self.transform(Minibatch(*fields)),), arguments
+                module, parameters, (minibatch,), arguments, tie_weights=False
             )
             return result
 
@@ -159,8 +162,8 @@ class GradientStep:
         return self._record(terms, norm), size
 
     def _unflatten(self, flat: Tensor) -> list[Tensor]:
-        parts = flat.split_with_sizes([shape.numel() for shape in self.shapes.values()])
-        return [part.view(shape) for part, shape in zip(parts, self.shapes.values(), strict=True)]
+        parts = flat.split_with_sizes([shape.numel() for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def _record(self, terms: Terms, norm: Tensor) -> Tensor:
         self.names = [*terms, "grad_norm"]
@@ -174,6 +177,17 @@ class GradientStep:
             what = f"the loss's {' and '.join(bad)}" if bad else "the gradient of the loss"
             advice = "a smaller algo.learning_rate or max_grad_norm may help"
             raise TrainingError(f"{what} is not finite ({values}); {advice}")
+
+
+def _places(module: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[str, int]:
+    """Where in the module each parameter is, by name: each attribute of each submodule once, whatever names those have."""
+    numbers = {p: i for i, p in enumerate(parameters)}
+    found = {}
+    for prefix, part in module.named_modules():
+        for name, p in part.named_parameters(recurse=False, remove_duplicate=False):
+            if p in numbers:
+                found[f"{prefix}.{name}".lstrip(".")] = numbers[p]
+    return found
 
 
 class _Objective(nn.Module):

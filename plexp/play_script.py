@@ -11,17 +11,15 @@ from gymnasium import spaces
 
 SCRIPT = '''"""{title}
 
-Plays an episode: python {name} [--show]. It needs {runtime} and gymnasium.
+Plays an episode: python {name}{show}. It needs {runtime} and gymnasium.
 """
-import sys
-from pathlib import Path
+{system}from pathlib import Path
 
 import gymnasium
 {imports}
 
 {policy}
-render_mode = "human" if "--show" in sys.argv else None
-env = gymnasium.make({make}, render_mode=render_mode)
+{mode}env = gymnasium.make({make})
 {flatten}(observation, _), total, over = env.reset(seed=0), 0.0, False
 while not over:
     action = {action}
@@ -43,6 +41,12 @@ PARTS = {
         "action": 'policy.run(None, {{"observations": np.asarray(observation, np.{dtype})[None]}})[0][0]',
     },
 }
+SHOW = {
+    "show": " [--show]",
+    "system": "import sys\n",
+    "mode": 'render_mode = "human" if "--show" in sys.argv else None\n',
+}
+"""For an environment that can be watched."""
 FLATTEN = "env = gymnasium.wrappers.FlattenObservation(env)\n"
 
 
@@ -56,13 +60,15 @@ def play_script(sheet: Mapping[str, Any], file: str, title: str, *, image: bool)
     given = {**({} if limit is None else {"max_episode_steps": limit}), "disable_env_checker": True, **kwargs}
     with closing(gymnasium.make(sheet["id"], **given)) as env:
         is_flat = isinstance(env.observation_space, spaces.Box)
+        can_show = "human" in env.metadata.get("render_modes", ())
     names = {"file": file, "dtype": "uint8" if image else "float32"}
     parts = {key: text.format(**names) for key, text in PARTS[file.rpartition(".")[2]].items()}
     return SCRIPT.format(
         title=title,
         name="play.py" if file.endswith("pt2") else "play_onnx.py",
-        make=", ".join([_quoted(sheet["id"]), *_arguments(given)]),
+        make=", ".join([_quoted(sheet["id"]), *_arguments(given), *(["render_mode=render_mode"] if can_show else [])]),
         flatten="" if is_flat else FLATTEN,
+        **(SHOW if can_show else dict.fromkeys(SHOW, "")),
         **parts,
     )
 

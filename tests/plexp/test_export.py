@@ -20,7 +20,7 @@ from plexp.errors import ConfigError
 from plexp.export import GreedyPolicy, check_formats, compare, export, seen, write
 
 WITHOUT_PLEXP = "import sys, runpy; sys.modules['plexp'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
-SMALL = ("env.num_envs=2", "net.width=8", "algo.num_steps=8", "algo.num_minibatches=1")
+SMALL = ("env.num_envs=2", "algo.num_steps=8", "algo.num_minibatches=1", "compile=false")
 AGENTS = {
     "choice, normalised": ("env=cartpole",),
     "box, clipped, normalised": ("env=lunarlander_continuous",),
@@ -42,8 +42,8 @@ def agent_of(build: Callable[..., Any], train: Callable[..., Any]) -> Callable[[
 
     def make(kind: str) -> Any:
         picture = kind in ("image", "small pictures, channels first")
-        net = ("net=cnn", "env.normalize_observations=false", *SMALL[:1], *SMALL[2:]) if picture else SMALL
-        experiment = build(*AGENTS[kind], *net)
+        net = ("net=cnn", "env.normalize_observations=false") if picture else ("net.width=8",)
+        experiment = build(*AGENTS[kind], *net, *SMALL)
         train(experiment, 1)
         with torch.no_grad():
             experiment.agent.head.linear.weight *= 300
@@ -114,6 +114,7 @@ def test_the_scripts_play_the_episode_that_the_agent_plays_and_cannot_see_plexp(
         text = made.script.read_text()
         assert "plexp" not in text.replace("plexp-tests", "") and ("torch" in text) == (made.file.suffix == ".pt2")
         assert ("FlattenObservation" in text) == (kind == "dict")
+        assert ("--show" in text) == ("plexp-tests" not in values["id"]), "a window, where there can be one"
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_PLEXP, str(made.script)],
             capture_output=True,

@@ -73,6 +73,27 @@ def test_the_step_as_a_function_is_the_plain_step(
         torch.testing.assert_close([a.means, a.squares], [b.means, b.squares], **EXACT)
 
 
+@pytest.mark.parametrize("kind", ["a trunk of both", "tied weights"])
+def test_weights_that_are_used_twice_learn_and_stay_the_modules_own(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one module has two names, and where two modules have one parameter."""
+    monkeypatch.setattr("plexp.gradient.Compiled", Plain)
+    results = []
+    for compiled in (False, True):
+        agent = make_agent(share_trunk=kind == "a trunk of both", layers=2, width=4)
+        if kind == "tied weights":
+            layers = [layer for layer in agent.trunk.modules() if isinstance(layer, torch.nn.Linear)]
+            layers[1].weight = layers[0].weight
+        before, values = dict(agent.named_parameters()), weights(agent)
+        algorithm = PPO(agent, make_learner(agent, ESTIMATOR, compiled=compiled), **SETTINGS)
+        for seed in range(3):
+            algorithm.update(fresh_rollout(agent, seed), seed / 4)
+        assert all(parameter is before[name] for name, parameter in agent.named_parameters())
+        assert kind != "tied weights" or layers[1].weight is layers[0].weight
+        assert not torch.equal(weights(agent), values)
+        results.append(weights(agent))
+    torch.testing.assert_close(*results, **EXACT)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("bad", ["value_loss", "policy_loss"])
 def test_the_term_that_is_not_finite_is_named(bad: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:

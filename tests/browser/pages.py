@@ -41,7 +41,8 @@ def environment(**changes: str) -> dict[str, str]:
 def begin(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """A plexp command, as typed in a folder."""
     command = [sys.executable, "-m", "plexp", *arguments]
-    return subprocess.Popen(command, cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, **options)
+    options = {"stdout": subprocess.PIPE, **options}
+    return subprocess.Popen(command, cwd=folder, env=environment(), text=True, **options)
 
 
 @dataclass
@@ -81,7 +82,7 @@ def serving(folder: Path, links: int) -> Iterator[Site]:
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.communicate(timeout=30)
 
 
 @contextmanager
@@ -97,7 +98,9 @@ def browser(width: int = 1400, height: int = 900) -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         context = chromium.new_context(viewport={"width": width, "height": height})
         context.set_default_timeout(WAIT)
-        context.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+        context.add_init_script(
+            "top == self && localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+        )
         yield context
         context.close()
         chromium.close()

@@ -79,7 +79,9 @@ def _missing_option(text: str) -> Problem:
     of_hydra = found[1].startswith("hydra/")
     group, _, option = found[1].rpartition("/") if of_hydra else found[1].partition("/")
     sheets = {file.stem for root in conf_folders() for file in (root / group).glob("*.yaml")}
-    known = re.search(r"Available options in '[^']+': (.*?)(?: Config search path|$)", text)  # Hydra's own, such as the launcher basic
+    known = re.search(
+        r"Available options in '[^']+': (.*?)(?: Config search path|$)", text
+    )  # Hydra's own, such as the launcher basic
     options = sorted(sheets | set(known[1].split() if known and group.startswith("hydra/") else []))
     if group in registry.GROUPS and (files := registry.files_of(group, option)):
         sheet = files[0].parents[2] / "conf" / group / f"{option}.yaml"

@@ -71,7 +71,7 @@ PALETTE = (
     *("8ddda8", "9e102c", "c82d4c", "e65b77", "f792a6", "0e538b", "2272b4", "4299e0", "8acaff"),
 )
 """Those from which MLflow 3.17 takes the colour of a group, by a hash of what it is grouped by."""
-DISTINCT = 90.0
+DISTINCT = 125.0
 """A distance between two colours (of at most 765) at which nobody takes one for the other."""
 
 
@@ -135,6 +135,7 @@ def _state(beside: Iterable[tuple[str, str]], searchFilter: str = "") -> dict[st
             "groupByKeys": [{"mode": mode, "groupByData": name} for mode, name in keys],
         },
         "groupsExpanded": {},
+        "autoRefreshEnabled": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
         "compareRunSections": SECTIONS,
         "compareRunCharts": CARDS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import json
@@ -22,7 +21,6 @@ import threading
 import time
 import uuid
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,7 @@ from plexp.tracking import Tracker
 from plexp.tracking_delivery import BATCH, Courier
 from plexp.tracking_views import masked, sqlite_uri
 from plexp.ui_server import serve
-from plexp.ui_views import link
+from plexp.ui_views import TABLE, is_same_view, link, saved_views
 
 
 def free_port() -> int:
@@ -582,17 +580,11 @@ def test_the_export_leaves_the_logging_as_it_was() -> None:
     process.join()
 
 
-def test_a_new_experiment_has_the_view_that_its_link_opens(outputs: Path, client: MlflowClient) -> None:
+def test_a_new_experiment_has_the_views_that_its_links_open(client: MlflowClient) -> None:
     tags = client.get_experiment_by_name("CartPole-v1").tags
-    key = "mlflow.sharedViewState.plexp"
-    assert link("http://x", "7").startswith("http://x/#/experiments/7/runs?viewStateShareKey=" + key.rsplit(".", 1)[1])
-    state = json.loads(tags[key])["state"]
-    view = json.loads(zlib.decompress(base64.b64decode(state.removeprefix("deflate;"))))
-    assert view["groupBy"] == {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "group"}]}
-    assert view["compareRunCharts"][0]["metricKey"] == "eval/return"
-    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} <= {
-        section["uuid"] for section in view["compareRunSections"]
-    }
+    views = saved_views()
+    assert len(views) == 2
+    assert all(is_same_view(tags[key], view) for key, view in views.items())
 
 
 def test_serve_says_in_one_line_why_it_cannot(
@@ -615,8 +607,9 @@ def test_serve_prints_links_keeps_runs_over_http_and_ends_with_its_children(
     process, address, (older, newer) = server
     assert process.stdout is not None
     assert f"{address} until Ctrl-C" in process.stdout.readline()
-    assert process.stdout.readline() == f"  newer: {link(address, newer)}\n"
-    assert process.stdout.readline() == f"  older: {link(address, older)}\n"
+    for name, key in (("newer", newer), ("older", older)):
+        assert process.stdout.readline() == f"  {name}: {link(address, key)}\n"
+        assert process.stdout.readline() == f"    as a table: {link(address, key, TABLE)}\n"
 
     outbox = tmp_path / "outbox"
     run = tracker(tmp_path / "unused", uri=address, experiment="over http", params={"a": None}, outbox=outbox)

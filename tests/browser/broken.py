@@ -1,0 +1,23 @@
+"""An environment that raises, registered as `plexp-tests/Breaks-v0`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Breaks(CartPoleEnv):
+    """CartPole, until it has made 100 steps."""
+
+    made = 0
+
+    def step(self, action: Any) -> Any:
+        self.made += 1
+        if self.made > 100:
+            raise RuntimeError("the ground gives way")
+        return super().step(action)
+
+
+gymnasium.register("plexp-tests/Breaks-v0", Breaks, max_episode_steps=500)

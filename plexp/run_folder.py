@@ -54,10 +54,10 @@ class Record:
     """The sweeps that it belongs to, and its number there."""
     error: list[str] = field(default_factory=list)
     """Of a run that failed."""
-    pruned: str = ""  # at which step and why its search gave it up
     outcome: dict[str, Any] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     """Of a run that finished; the last values."""
+    pruned: str = ""  # at which step, and why, its search gave it up
 
 
 class RunFolder:

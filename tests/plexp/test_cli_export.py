@@ -81,6 +81,7 @@ def client(folder: Path) -> MlflowClient:
 
 
 def test_the_agent_that_was_trained_is_what_is_exported(run: Run, folder: Path) -> None:
+    pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx]"')
     status, said, errors = run("export", f"{NAME}1", "--to", "here/there", "--format", "all")
     assert status == 0 and not errors
     assert sorted(file.name for file in (folder / "here" / "there").iterdir()) == [

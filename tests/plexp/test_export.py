@@ -10,7 +10,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from gymnasium.wrappers import FlattenObservation
@@ -19,6 +18,7 @@ from plexp import export as exporting
 from plexp.errors import ConfigError
 from plexp.export import GreedyPolicy, check_formats, compare, export, seen, write
 
+onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx]"')
 WITHOUT_PLEXP = "import sys, runpy; sys.modules['plexp'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
 SMALL = ("env.num_envs=2", "algo.num_steps=8", "algo.num_minibatches=1", "compile=false")
 AGENTS = {

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import yaml
 from packaging.version import InvalidVersion, Version
@@ -61,9 +63,12 @@ class KeptRun:
     def file(self, name: str) -> Path:
         """A copy of one of its files. Raises ConfigError if it has no such file."""
         if not self.has(name):
+            if (folder := self._moved_from()) is not None:
+                remedy = "if it was moved, mend it: python -m plexp repair"
+                raise ConfigError(Problem("run", self._called, f"the folder of its files is gone ({folder})", remedy))
             why = {"FINISHED": "has no"}.get(self.status, f"is {self.status} and has no")
             remedy = f"choose a finished one: {self._others()}" if self._others() else "train one to its end"
-            raise ConfigError(Problem("run", f"{self.name} ({self.run_id[:8]})", f"it {why} {name}", remedy))
+            raise ConfigError(Problem("run", self._called, f"it {why} {name}", remedy))
         return Path(self.client.download_artifacts(self.run_id, name, str(self._place)))
 
     def history(self) -> dict[str, dict[int, float]]:
@@ -91,6 +96,16 @@ class KeptRun:
         """Say something of it."""
         for name, value in tags.items():
             self.client.set_tag(self.run_id, name_for_mlflow(name), value)
+
+    @property
+    def _called(self) -> str:
+        return f"{self.name} ({self.run_id[:8]})"
+
+    def _moved_from(self) -> Path | None:
+        """Where its files were, if they lay in a folder that is not there any more."""
+        place = urlsplit(self.run.info.artifact_uri)
+        folder = Path(url2pathname(place.path))
+        return folder if place.scheme == "file" and not folder.exists() else None
 
     def _others(self) -> str:
         runs = _search(self.client, [self.experiment_id], f"{TRAINING} and attributes.status = 'FINISHED'", limit=3)

@@ -28,6 +28,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from plexp.errors import Problem, StoreError
+from plexp.tracking_schema import other_schema
 from plexp.tracking_views import cause, masked, sqlite_uri
 from plexp.ui_views import saved_views
 
@@ -53,6 +54,10 @@ def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
             if isinstance(error, ModuleNotFoundError) and "psycopg" in str(error.name):
                 remedy = 'pip install "plexp[postgresql]"'
             problem = Problem("tracker.uri", masked(uri), cause(error), remedy)
+        address = uri or sqlite_uri(outputs / "mlflow.db")
+        file = Path(make_url(address).database or "") if address.startswith("sqlite:") else None
+        if (schema := other_schema(error, file, masked(address))) is not None:
+            problem = Problem(problem.key, problem.value, *schema)
         raise StoreError(str(problem)) from None  # the chain would print the credentials
 
 

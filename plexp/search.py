@@ -47,6 +47,8 @@ class Search:
         size, total = self.settings["trials_at_once"], self.settings["n_trials"]
         trials = self.study.get_trials()
         begun = [each.number for each in trials if each.state == TrialState.RUNNING]
+        if not begun and len(trials) >= total:
+            return []
         begin = (begun[0] if begun else len(trials)) // size * size
         end = min(begin + size, total)
         for number in range(len(trials), end):

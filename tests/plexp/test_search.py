@@ -388,6 +388,19 @@ def test_a_search_that_is_started_again_samples_what_it_would_have(tmp_path: Pat
     assert all(len(f"{each['x']:.4g}") >= len(str(each["x"])) or each["x"] < 1e-3 for each in whole)
 
 
+@pytest.mark.parametrize(("total", "size"), [(1, 3), (2, 3), (3, 3), (4, 3), (7, 2)])
+def test_a_search_ends_also_where_its_last_batch_is_not_full(total: int, size: int, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "n_trials": total, "trials_at_once": size, "startup_trials": 100}
+    search, batches = Search(tmp_path, settings, {"x": FloatDistribution(0, 1)}, None), []
+    while batch := search.batch():
+        batches.append([trial.number for trial in batch])
+        assert len(batches) <= total
+        for trial in batch:
+            search.tell(trial, [1.0, 2.0], "")
+    assert [number for batch in batches for number in batch] == list(range(total))
+    assert all(len(batch) == size for batch in batches[:-1]) and search.study.trials[-1].value == 1.5
+
+
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     file = tmp_path / STUDY
     mend(file)

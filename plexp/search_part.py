@@ -50,6 +50,10 @@ def part_of(sweeper: Mapping[str, Any], folder: Path, choices: Mapping[str, obje
             raise ConfigError(Problem("search", search, "a search is a sweep", "add -m"))
         return None
     job = sweeper.get("job")
+    if choices.get("search") and not job:
+        raise ConfigError(
+            Problem("search", choices["search"], "several sheets of ranges are one list", "give search=[a,b]")
+        )
     return Part(folder, **job, settings=sweeper) if job else None
 
 

@@ -83,7 +83,7 @@ def test_a_trial_is_the_mean_over_the_same_seeds_and_the_best_is_run_again_on_ot
             assert sorted(run["params"]["seed"] for run in those) == ["7", "8"]
             returns = [run["metrics"]["eval/final_return"][-1][1] for run in those]
             assert sorted(facts["confirmation"][role]) == pytest.approx(sorted(returns))
-    assert lines[-2].startswith(f"best trial {best}: algo.learning_rate=") and "on 2 fresh seeds" in lines[-2]
+    assert lines[-2].startswith(f"best trial {best}: ") and "on 2 fresh seeds" in lines[-2]
     assert lines[-1] == facts["command"] and "seed=" not in lines[-1].replace("seeds", "")
 
     assert main(*command)[0] == 0
@@ -117,12 +117,12 @@ def test_a_pruned_run_stops_early_is_told_so_everywhere_and_is_never_gone_on_wit
     assert main(*command, *long)[0] == 0
     assert len(runs(tmp_path)) == len(kept) and found(tmp_path) == facts
     _, lines = main("compare", "--outputs", str(tmp_path), "--by", "search.role")
-    assert any(line.startswith("left out, pruned by a search: ppo-mlp") for line in lines)
+    assert any("left out, pruned by a search: ppo-mlp" in line for line in lines), lines
     overrides = [each for each in json.loads(killed(tmp_path)[0].read_text())["overrides"]]
     assert main(*[each for each in overrides if not each.startswith("outputs=")])[0] == 0, (
         "outside the search it is new"
     )
-    assert len(runs(tmp_path)) == len(kept) + 1
+    assert len([run for run in runs(tmp_path) if run["tags"]["kind"] == "training"]) == len(kept) + 1
 
 
 def killed(outputs: Path) -> list[Path]:
@@ -298,7 +298,7 @@ def test_every_sheet_of_ranges_fits_and_holds_the_untuned_configuration(
     usual = compose(f"algo={algo}")
     (first,) = sampled
     assert len(first) > 3 and {key: str(OmegaConf.select(usual, key)).lower() for key in first} == {
-        key: str(value) for key, value in first.items()
+        key: str(value).lower() for key, value in first.items()
     }
 
 

@@ -74,14 +74,10 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Raises ConfigError before the first trial if a range does not fit what it is of."""
-        from plexp import sweeps
         from plexp.search import Search
         from plexp.search_space import parse, range_of, usual_point
 
         self.folder = Path(self.config.hydra.sweep.dir)
-        if sweeps.running.lock is None:
-            cause = "another process runs this very search now"
-            raise ConfigError(Problem("sweep", self.folder.name, cause, "wait for it: python -m plexp status"))
         parser = OverridesParser.create(config_loader=self.loader)
         wanted, self.fixed = parse(self.settings["params"], arguments, parser)
         usual = self._compose(self.fixed)

@@ -8,7 +8,6 @@ import os
 import signal
 import statistics
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,12 +161,12 @@ def test_a_search_that_is_sigkilled_ends_as_the_one_that_never_was(tmp_path: Pat
             "algo.learning_rate=tag(log,interval(1e-5,1e-1))",
             "algo.clip_eps=interval(0.1,0.4)",
         ),
-        *("compile=false", *QUICK, "total_timesteps=1600", "evaluation.every=200", "checkpoint.every=200"),
-        *sized(n_trials=8, trials_at_once=4, prune_after_trials=3),
+        *("compile=false", *QUICK, "total_timesteps=800", "evaluation.every=100", "checkpoint.every=100"),
+        *sized(n_trials=6, trials_at_once=3, prune_after_trials=3),
     ]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     assert finish([*command, f"outputs={whole}"])[0] == 0
-    for number in (3, 9):
+    for number in (2, 8):
         process = start([*command, f"outputs={killed}"], stderr=subprocess.DEVNULL)
         wait_for(lambda least=number: len(ended(killed)) > least, 120)
         os.killpg(process.pid, signal.SIGKILL)
@@ -181,7 +180,7 @@ def test_a_search_that_is_sigkilled_ends_as_the_one_that_never_was(tmp_path: Pat
         each["command"] = each["command"].replace(str(killed), "").replace(str(whole), "")
         for trial in each["trials"]:
             trial["why"] = bool(trial["why"])
-    assert ours == theirs and len(ours["trials"]) == 8
+    assert ours == theirs and len(ours["trials"]) == 6
     assert len(list(killed.glob("sweeps/*"))) == 1
     points = [
         (run["params"]["algo.learning_rate"], run["params"]["algo.clip_eps"], run["params"]["seed"])
@@ -422,19 +421,3 @@ def test_the_verdict_is_a_test_on_the_fresh_seeds_alone() -> None:
     assert verdict({"confirmation": [*high[:4], None], "baseline": low}, "maximize")["verdict"].startswith("no verdict")
     assert verdict({"confirmation": [math.inf], "baseline": [None]}, "minimize")["verdict"].startswith("no verdict")
     assert verdict({"confirmation": high}, "maximize")["verdict"] == "it is the untuned configuration"
-
-
-def test_a_second_start_of_a_search_that_runs_is_refused(tmp_path: Path) -> None:
-    command = [
-        *("-m", "hydra/sweeper=optuna", "algo.learning_rate=choice(0.001,0.01)", "compile=false", *QUICK),
-        *("total_timesteps=20000", f"outputs={tmp_path}", *sized(n_trials=2)),
-    ]
-    first = start(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: list(tmp_path.glob("state/*/run.json")), 60)
-        status, said = finish(command)
-        assert status == 2 and "another process runs this very search now" in said
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-        time.sleep(0.1)

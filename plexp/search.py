@@ -98,7 +98,10 @@ class Search:
         twin = self.study.get_trials()[twin.number]
         for key, value in twin.user_attrs.items():
             self._note(trial, key, value)
-        self.study.tell(trial.number, twin.value, state=twin.state)
+        is_finished = (
+            twin.state == TrialState.COMPLETE
+        )  # Optuna gives pruned ones their last evaluation, and takes none
+        self.study.tell(trial.number, twin.value if is_finished else None, state=twin.state)
 
     def best(self) -> FrozenTrial | None:
         """The finished trial with the best mean, the earlier one of equals; None: there is none."""

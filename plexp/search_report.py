@@ -49,7 +49,7 @@ def report(
             "number": each.number,
             "status": {"COMPLETE": "FINISHED", "FAIL": "FAILED"}.get(each.state.name, each.state.name),
             "params": each.params,
-            "value": each.value,
+            "value": each.value if VALUES in each.user_attrs else None,
             "values": each.user_attrs.get(VALUES),
             "why": each.user_attrs.get(PRUNED) or each.user_attrs.get(ERROR),
         }

@@ -109,6 +109,7 @@ def test_a_pruned_run_stops_early_is_told_so_everywhere_and_is_never_gone_on_wit
     taken = sum(640 for _ in whole) + sum(json.loads(f.read_text()).get("steps", 0) for f in killed(tmp_path))
     assert facts["steps"] == {"planned": 5 * 2 * 640, "taken": taken} and taken < 5 * 2 * 640
     given_up = [trial["number"] for trial in facts["trials"] if trial["status"] == "PRUNED"]
+    assert all((trial["value"] is None) == (trial["status"] == "PRUNED") for trial in facts["trials"])
     assert given_up and {run["tags"]["search.trial"] for run in pruned} <= {str(number) for number in given_up}
     assert any(f"{len(given_up)} pruned; pruning saved" in line for line in lines)
 
@@ -353,6 +354,12 @@ def test_one_seed_gives_the_trial_up_for_its_other_seeds(tmp_path: Path) -> None
     assert judges[0]([(0, 10.0), (5, 11.5), (9, 20.0), (20, 20.0)], 1.0) is None, "at the end nothing is left to save"
     search.tell(search.study.trials[2], [None, None], "")
     assert search.study.trials[2].state == TrialState.PRUNED
+    search.study.add_trial(create_trial(state=TrialState.RUNNING, params={"x": 0.1}, distributions=space))
+    twin = search.twin(search.study.trials[3])
+    assert twin is not None and twin.number == 2
+    search.tell_as(search.study.trials[3], twin)
+    assert search.study.trials[3].state == TrialState.PRUNED
+    assert search.study.trials[3].user_attrs == search.study.trials[2].user_attrs
     assert search.study.trials[2].intermediate_values == {0: 10.0, 1: 50.0, 2: 11.5, 3: 60.0, 4: 20.0, 6: 20.0}
 
 

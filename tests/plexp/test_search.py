@@ -199,11 +199,15 @@ def test_a_search_finds_a_learning_rate_that_learns(tmp_path: Path) -> None:
     command = [
         *("-m", "hydra/sweeper=optuna", "algo.learning_rate=tag(log,interval(1e-9,1e-2))", "compile=false"),
         *("total_timesteps=8000", "evaluation.every=2000", "evaluation.episodes=5", "evaluation.final_episodes=20"),
-        *("tracker.log_model=false", f"outputs={tmp_path}", *sized(n_trials=8, trials_at_once=2, seeds_per_trial=1)),
+        *(
+            "tracker.log_model=false",
+            f"outputs={tmp_path}",
+            *sized(n_trials=8, trials_at_once=4, seeds_per_trial=1, prune_below=None),
+        ),
     ]
     assert finish([*command, "algo.update_epochs=4"])[0] == 0
     facts = found(tmp_path)
-    values = {t["params"]["algo.learning_rate"]: t["value"] for t in facts["trials"] if t["value"] is not None}
+    values = {trial["params"]["algo.learning_rate"]: trial["value"] for trial in facts["trials"]}
     best = facts["trials"][facts["best"]]
     assert best["params"]["algo.learning_rate"] > 1e-4 and best["value"] > 2 * min(values.values())
 

@@ -99,7 +99,7 @@ def browser(width: int = 1400, height: int = 900) -> Iterator[Any]:
         context = chromium.new_context(viewport={"width": width, "height": height})
         context.set_default_timeout(WAIT)
         context.add_init_script(
-            "top == self && localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+            "origin != 'null' && top == self && localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
         )
         yield context
         context.close()
@@ -157,7 +157,7 @@ def curves(card: Any) -> dict[str, list[tuple[float, float]]]:
 def groups(page: Any) -> dict[str, str]:
     """Colour of each group's dot in the list of runs → the group's name."""
     texts = [row.inner_text() for row in page.locator(".ag-row:has-text('Group: ')").all()]
-    found = [re.match(r"(#[0-9a-f]{6})\s+Group: (.+)", text) for text in texts]
+    found = [re.search(r"(#[0-9a-f]{6})\s+Group: (.+)", text) for text in texts]
     return {match[1]: match[2] for match in found if match}
 
 

@@ -186,11 +186,12 @@ def test_the_table_has_the_values_of_the_store_in_groups_that_open_and_close(sto
     number = len(pages.table(page))
     first = page.locator(".ag-pinned-left-cols-container .ag-row[row-index='0']")
     assert "comparison" in first.inner_text(), "the newest comes first"
-    first.locator("button").first.click()
+    opener = first.locator("[col-id='attributes.`Run Name`'] [role=button]")
+    opener.click()
     page.wait_for_function(
         f"document.querySelectorAll('.ag-pinned-left-cols-container .ag-row').length == {number - 1}"
     )
-    first.locator("button").first.click()
+    opener.click()
     page.wait_for_function(f"document.querySelectorAll('.ag-pinned-left-cols-container .ag-row').length == {number}")
 
 

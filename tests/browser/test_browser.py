@@ -76,13 +76,10 @@ class Store:
 
 def fill(folder: Path) -> None:
     """Two algorithms with two seeds, a film and a comparison of them; a run that failed."""
-    for arguments, status in (
-        (SWEEP, 0),
-        (("film", "ppo-mlp2x64-gae-cartpole-s1", "--episode", "1"), 0),
-        ((*FAILING, BROKEN), 1),
-        (("compare", "--env", "cartpole"), 0),
-    ):
-        with pages.begin(folder, *arguments, stderr=subprocess.STDOUT) as command:
+    film, comparison = ("film", "ppo-mlp2x64-gae-cartpole-s1", "--episode", "1"), ("compare", "--env", "cartpole")
+    for together in ({SWEEP: 0, (*FAILING, BROKEN): 1}, {film: 0, comparison: 0}):
+        commands = [pages.begin(folder, *arguments, stderr=subprocess.STDOUT) for arguments in together]
+        for command, status in zip(commands, together.values(), strict=True):
             output, _ = command.communicate(timeout=300)
             assert command.returncode == status, output
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from plexp.agent import Agent
 from plexp.block import Block
-from plexp.episodes import EpisodesInProgress
+from plexp.episodes import Episode, EpisodesInProgress
 from plexp.errors import EnvironmentFault, TrainingError
 from plexp.faults import bounds_of, find_fault, locate
 from plexp.interfaces import EpisodeSeed
@@ -24,18 +23,6 @@ from plexp.stepper import Array, Stepper
 from plexp.types import Rollout
 
 BLOCK = 64  # steps that there is room for at once while the length of a rollout is not known
-
-
-@dataclass(frozen=True)
-class Episode:
-    """A finished episode: its return as the environment paid it, and its length in steps."""
-
-    total_reward: float
-    length: int
-    environment: int = 0
-    """Which of the N environments played it."""
-    number: int = 0
-    """How many episodes that one began before; so both say its seed."""
 
 
 class Collector:

@@ -62,21 +62,6 @@ def changed(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in merged.items()}
 
 
-def composed(*overrides: str) -> dict[str, Any]:
-    """The same, resolved. Raises ConfigError for what cannot be composed, has no value, or does not resolve."""
-    from plexp.explain import explain
-
-    try:
-        values = OmegaConf.to_container(compose(*overrides), resolve=True, throw_on_missing=True)
-    except Exception as error:
-        problem = explain(error, list(overrides))
-        if problem is None:
-            raise
-        raise ConfigError(problem) from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
 def hydra_configuration(*overrides: str) -> DictConfig:
     """Hydra's own part of it: the section `hydra`."""
     found: DictConfig = compose(*overrides, with_hydra=True).hydra

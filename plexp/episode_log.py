@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from plexp.collector import Collector, Episode
-from plexp.episodes import Array, PlayedEpisode
+from plexp.collector import Collector
+from plexp.episodes import Array, Episode, PlayedEpisode
 from plexp.errors import Problem, StoreError, one_line
 from plexp.interfaces import EpisodeSeed
 from plexp.trainer import Progress

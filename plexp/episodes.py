@@ -16,6 +16,18 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
+class Episode:
+    """A finished episode: its return as the environment paid it, and its length in steps."""
+
+    total_reward: float
+    length: int
+    environment: int = 0
+    """Which of the N environments played it."""
+    number: int = 0
+    """How many episodes that one began before; so both say its seed."""
+
+
+@dataclass(frozen=True)
 class PlayedEpisode:
     """All that an episode is, so that a fresh environment can play it again, and what it paid."""
 

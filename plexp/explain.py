@@ -12,8 +12,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plexp import commands, conf_folders, registry
 from plexp.composition import compose, hydra_configuration
-from plexp.errors import Problem, nearest
+from plexp.errors import ConfigError, Problem, nearest
 from plexp.optuna_sweeper import OptunaSweeper
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """A command line's resolved values. Raises ConfigError for what cannot be composed, has no value, or does not resolve."""
+    try:
+        values = OmegaConf.to_container(compose(*overrides), resolve=True, throw_on_missing=True)
+    except Exception as error:
+        problem = explain(error, list(overrides))
+        if problem is None:
+            raise
+        raise ConfigError(problem) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def explain(error: Exception, arguments: list[str]) -> Problem | None:

@@ -16,7 +16,7 @@ from torch import nn
 from plexp.types import Metrics, Rollout, Targets
 
 if TYPE_CHECKING:
-    from plexp.collector import Episode
+    from plexp.episodes import Episode
 
 CriticKind: TypeAlias = Literal["none", "v", "q"]
 EpisodeSeed: TypeAlias = Callable[[int, int], int]

@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from plexp import registry
-from plexp.composition import changed, composed
+from plexp.composition import changed
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.experiment import Experiment, build_from, make
+from plexp.explain import composed
 from plexp.interfaces import Environment
 from plexp.schema import ROOT, SECTIONS
 

@@ -21,8 +21,8 @@ from plexp.checkpointer import Checkpointer, Pulse
 from plexp.episode_log import EpisodeLog
 from plexp.errors import EnvironmentFault, Problem, Pruned, StoreError, TrainingError, is_full, one_line
 from plexp.evaluation import EvaluationResult, evaluate
+from plexp.evaluation_films import EvaluationFilms
 from plexp.experiment import Experiment
-from plexp.film import EvaluationFilms
 from plexp.interfaces import Stateful
 from plexp.outcome import Outcome
 from plexp.provenance import provenance

@@ -129,7 +129,13 @@ def open_run(reference: str, *, outputs: Path, uri: str | None, env: str | None 
 
 def _must_exist(uri: str | None, outputs: Path) -> None:
     """Reading must not create a store."""
-    file = outputs / "mlflow.db" if uri is None else Path(make_url(uri).database or "") if "sqlite" in uri else None
+    file = (
+        outputs / "mlflow.db"
+        if uri is None
+        else Path(make_url(uri).database or "")
+        if uri.startswith("sqlite")
+        else None
+    )
     if file is not None and not file.is_file():
         key, shown = ("outputs", str(outputs)) if uri is None else ("uri", masked(uri))
         raise StoreError(str(Problem(key, shown, "no run has been kept there yet", "start one with: python -m plexp")))

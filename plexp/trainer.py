@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from plexp.agent import Agent
-from plexp.collector import Collector, Episode
+from plexp.collector import Collector
+from plexp.episodes import Episode
 from plexp.interfaces import Algorithm
 from plexp.profile import Profile
 from plexp.types import Metrics

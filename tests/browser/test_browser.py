@@ -1,6 +1,6 @@
 """What a person sees in a real browser, of a real sweep, a run that failed and one that is running.
 
-One store, one server and one Chromium for all of them, so they belong to one worker: `--dist loadgroup`.
+One store, one server and one Chromium for all of them, so they belong to one worker: `--dist loadfile`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:The ``noload`` loader strategy:DeprecationWarning"
     ),  # MLflow with SQLAlchemy 2.1
-    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(pages.CHROMIUM is None, reason="the pages are not tested: there is no chromium on the PATH"),
 ]
 

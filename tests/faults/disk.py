@@ -18,10 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.faults.common import differences, finish, runs, start, wait_for
 
-SIZE = ("algo=ppo", "compile=false", "tracker.log_model=false", "total_timesteps=100_000", "evaluation.every=5000")
+SIZE = ("algo=ppo", "compile=false", "tracker.log_model=false", "total_timesteps=50_000", "evaluation.every=5000")
 CASES = {
     "tracking": ("net.width=16", "tracker.every=100", "checkpoint.every=null"),
-    "checkpointing": ("net.width=512", "tracker.every=5000", "checkpoint.every=1000", "total_timesteps=15_000"),
+    "checkpointing": ("net.width=512", "tracker.every=5000", "checkpoint.every=1000", "total_timesteps=10_000"),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from plexp.callbacks import Evaluator, Grid, ProgressBar, Recorder
-from plexp.collector import Episode
+from plexp.episodes import Episode
 from plexp.evaluation import EvaluationResult
 from plexp.outcome import Outcome, verdict
 from plexp.profile import Profile

@@ -22,8 +22,9 @@ from torch import nn
 from plexp.agent import Agent
 from plexp.apart import Apart
 from plexp.checkpoint import copied, decode, encode
-from plexp.collector import Collector, Episode
+from plexp.collector import Collector
 from plexp.distributions import ActionDistribution, Categorical
+from plexp.episodes import Episode
 from plexp.errors import ConfigError, EnvironmentFault, TrainingError
 from plexp.lockstep import Lockstep
 from plexp.replay import replay

@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from plexp.callbacks import Recorder
 from plexp.checkpoint import decode, encode
-from plexp.collector import Episode
 from plexp.episode_log import EpisodeLog, episode_of, kept_type
+from plexp.episodes import Episode
 from plexp.errors import StoreError
 from plexp.experiment import Experiment
 from plexp.trainer import Progress

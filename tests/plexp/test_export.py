@@ -141,7 +141,8 @@ def test_a_file_that_acts_differently_is_noticed_and_removed(
     experiment = agent_of("box, tanh")
 
     def careless(policy: Any, example: Any, kind: str, file: Path) -> Any:
-        return lambda observations: write(policy, example, kind, file)(observations) + 0.01
+        reader = write(policy, example, kind, file)
+        return lambda observations: reader(observations) + 0.01
 
     monkeypatch.setattr(exporting, "write", careless)
     with pytest.raises(ConfigError, match="acts differently from the agent"):

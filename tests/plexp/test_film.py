@@ -18,7 +18,8 @@ from plexp.camera import Moment, Title
 from plexp.episodes import PlayedEpisode
 from plexp.errors import ConfigError
 from plexp.evaluation import EvaluationResult, evaluate
-from plexp.film import EvaluationFilms, extremes, film, filmed
+from plexp.evaluation_films import EvaluationFilms
+from plexp.film import extremes, film, filmed
 from plexp.lockstep import Lockstep
 from plexp.seeding import EpisodeSeeds
 

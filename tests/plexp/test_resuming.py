@@ -16,7 +16,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from omegaconf import DictConfig, open_dict
 
 from plexp.checkpoint import copied, decode, encode
-from plexp.collector import Collector, Episode
+from plexp.collector import Collector
+from plexp.episodes import Episode
 from plexp.experiment import Experiment
 from plexp.normalization import RewardScaler
 from plexp.seeding import EpisodeSeeds, SeededEpisodes

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from plexp.callbacks import Evaluator
-from plexp.collector import Episode
+from plexp.episodes import Episode
 from plexp.evaluation import evaluate
 from plexp.normalization import ObservationNormalizer
 from plexp.trainer import Progress, Trainer

@@ -19,6 +19,7 @@ from plexp.film import FOLDER, extremes, film, filmed
 from plexp.interfaces import Environment
 from plexp.restored import rebuilt, restored
 from plexp.tracking_runs import KeptRun, open_run
+from plexp.tracking_views import ui_command
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def film_run(request: Request) -> Iterator[str]:
             yield f"{take.title}: return {take.episode.total_reward:.1f} in {length} steps; {made.files[0]} and .gif"
             if made.warning:
                 yield f"{take.title}: {made.warning}"
-        yield f"kept with run {kept.run_id} in {FOLDER}/; browse it with: python -m plexp ui"
+        browse = ui_command(request.uri, request.outputs)
+        yield f"kept with run {kept.run_id} in {FOLDER}/; browse it with: {browse}"
 
 
 def _of_policy(experiment: Experiment, environment: Environment, request: Request) -> list[Take]:

@@ -27,7 +27,7 @@ from plexp.outcome import Outcome, objective, verdict
 from plexp.search_part import Part, part_of
 from plexp.signals import Preempted, interruptible
 from plexp.status import sweep_record
-from plexp.tracking_views import masked
+from plexp.tracking_views import masked, ui_command
 
 if TYPE_CHECKING:
     from plexp.experiment import Experiment
@@ -175,7 +175,10 @@ def _run(
     effort = f"{outcome.steps:,} steps in {outcome.seconds:.1f} s ({speed:,.0f} steps/s)"
     console.print(f"[bold]{outcome.name}[/bold]  {effort}", highlight=False)
     console.print(f"{verdict(outcome)}", highlight=False, soft_wrap=True)
-    console.print(f"MLflow run {outcome.run_id}; browse it with: python -m plexp ui", highlight=False, soft_wrap=True)
+    browse = ui_command(experiment.values["tracker"]["uri"], Path(experiment.values["outputs"]))
+    console.print(
+        f"MLflow run {outcome.run_id}; browse it with: {browse}", highlight=False, soft_wrap=True, markup=False
+    )
     return asdict(outcome)
 
 

@@ -68,6 +68,9 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
         _reasons(unfinished, console)
         if any(row.status in ("INTERRUPTED", "FAILED") for row in unfinished):
             console.print("the same command takes a run up where its last checkpoint was")
+    if alone and not unfinished and chosen is None:
+        number = f"{len(alone)} runs" if len(alone) > 1 else "1 run"
+        console.print(f"{number} outside sweeps, finished", highlight=False)
     if sweep is None:
         for folder in reversed([folder for folder in folders if folder != chosen]):
             console.print(f"sweep {folder.name}: {_counts(rows_of(folder, runs))}", highlight=False, soft_wrap=True)

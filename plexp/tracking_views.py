@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 
@@ -42,6 +43,14 @@ def cut(text: str, limit: int) -> str:
 def masked(text: str) -> str:
     """Without the credentials in its addresses."""
     return re.sub(r"([?&][^=&\s]+=)[^&\s]+", r"\1***", re.sub(r"://\S*@", "://***@", text))
+
+
+def ui_command(uri: str | None, outputs: Path) -> str:
+    """What to type to browse a store: at `uri` (its credentials left out), or the file in `outputs`."""
+    if uri:
+        return f"python -m plexp ui --uri {masked(uri)}"
+    usual = outputs.absolute() == Path("outputs").absolute()
+    return "python -m plexp ui" if usual else f"python -m plexp ui --outputs {shlex.quote(str(outputs))}"
 
 
 def cause(error: Exception) -> str:

@@ -17,6 +17,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     from plexp.later_evaluation import evaluate_kept
     from plexp.tracking_runs import open_run
+    from plexp.tracking_views import ui_command
 
     with open_run(options.run, outputs=options.outputs, uri=options.uri, env=options.env) as run:
         made = evaluate_kept(
@@ -27,5 +28,5 @@ def main(arguments: list[str]) -> int:
             overrides=options.overrides,
         )
         print("\n".join(made.lines()))
-        print(f"kept with run {run.run_id}; browse it with: python -m plexp ui")
+        print(f"kept with run {run.run_id}; browse it with: {ui_command(options.uri, options.outputs)}")
     return 0

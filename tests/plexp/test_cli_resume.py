@@ -204,6 +204,11 @@ def test_status_shows_a_sweep_and_why_jobs_failed(main: Main, tmp_path: Path, st
     assert status == 2 and lines[0].startswith("--sweep=2020: there is no such sweep; ")
 
 
+def test_status_of_finished_runs_outside_sweeps_says_so(main: Main, tmp_path: Path) -> None:
+    assert main(*QUICK)[0] == 0
+    assert main("status", "--outputs", str(tmp_path)) == (0, ["1 run outside sweeps, finished"])
+
+
 def test_an_interrupted_sweep_says_what_waits(main: Main, tmp_path: Path, stop_at: Callable[..., None]) -> None:
     stop_at(14, KeyboardInterrupt())
     status, lines = main("-m", "seed=0,1,2", "hydra/launcher=basic", *LONG)

@@ -36,7 +36,7 @@ from plexp.errors import StoreError
 from plexp.outbox import Outbox
 from plexp.tracking import Tracker
 from plexp.tracking_delivery import BATCH, Courier
-from plexp.tracking_views import masked, sqlite_uri
+from plexp.tracking_views import masked, sqlite_uri, ui_command
 from plexp.ui_server import serve
 from plexp.ui_views import TABLE, is_same_view, link, saved_views
 
@@ -632,3 +632,11 @@ def test_serve_prints_links_keeps_runs_over_http_and_ends_with_its_children(
     assert process.wait(20) == 0
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
+
+
+def test_how_to_browse_a_store_names_it_and_no_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ui_command(None, Path("outputs")) == ui_command(None, tmp_path / "outputs") == "python -m plexp ui"
+    assert ui_command(None, Path("/shared/my runs")) == "python -m plexp ui --outputs '/shared/my runs'"
+    said = ui_command("postgresql://me:secret@db/x", Path("outputs"))
+    assert said == "python -m plexp ui --uri postgresql://***@db/x"

@@ -38,17 +38,15 @@ class EvaluationFilms:
             log.warning("evaluation %s is not filmed: %s: %s", index, type(error).__name__, one_line(error))
 
     def _film(self, result: EvaluationResult, index: int, step: int | None) -> None:
-        if (
-            result.played is None
-        ):  # as EnvPool's, which has no seeds for episodes: the same policy, where there are some
+        if result.played is None:  # EnvPool has no seeds for episodes: the same policy, where there are some
             seeds = self.experiment.streams.evaluation(index)
             result = evaluate(self.experiment.agent, self.environment, seeds, len(result.returns))
         assert result.played is not None
         chosen = extremes(result) if step is None else {"median": middle(result)}
         for which, place in chosen.items():
-            name, when = (
-                (f"final-{which}", "after training") if step is None else (f"step-{step:09d}", f"at step {step:,}")
-            )
+            name, when = f"final-{which}", "after training"
+            if step is not None:
+                name, when = f"step-{step:09d}", f"at step {step:,}"
             title = f"{which} of {len(result.returns)} {when}, {self.experiment.name}"
             with tempfile.TemporaryDirectory(dir=self.place) as folder:
                 made = film(self.environment, result.played[place], title, Path(folder) / name)

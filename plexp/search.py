@@ -98,10 +98,9 @@ class Search:
         twin = self.study.get_trials()[twin.number]
         for key, value in twin.user_attrs.items():
             self._note(trial, key, value)
-        is_finished = (
-            twin.state == TrialState.COMPLETE
-        )  # Optuna gives pruned ones their last evaluation, and takes none
-        self.study.tell(trial.number, twin.value if is_finished else None, state=twin.state)
+        # Optuna gives pruned trials their last evaluation as value, and takes none
+        value = twin.value if twin.state == TrialState.COMPLETE else None
+        self.study.tell(trial.number, value, state=twin.state)
 
     def best(self) -> FrozenTrial | None:
         """The finished trial with the best mean, the earlier one of equals; None: there is none."""

@@ -13,11 +13,10 @@ from urllib.request import url2pathname
 
 import yaml
 from packaging.version import InvalidVersion, Version
-from sqlalchemy import make_url
 
 from plexp import __version__
 from plexp.errors import ConfigError, Problem, StoreError, nearest
-from plexp.tracking_store import MlflowClient, MlflowException, Run, connected, store_errors
+from plexp.tracking_store import MlflowClient, MlflowException, Run, connected, sqlite_file, store_errors
 from plexp.tracking_views import masked, name_for_mlflow, sqlite_uri
 
 TRAINING = "tags.kind = 'training'"
@@ -129,13 +128,7 @@ def open_run(reference: str, *, outputs: Path, uri: str | None, env: str | None 
 
 def _must_exist(uri: str | None, outputs: Path) -> None:
     """Reading must not create a store."""
-    file = (
-        outputs / "mlflow.db"
-        if uri is None
-        else Path(make_url(uri).database or "")
-        if uri.startswith("sqlite")
-        else None
-    )
+    file = sqlite_file(uri, outputs)
     if file is not None and not file.is_file():
         key, shown = ("outputs", str(outputs)) if uri is None else ("uri", masked(uri))
         raise StoreError(str(Problem(key, shown, "no run has been kept there yet", "start one with: python -m plexp")))

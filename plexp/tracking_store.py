@@ -41,6 +41,13 @@ for _name in ("mlflow", "urllib3.connectionpool"):
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it would print is in StoreError
 
 
+def sqlite_file(uri: str | None, outputs: Path) -> Path | None:
+    """The database file of the store at `uri` (None: that in `outputs`); None for a store that is none."""
+    if uri is None:
+        return outputs / "mlflow.db"
+    return Path(make_url(uri).database or "") if uri.startswith("sqlite") else None
+
+
 @contextmanager
 def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
     """Whatever goes wrong with the store is a StoreError."""
@@ -55,8 +62,7 @@ def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
                 remedy = 'pip install "plexp[postgresql]"'
             problem = Problem("tracker.uri", masked(uri), cause(error), remedy)
         address = uri or sqlite_uri(outputs / "mlflow.db")
-        file = Path(make_url(address).database or "") if address.startswith("sqlite:") else None
-        if (schema := other_schema(error, file, masked(address))) is not None:
+        if (schema := other_schema(error, sqlite_file(uri, outputs), masked(address))) is not None:
             problem = Problem(problem.key, problem.value, *schema)
         raise StoreError(str(problem)) from None  # the chain would print the credentials
 

@@ -48,7 +48,7 @@ def masked(text: str) -> str:
 def ui_command(uri: str | None, outputs: Path) -> str:
     """What to type to browse a store: at `uri` (its credentials left out), or the file in `outputs`."""
     if uri:
-        return f"python -m plexp ui --uri {masked(uri)}"
+        return f"python -m plexp ui --uri {shlex.quote(masked(uri))}"
     usual = outputs.absolute() == Path("outputs").absolute()
     return "python -m plexp ui" if usual else f"python -m plexp ui --outputs {shlex.quote(str(outputs))}"
 

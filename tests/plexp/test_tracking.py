@@ -639,4 +639,4 @@ def test_how_to_browse_a_store_names_it_and_no_password(monkeypatch: pytest.Monk
     assert ui_command(None, Path("outputs")) == ui_command(None, tmp_path / "outputs") == "python -m plexp ui"
     assert ui_command(None, Path("/shared/my runs")) == "python -m plexp ui --outputs '/shared/my runs'"
     said = ui_command("postgresql://me:secret@db/x", Path("outputs"))
-    assert said == "python -m plexp ui --uri postgresql://***@db/x"
+    assert said == "python -m plexp ui --uri 'postgresql://***@db/x'"

@@ -101,7 +101,7 @@ def test_a_git_that_hangs_is_not_waited_for(checkout: Path, monkeypatch: pytest.
     monkeypatch.setattr(module, "GIT_SECONDS", 0.2)
     start = time.perf_counter()
     assert "git.commit" not in provenance()
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 30
 
 
 def test_what_fails_or_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,9 +243,9 @@ def test_the_heart_beats_while_it_runs_and_says_how_far_it_is(tmp_path: Path, mo
     monkeypatch.setattr(run_folder, "HEARTBEAT_SECONDS", 0.05)
     folder = begun(tmp_path / "run")
     first, steps, share = folder.heartbeat()
-    assert (steps, share) == (0, 0.0) and time.time() - first < 5
+    assert (steps, share) == (0, 0.0) and time.time() - first < 30
     folder.progress = (1234, 0.25)
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while folder.heartbeat()[1:] != (1234, 0.25) and time.monotonic() < until:
         time.sleep(0.02)
     assert folder.heartbeat()[1:] == (1234, 0.25) and folder.heartbeat()[0] > first
@@ -264,7 +264,7 @@ def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest
     time.sleep(0.1)
     assert folder.heartbeat() == (0.0, 0, 0.0)
     (folder.path / "heartbeat").rmdir()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while not folder.heartbeat()[0] and time.monotonic() < until:
         time.sleep(0.02)
     assert folder.heartbeat()[0]

@@ -1,5 +1,6 @@
 """plexp: a bench for reinforcement-learning experiments, whose every part is a plugin."""
 
+from functools import cache
 from importlib import util
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,6 +25,7 @@ def conf_folders() -> list[Path]:
     return [CONF, *(folder / "conf" for folder in plugin_folders()[1:] if (folder / "conf").is_dir())]
 
 
+@cache  # it reads the metadata of every installed package, and no package comes while a process runs
 def _packages() -> list[Path]:
     """The folders of installed packages with an entry point in the group `plexp.plugins`; imports none of them."""
     names = sorted({point.module.partition(".")[0] for point in entry_points(group="plexp.plugins")})

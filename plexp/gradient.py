@@ -63,12 +63,13 @@ class GradientStep:
             p.data, p.grad = value, gradient
         self.rates, self.sizes = [rate for _, rate in groups], [sum(p.numel() for p in part) for part, _ in groups]
         self.counts = torch.zeros(len(groups), device=self.flat.device)
-        parts = [nn.Parameter(part) for part in self.flat.split_with_sizes(self.sizes)]
-        self.optimizer = torch.optim.Adam([{"params": [p]} for p in parts], betas=(BETA1, BETA2), eps=eps, fused=True)
-        columns = [x.split_with_sizes(self.sizes) for x in (self.gradients, self.means, self.squares)]
-        for part, count, gradient, mean, square in zip(parts, self.counts, *columns, strict=True):
-            part.grad = gradient
-            self.optimizer.state[part] = {"step": count, "exp_avg": mean, "exp_avg_sq": square}
+        columns = [x.split_with_sizes(self.sizes) for x in (self.flat, self.gradients, self.means, self.squares)]
+        self.groups: list[tuple[list[Tensor], ...]] = [
+            ([p], [g], [m], [s], [], [n]) for p, g, m, s, n in zip(*columns, self.counts, strict=True)
+        ]
+        """What Adam works on, as views: parameters, gradients, means, squares, (their maxima), the number of steps."""
+        self.learning_rates = self.rates
+        """Those of this update."""
         self.names: list[str] = []
         """Of what a step returns."""
         self.objective: _Objective | None = None
@@ -87,10 +88,9 @@ class GradientStep:
                 self.compiled.give_up("the loss is another function in every update")
             self.objective = _Objective(self.module, loss)
         self.arguments = dict(arguments)
-        numbers = [*(rate * factor for rate in self.rates), *arguments.values()]
-        self.numbers = torch.tensor(numbers, dtype=torch.float64).to(self.flat.device)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+        self.learning_rates = [rate * factor for rate in self.rates]
+        numbers = torch.tensor([*self.learning_rates, *arguments.values()], dtype=torch.float64)
+        self.numbers = numbers.to(self.flat.device)
         if self.compiled is not None:
             self.compiled.check_watched()
 
@@ -123,7 +123,12 @@ class GradientStep:
         self._check(size, record)
         if self.max_grad_norm is not None and size > self.max_grad_norm:
             self.gradients.mul_(self.max_grad_norm / (size + 1e-6))
-        self.optimizer.step()
+        self.counts += 1
+        for group, rate in zip(self.groups, self.learning_rates, strict=True):
+            # what torch.optim.Adam(fused=True) calls; making one imports all of torch's compiler, a second at every start
+            torch._fused_adam_(
+                *group, lr=rate, beta1=BETA1, beta2=BETA2, eps=self.eps, weight_decay=0.0, amsgrad=False, maximize=False
+            )
         return record
 
     def functional(

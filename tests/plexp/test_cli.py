@@ -245,6 +245,13 @@ def test_what_needs_no_training_answers_at_once(arguments: tuple[str, ...], tmp_
     assert statistics.median(seconds for _, seconds in tries) < 3  # with all extras 1.7, most of it Hydra
 
 
+def test_a_run_that_is_not_compiled_imports_no_compiler(tmp_path: Path) -> None:
+    """Which is more than a second at every start."""
+    code = "import sys; from plexp.cli import main; print(main(sys.argv[1:]), 'torch._dynamo' in sys.modules)"
+    done, _ = shell(*QUICK, "compile=false", f"outputs={tmp_path}", code=code)
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+
+
 def test_as_a_module_it_exits_with_the_status_and_a_line_on_stderr(tmp_path: Path) -> None:
     done, _ = shell("sede=1", f"outputs={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")

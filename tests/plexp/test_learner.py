@@ -92,7 +92,7 @@ def test_both_rates_fall_linearly_to_zero_if_they_are_annealed(anneals: bool) ->
         before, metrics = weights(agent), learner.fit(fresh_rollout(agent, 0), score_loss(learner), progress)
         left = 1 - progress if anneals else 1.0
         assert metrics["learning_rate"] == pytest.approx(1e-2 * left)
-        assert [g["lr"] for g in learner.steps[0].optimizer.param_groups] == pytest.approx([1e-2 * left, 4e-2 * left])
+        assert learner.steps[0].learning_rates == pytest.approx([1e-2 * left, 4e-2 * left])
     assert torch.equal(weights(agent), before) is anneals
 
 

@@ -263,10 +263,9 @@ class Clock:
 def test_the_profile_is_all_the_time_there_is(
     algo: str, build: Any, small: Any, compose: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each second stands under what took it; those of training are the run's seconds; callbacks' are tracking, or evaluation."""
-    experiment = build(
-        small(compose(f"algo={algo}"), total_timesteps=100, env__max_episode_steps=100)
-    )  # ends apart, so resets
+    """Each second stands under what took it; training's are the run's; callbacks' are tracking, or evaluation."""
+    episodes_end_apart = {"env__max_episode_steps": 100}  # so that environments are reset
+    experiment = build(small(compose(f"algo={algo}"), total_timesteps=100, **episodes_end_apart))
     trainer, profile = experiment.trainer, experiment.trainer.profile
     profile.load_state_dict(dict.fromkeys(vars(profile), 0.0))  # what building took
     clock = Clock(monkeypatch)

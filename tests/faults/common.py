@@ -91,7 +91,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return found + [f"status {run['status']}" for run in (ours, theirs) if run["status"] != "FINISHED"]
 
 
-def wait_for(what: Any, seconds: float = 60.0) -> None:
+def wait_for(what: Any, seconds: float = 180.0) -> None:
     """Until it is true. Raises TimeoutError."""
     until = time.monotonic() + seconds
     while not what():

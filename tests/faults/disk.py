@@ -18,10 +18,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.faults.common import differences, finish, runs, start, wait_for
 
-SIZE = ("algo=ppo", "compile=false", "tracker.log_model=false", "total_timesteps=50_000", "evaluation.every=5000")
+SIZE = (
+    *("algo=ppo", "compile=false", "tracker.log_model=false"),
+    *("evaluation.every=5000", "evaluation.episodes=3", "evaluation.final_episodes=5"),
+)
 CASES = {
-    "tracking": ("net.width=16", "tracker.every=100", "checkpoint.every=null"),
-    "checkpointing": ("net.width=512", "tracker.every=5000", "checkpoint.every=1000", "total_timesteps=10_000"),
+    "tracking": ("net.width=16", "tracker.every=100", "checkpoint.every=null", "total_timesteps=30_000"),
+    "checkpointing": ("net.width=128", "tracker.every=5000", "checkpoint.every=1000", "total_timesteps=10_000"),
 }
 
 
@@ -46,9 +49,11 @@ def fill(folder: Path, leave: int) -> None:
     os.truncate(folder / "filler", max(0, (folder / "filler").stat().st_size - leave))
 
 
-def steps_of(outputs: Path) -> int:
-    """By the last heartbeat."""
-    return max((int(json.loads(file.read_text() or "[0]")[0]) for file in outputs.glob("state/*/heartbeat")), default=0)
+def has_begun(name: str, outputs: Path) -> bool:
+    """What the disk is full for."""
+    if name == "checkpointing":
+        return bool(list(outputs.glob("state/*/checkpoints/step-*")))
+    return (outputs / "mlflow.db").exists() and bool(runs(outputs))
 
 
 def case(name: str, folder: Path) -> list[str]:
@@ -61,8 +66,7 @@ def case(name: str, folder: Path) -> list[str]:
     with small_disk(disk, 96):
         outputs = disk / "outputs"
         process = start([*command, f"outputs={outputs}"])
-        wait_for(lambda: steps_of(outputs) > 0, 60)
-        wait_for(lambda: name == "tracking" or list(outputs.glob("state/*/checkpoints/step-*")), 60)
+        wait_for(lambda: has_begun(name, outputs))
         fill(disk, 16_384)
         _, said = process.communicate(timeout=120)
         lines = said.strip().splitlines()

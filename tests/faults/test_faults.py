@@ -31,15 +31,15 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_never_stopped() ->
 
 
 def test_a_sweep_whose_workers_are_killed_is_finished_by_its_third_start() -> None:
-    assert "each job finished once" in script("sweep")
+    assert "each job finished once" in script("sweep", "--seeds", "4")
 
 
 def test_a_server_that_is_away_for_a_while_costs_nothing() -> None:
-    assert "waits on disk: nothing" in script("server", "--outage", "8", "--steps", "200000")
+    assert "waits on disk: nothing" in script("server", "--outage", "8", "--steps", "150000")
 
 
 def test_what_a_server_did_not_take_until_the_end_is_brought_there_later() -> None:
-    said = script("server", "--to-the-end", "--fault", "hang", "--steps", "100000")
+    said = script("server", "--to-the-end", "--fault", "hang", "--steps", "60000")
     assert "sync: 0" in said and "operations.jsonl" in said
 
 
@@ -66,7 +66,7 @@ SIZE = ("algo=ppo", "env=lunarlander", "compile=false", "tracker.log_model=false
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_a_checkpoint_within_two_seconds(number: int, status: int, tmp_path: Path) -> None:
     process = start([*SIZE, "checkpoint.every=null", f"outputs={tmp_path}"])
-    wait_for(lambda: any(json.loads(file.read_text() or "[0]")[0] for file in tmp_path.glob("state/*/heartbeat")), 90)
+    wait_for(lambda: any(json.loads(file.read_text() or "[0]")[0] for file in tmp_path.glob("state/*/heartbeat")))
     began = time.time()
     os.kill(process.pid, number)
     _, said = process.communicate(timeout=60)
@@ -102,7 +102,7 @@ def test_an_environment_that_hangs_ends_the_run_with_what_shows_it(tmp_path: Pat
 def test_the_whole_process_of_a_run_may_be_killed_before_it_is_begun(tmp_path: Path) -> None:
     """In the midst of making the store: the next start makes it anew."""
     process = start(["total_timesteps=200", "compile=false", "env.num_envs=2", f"outputs={tmp_path}"])
-    wait_for(lambda: list(tmp_path.glob("state/*/run.json")), 60)
+    wait_for(lambda: list(tmp_path.glob("state/*/run.json")))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     status, said = finish(["total_timesteps=200", "compile=false", "env.num_envs=2", f"outputs={tmp_path}"])

@@ -46,20 +46,20 @@ def test_an_interrupt_closes_the_jobs_with_their_checkpoints(
 ) -> None:
     sweep = Sweep(tmp_path, engine, *LONG)
     process = sweep.start()
-    wait_for(lambda: len(sweep.busy()) == 2, 180)
+    wait_for(lambda: len(sweep.busy()) == 2)
     jobs = sweep.busy()
     said = end(process, number)
     assert process.returncode == status, said
     assert "interrupted; nothing is lost" in said and said.count("INTERRUPTED") == 2, said
     assert [run["status"] for run in runs(sweep.outputs)] == ["KILLED"] * 2
-    wait_for(lambda: not any(Path(f"/proc/{job}").exists() for job in jobs), 60)
+    wait_for(lambda: not any(Path(f"/proc/{job}").exists() for job in jobs))
 
 
 @pytest.mark.skipif(bool(missing("ray")), reason=missing("ray"))
 def test_ray_starts_a_job_whose_process_was_killed_again_and_it_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "ray", "seed=0,1", "total_timesteps=20_000")
     process = sweep.start()
-    wait_for(sweep.busy, 180)
+    wait_for(sweep.busy)
     os.kill(sweep.busy()[0], signal.SIGKILL)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
@@ -76,7 +76,7 @@ def test_a_job_that_submitit_warns_writes_its_checkpoint_and_then_is_queued_agai
     """SIGUSR2 to submitit's controller is what SLURM sends before it preempts a job."""
     sweep = Sweep(tmp_path, "submitit_local", "seed=0,1", "total_timesteps=30_000")
     process = sweep.start()
-    wait_for(lambda: len(sweep.busy()) == 2, 180)
+    wait_for(lambda: len(sweep.busy()) == 2)
     first, _ = sweep.busy()
     os.kill(first, signal.SIGUSR2)
     said, _ = process.communicate(timeout=300)

@@ -169,7 +169,7 @@ def test_a_search_that_is_sigkilled_ends_as_the_one_that_never_was(tmp_path: Pat
     assert finish([*command, f"outputs={whole}"])[0] == 0
     for number in (2, 8):
         process = start([*command, f"outputs={killed}"], stderr=subprocess.DEVNULL)
-        wait_for(lambda least=number: len(ended(killed)) > least, 120)
+        wait_for(lambda least=number: len(ended(killed)) > least)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert not list(killed.glob("sweeps/*/search.json")) or not found(killed)["is_done"]

@@ -82,7 +82,9 @@ def main() -> int:
         ]
         sweeps = {run["tags"]["sweep"] for run in found}
         good = status == 0 and len(found) == len(finished) == len(seeds) == jobs and not doubled and len(sweeps) == 1
-        print(f"{len(found)} runs, {len(seeds)} of {jobs} jobs finished, {resumed} of them from a checkpoint; {doubled=}")
+        print(
+            f"{len(found)} runs, {len(seeds)} of {jobs} jobs finished, {resumed} of them from a checkpoint; {doubled=}"
+        )
         print(f"{len(sweeps)} sweep; {'each job finished once' if good else 'NOT as it should be'}")
         return 0 if good else 1
 

@@ -162,7 +162,7 @@ def test_a_search_that_is_sigkilled_ends_as_the_one_that_never_was(tmp_path: Pat
             "algo.learning_rate=tag(log,interval(1e-5,1e-1))",
             "algo.clip_eps=interval(0.1,0.4)",
         ),
-        *("compile=false", *QUICK, "total_timesteps=800", "evaluation.every=100", "checkpoint.every=100"),
+        *(*SMALL, "total_timesteps=800", "evaluation.every=100", "checkpoint.every=100"),
         *sized(n_trials=6, trials_at_once=3, prune_after_trials=3),
     ]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -176,11 +176,8 @@ def test_a_search_that_is_sigkilled_ends_as_the_one_that_never_was(tmp_path: Pat
     status, said = finish([*command, f"outputs={killed}"])
     assert status == 0, said
     ours, theirs = found(killed), found(whole)
-    for each in (ours, theirs):  # which of a trial's seeds was the first to give it up depends on who is faster
-        each["steps"] = None
+    for each in (ours, theirs):
         each["command"] = each["command"].replace(str(killed), "").replace(str(whole), "")
-        for trial in each["trials"]:
-            trial["why"] = bool(trial["why"])
     assert ours == theirs and len(ours["trials"]) == 6
     assert len(list(killed.glob("sweeps/*"))) == 1
     points = [

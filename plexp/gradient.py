@@ -64,7 +64,7 @@ class GradientStep:
         self.rates, self.sizes = [rate for _, rate in groups], [sum(p.numel() for p in part) for part, _ in groups]
         self.counts = torch.zeros(len(groups), device=self.flat.device)
         columns = [x.split_with_sizes(self.sizes) for x in (self.flat, self.gradients, self.means, self.squares)]
-        self.groups: list[tuple[list[Tensor], ...]] = [
+        self.adam: list[tuple[list[Tensor], ...]] = [
             ([p], [g], [m], [s], [], [n]) for p, g, m, s, n in zip(*columns, self.counts, strict=True)
         ]
         """What Adam works on, as views: parameters, gradients, means, squares, (their maxima), the number of steps."""
@@ -124,7 +124,7 @@ class GradientStep:
         if self.max_grad_norm is not None and size > self.max_grad_norm:
             self.gradients.mul_(self.max_grad_norm / (size + 1e-6))
         self.counts += 1
-        for group, rate in zip(self.groups, self.learning_rates, strict=True):
+        for group, rate in zip(self.adam, self.learning_rates, strict=True):
             # what torch.optim.Adam(fused=True) calls; making one imports all of torch's compiler, a second at every start
             torch._fused_adam_(
                 *group, lr=rate, beta1=BETA1, beta2=BETA2, eps=self.eps, weight_decay=0.0, amsgrad=False, maximize=False

@@ -161,6 +161,15 @@ def groups(page: Any) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
+def columns(page: Any) -> list[str]:
+    """Column ids from left to right as they are seen; where they stand in the document is another order at times."""
+    places = page.evaluate(
+        """() => [...document.querySelectorAll('.ag-header-cell')].map(cell => [
+             cell.getBoundingClientRect().x, cell.getAttribute('col-id')])"""
+    )
+    return [column for _, column in sorted(places, key=lambda place: place[0])]
+
+
 def table(page: Any) -> list[dict[str, str]]:
     """The rows from top to bottom: column id → what stands in the cell."""
     rows = page.evaluate(

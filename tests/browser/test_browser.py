@@ -161,15 +161,14 @@ def test_the_table_has_the_values_of_the_store_in_groups_that_open_and_close(sto
     page.goto(store.site.link("cartpole", "as a table"))
     page.locator(".ag-row:has-text('Group: ')").first.wait_for()
     page.locator("[col-id='params.`seed`']").first.wait_for()
-    header = page.locator(".ag-header-cell")
-    assert [header.nth(i).get_attribute("col-id") for i in range(header.count())][1:] == [
+    expected = [
         *("attributes.`Run Name`", "runDateAndNestInfo"),
         *[column for column in WIDTHS if not column.startswith("attributes")],
         "duration",
     ]
-    assert all(
-        text.evaluate("label => label.scrollWidth <= label.clientWidth") for text in header.locator("span").all()
-    )
+    until(lambda: pages.columns(page)[1:] == expected, 30)
+    labels = page.locator(".ag-header-cell span").all()
+    assert all(label.evaluate("label => label.scrollWidth <= label.clientWidth") for label in labels)
     rows = {row["attributes.`Run Name`"]: row for row in pages.table(page)}
     for run in store.runs("cartpole"):
         row = rows[run.info.run_name]

@@ -91,10 +91,11 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return found + [f"status {run['status']}" for run in (ours, theirs) if run["status"] != "FINISHED"]
 
 
-def wait_for(what: Any, seconds: float = 180.0) -> None:
-    """Until it is true. Raises TimeoutError."""
+def wait_for(what: Any, seconds: float = 180.0) -> Any:
+    """What it gives, once that is true. Raises TimeoutError."""
     until = time.monotonic() + seconds
-    while not what():
+    while not (found := what()):
         if time.monotonic() > until:
             raise TimeoutError
         time.sleep(0.02)
+    return found

@@ -34,8 +34,7 @@ def kill_a_worker(command: list[str], outputs: Path, rng: random.Random) -> str:
     with start(command, stderr=sys.stderr) as process:
         wait_for(lambda: sum(r["status"] == "FINISHED" for r in records(outputs)) > before + 1)
         time.sleep(rng.uniform(0, 2))
-        wait_for(lambda: busy(outputs))
-        victim = rng.choice(busy(outputs))
+        victim = rng.choice(wait_for(lambda: busy(outputs)))
         os.kill(int(str(victim["pid"])), signal.SIGKILL)
         process.wait(120)
     done = sum(record["status"] == "FINISHED" for record in records(outputs))

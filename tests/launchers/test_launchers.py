@@ -59,8 +59,7 @@ def test_an_interrupt_closes_the_jobs_with_their_checkpoints(
 def test_ray_starts_a_job_whose_process_was_killed_again_and_it_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "ray", "seed=0,1", "total_timesteps=20_000")
     process = sweep.start()
-    wait_for(sweep.busy)
-    os.kill(sweep.busy()[0], signal.SIGKILL)
+    os.kill(wait_for(sweep.busy)[0], signal.SIGKILL)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     found = runs(sweep.outputs)
@@ -76,9 +75,7 @@ def test_a_job_that_submitit_warns_writes_its_checkpoint_and_then_is_queued_agai
     """SIGUSR2 to submitit's controller is what SLURM sends before it preempts a job."""
     sweep = Sweep(tmp_path, "submitit_local", "seed=0,1", "total_timesteps=30_000")
     process = sweep.start()
-    wait_for(lambda: len(sweep.busy()) == 2)
-    first, _ = sweep.busy()
-    os.kill(first, signal.SIGUSR2)
+    os.kill(wait_for(sweep.busy)[0], signal.SIGUSR2)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     found = runs(sweep.outputs)

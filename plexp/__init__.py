@@ -1,47 +1,91 @@
-"""plexp: a bench for reinforcement-learning experiments, whose every part is a plugin."""
+"""A workbench for reinforcement-learning experiments whose every ingredient is a plugin.
 
-from functools import cache
-from importlib import util
-from importlib.metadata import entry_points
-from pathlib import Path
+The names below are plexp's public face, for plugins and for scripts. Each is imported when it is first used, so that
+`import plexp` takes milliseconds and imports no torch, MLflow or gymnasium. What is not listed here may change.
+"""
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-PACKAGE = Path(__file__).resolve().parent
-CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "conf" / "config.yaml").is_file() else None
-CONF = CHECKOUT / "conf" if CHECKOUT else PACKAGE / "conf"
+from plexp._version import __version__
+from plexp.config.paths import find_plugins
+
+if TYPE_CHECKING:
+    from plexp.config.fields import Fraction as Fraction
+    from plexp.config.fields import NonNegativeFloat as NonNegativeFloat
+    from plexp.config.fields import NonNegativeInt as NonNegativeInt
+    from plexp.config.fields import PositiveFloat as PositiveFloat
+    from plexp.config.fields import PositiveFraction as PositiveFraction
+    from plexp.config.fields import PositiveInt as PositiveInt
+    from plexp.config.fields import UnitInterval as UnitInterval
+    from plexp.config.registry import register as register
+    from plexp.envs.environment import Environment as Environment
+    from plexp.envs.environment import EpisodeSeed as EpisodeSeed
+    from plexp.envs.environment import Filmable as Filmable
+    from plexp.envs.envpool import make_pool as make_pool
+    from plexp.envs.seeding import SeededEpisodes as SeededEpisodes
+    from plexp.envs.vector import SerialVectorEnv as SerialVectorEnv
+    from plexp.envs.vector import SubprocessVectorEnv as SubprocessVectorEnv
+    from plexp.errors import ConfigError as ConfigError
+    from plexp.errors import Problem as Problem
+    from plexp.errors import StoreError as StoreError
+    from plexp.errors import TrainingError as TrainingError
+    from plexp.errors import one_line as one_line
+    from plexp.nn.networks import CriticKind as CriticKind
+    from plexp.nn.networks import Network as Network
+    from plexp.nn.optimizer import Terms as Terms
+    from plexp.training import losses as losses
+    from plexp.training.agent import Agent as Agent
+    from plexp.training.interfaces import AdvantageEstimator as AdvantageEstimator
+    from plexp.training.interfaces import Algorithm as Algorithm
+    from plexp.training.interfaces import TrainingCallback as TrainingCallback
+    from plexp.training.interfaces import TrainingProgress as TrainingProgress
+    from plexp.training.learner import Learner as Learner
+    from plexp.training.types import AgentOutput as AgentOutput
+    from plexp.training.types import Metrics as Metrics
+    from plexp.training.types import Minibatch as Minibatch
+    from plexp.training.types import Rollout as Rollout
+    from plexp.training.types import Targets as Targets
+
+_HOMES = {
+    "plexp.config.fields": (
+        *("Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveFraction", "PositiveInt"),
+        "UnitInterval",
+    ),
+    "plexp.config.registry": ("register",),
+    "plexp.envs.environment": ("Environment", "EpisodeSeed", "Filmable"),
+    "plexp.envs.envpool": ("make_pool",),
+    "plexp.envs.seeding": ("SeededEpisodes",),
+    "plexp.envs.vector": ("SerialVectorEnv", "SubprocessVectorEnv"),
+    "plexp.errors": ("ConfigError", "Problem", "StoreError", "TrainingError", "one_line"),
+    "plexp.nn.networks": ("CriticKind", "Network"),
+    "plexp.nn.optimizer": ("Terms",),
+    "plexp.training": ("losses",),
+    "plexp.training.agent": ("Agent",),
+    "plexp.training.interfaces": ("AdvantageEstimator", "Algorithm", "TrainingCallback", "TrainingProgress"),
+    "plexp.training.learner": ("Learner",),
+    "plexp.training.types": ("AgentOutput", "Metrics", "Minibatch", "Rollout", "Targets"),
+}
+"""The public names of each module; the imports above tell type checkers and editors the same."""
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
 
 
-def plugin_folders() -> list[Path]:
-    """Where `plugins/` and `conf/` may lie: plexp itself, packages that say so, and the user's current folder."""
-    here = Path.cwd()
-    mine = [] if (here / "conf" / "config.yaml").is_file() and (here / "plexp").is_dir() else [here]  # another checkout
-    folders = [CHECKOUT or PACKAGE, *_packages(), *mine]
-    return [folder for i, folder in enumerate(folders) if folder not in folders[:i]]
+if not TYPE_CHECKING:  # so that type checkers know the names above and no others
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first used."""
+        if name not in _HOME:
+            raise AttributeError(f"module 'plexp' has no attribute {name!r}")
+        module = import_module(_HOME[name])
+        value = getattr(module, name, None) or import_module(f"{_HOME[name]}.{name}")  # `losses` is a module
+        globals()[name] = value
+        return value
 
 
-def conf_folders() -> list[Path]:
-    """The `conf/` of each of them, plexp's first."""
-    return [CONF, *(folder / "conf" for folder in plugin_folders()[1:] if (folder / "conf").is_dir())]
-
-
-@cache  # it reads the metadata of every installed package, and no package comes while a process runs
-def _packages() -> list[Path]:
-    """The folders of installed packages with an entry point in the group `plexp.plugins`; imports none of them."""
-    names = sorted({point.module.partition(".")[0] for point in entry_points(group="plexp.plugins")})
-    found = [spec for name in names if (spec := util.find_spec(name)) is not None]
-    return [Path(folder) for spec in found for folder in spec.submodule_search_locations or ()]
-
-
-def find_plugins() -> None:
-    """Merge the `plugins/` of these folders into the namespace package `plexp.plugins`.
-
-    So a plugin has one importable name in a checkout, an editable install, a wheel and every worker process. Called again
-    where a job comes to the folder of its command.
-    """
-    for folder in plugin_folders():
-        if (folder / "plugins").is_dir() and str(folder) not in __path__:
-            __path__.append(str(folder))
+def __dir__() -> list[str]:
+    return __all__
 
 
 find_plugins()

@@ -2,6 +2,6 @@
 
 import sys
 
-from plexp.cli import main
+from plexp.cli.main import main
 
 sys.exit(main())

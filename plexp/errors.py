@@ -8,6 +8,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit statuses: done, a run failed, refused before any run began, Ctrl-C, SIGTERM."""
+
 
 @dataclass(frozen=True)
 class Problem:

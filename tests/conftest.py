@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -20,17 +21,19 @@ from omegaconf import DictConfig, OmegaConf
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest runs on all cores already
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored, and so its children
 CHECKOUT = Path(__file__).parents[1]
-if str(CHECKOUT) not in sys.path:  # for `tests.environments`, also where pytest was not started as `python -m pytest`
+if (
+    str(CHECKOUT) not in sys.path
+):  # for `tests.support.environments`, also where pytest was not started as `python -m pytest`
     sys.path.insert(0, str(CHECKOUT))
 
-import tests.environments  # noqa: E402, F401
-from plexp import CONF  # noqa: E402
-from plexp.composition import find_sheets_of_others  # noqa: E402
+import tests.support.environments  # noqa: E402, F401
+from plexp.config.compose import register_search_path, resolve  # noqa: E402
+from plexp.config.paths import CONF  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from plexp.experiment import Experiment
+    from plexp.execution.experiment import Experiment
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    find_sheets_of_others()
+    register_search_path()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra_compose("config", overrides=list(overrides))
 
@@ -58,13 +61,13 @@ def compose_fixture() -> Callable[..., DictConfig]:
 @pytest.fixture
 def build() -> Iterator[Callable[..., Experiment]]:
     """An experiment from overrides, or from a configuration; its environments are closed in the end."""
-    from plexp.experiment import build as build_experiment
+    from plexp.execution.experiment import build as build_experiment
 
     built: list[Experiment] = []
 
     def make(*overrides: Any) -> Experiment:
         config = overrides[0] if isinstance(overrides[0], DictConfig) else compose(*overrides)
-        built.append(build_experiment(config))
+        built.append(build_experiment(resolve(config)))
         return built[-1]
 
     yield make
@@ -75,7 +78,7 @@ def build() -> Iterator[Callable[..., Experiment]]:
 @pytest.fixture
 def train() -> Callable[[Experiment, int], list[dict[str, float]]]:
     """So many updates; the metrics of each."""
-    from plexp.trainer import Progress
+    from plexp.training.progress import Progress
 
     def updates(experiment: Experiment, number: int) -> list[dict[str, float]]:
         progress = Progress()
@@ -124,3 +127,35 @@ def learns(build: Callable[..., Experiment], train: Callable[..., Any]) -> Calla
         return after
 
     return moved
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a store without runs, to be copied."""
+    from plexp.tracking.format import sqlite_uri
+    from plexp.tracking.store import connect
+
+    folder = tmp_path_factory.mktemp("empty")
+    connect(sqlite_uri(folder / "mlflow.db"), folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def other() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a process that runs the run of a folder, kept in a store (empty: its own file), until it reads a line."""
+    from tests.support.builders import HOLDS  # with torch
+
+    started: list[subprocess.Popen[str]] = []
+
+    def start(path: Path, store: str = "https://there") -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", HOLDS, str(path), store], env=environment, **pipes)
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "holds\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

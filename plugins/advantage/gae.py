@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from plexp.interfaces import CriticKind
-from plexp.losses import continuations, discounted_sums, td_errors
-from plexp.ranges import UnitInterval
-from plexp.registry import register
-from plexp.types import Rollout, Targets
+from plexp import CriticKind, Rollout, Targets, UnitInterval, losses, register
 
 
 @register("advantage", "gae")
@@ -25,7 +21,7 @@ class GAE:
         self.gamma, self.gae_lambda = gamma, gae_lambda
 
     def __call__(self, rollout: Rollout) -> Targets:
-        advantages = discounted_sums(
-            td_errors(rollout, self.gamma), continuations(rollout, self.gamma * self.gae_lambda)
+        advantages = losses.discounted_sums(
+            losses.td_errors(rollout, self.gamma), losses.continuations(rollout, self.gamma * self.gae_lambda)
         )
         return Targets(advantages, advantages + rollout.values)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from plexp.interfaces import CriticKind
-from plexp.losses import continuations, one_step_targets
-from plexp.ranges import PositiveInt, UnitInterval
-from plexp.registry import register
-from plexp.types import Rollout, Targets
+from plexp import CriticKind, PositiveInt, Rollout, Targets, UnitInterval, losses, register
 
 
 @register("advantage", "n_step")
@@ -27,8 +23,8 @@ class NStep:
         self.gamma, self.n = gamma, n
 
     def __call__(self, rollout: Rollout) -> Targets:
-        targets = one_step = one_step_targets(rollout, self.gamma)
-        discounts = continuations(rollout, self.gamma)[:-1]
+        targets = one_step = losses.one_step_targets(rollout, self.gamma)
+        discounts = losses.continuations(rollout, self.gamma)[:-1]
         for _ in range(min(self.n, len(one_step)) - 1):
             longer = rollout.rewards[:-1] + discounts * targets[1:]
             targets = torch.cat([torch.where(discounts > 0, longer, one_step[:-1]), one_step[-1:]])

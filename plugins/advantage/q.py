@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from plexp.interfaces import CriticKind
-from plexp.losses import one_step_targets
-from plexp.ranges import UnitInterval
-from plexp.registry import register
-from plexp.types import Rollout, Targets
+from plexp import CriticKind, Rollout, Targets, UnitInterval, losses, register
 
 
 @register("advantage", "q")
@@ -25,4 +21,4 @@ class Q:
         self.gamma = gamma
 
     def __call__(self, rollout: Rollout) -> Targets:
-        return Targets(rollout.action_values - rollout.values, one_step_targets(rollout, self.gamma))
+        return Targets(rollout.action_values - rollout.values, losses.one_step_targets(rollout, self.gamma))

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from plexp.interfaces import CriticKind
-from plexp.losses import bootstrapped_returns
-from plexp.ranges import UnitInterval
-from plexp.registry import register
-from plexp.types import Rollout, Targets
+from plexp import CriticKind, Rollout, Targets, UnitInterval, losses, register
 
 
 @register("advantage", "q_baseline")
@@ -26,5 +22,5 @@ class QBaseline:
         self.gamma = gamma
 
     def __call__(self, rollout: Rollout) -> Targets:
-        returns = bootstrapped_returns(rollout, self.gamma)
+        returns = losses.bootstrapped_returns(rollout, self.gamma)
         return Targets(returns - rollout.action_values, returns)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from plexp.interfaces import CriticKind
-from plexp.losses import continuations, discounted_sums
-from plexp.ranges import UnitInterval
-from plexp.registry import register
-from plexp.types import Rollout, Targets
+from plexp import CriticKind, Rollout, Targets, UnitInterval, losses, register
 
 
 @register("advantage", "returns")
@@ -24,4 +20,4 @@ class Returns:
         self.gamma = gamma
 
     def __call__(self, rollout: Rollout) -> Targets:
-        return Targets(discounted_sums(rollout.rewards, continuations(rollout, self.gamma)), None)
+        return Targets(losses.discounted_sums(rollout.rewards, losses.continuations(rollout, self.gamma)), None)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from plexp.interfaces import CriticKind
-from plexp.losses import one_step_targets
-from plexp.ranges import UnitInterval
-from plexp.registry import register
-from plexp.types import Rollout, Targets
+from plexp import CriticKind, Rollout, Targets, UnitInterval, losses, register
 
 
 @register("advantage", "td")
@@ -24,5 +20,5 @@ class TD:
         self.gamma = gamma
 
     def __call__(self, rollout: Rollout) -> Targets:
-        targets = one_step_targets(rollout, self.gamma)
+        targets = losses.one_step_targets(rollout, self.gamma)
         return Targets(targets - rollout.values, targets)

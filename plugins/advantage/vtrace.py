@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from plexp.interfaces import CriticKind
-from plexp.losses import continuations, discounted_sums, td_errors
-from plexp.ranges import PositiveFloat, UnitInterval
-from plexp.registry import register
-from plexp.types import Rollout, Targets
+from plexp import CriticKind, PositiveFloat, Rollout, Targets, UnitInterval, losses, register
 
 
 @register("advantage", "vtrace")
@@ -30,9 +26,9 @@ class VTrace:
         self.gamma, self.gae_lambda, self.rho_bar, self.c_bar = gamma, gae_lambda, rho_bar, c_bar
 
     def __call__(self, rollout: Rollout) -> Targets:
-        ratios, deltas = rollout.log_ratios.exp(), td_errors(rollout, self.gamma)
+        ratios, deltas = rollout.log_ratios.exp(), losses.td_errors(rollout, self.gamma)
         rho = ratios.clamp(max=self.rho_bar)
-        goes_on = continuations(rollout, self.gamma * self.gae_lambda)
-        corrections = discounted_sums(rho * deltas, goes_on * ratios.clamp(max=self.c_bar))
+        goes_on = losses.continuations(rollout, self.gamma * self.gae_lambda)
+        corrections = losses.discounted_sums(rho * deltas, goes_on * ratios.clamp(max=self.c_bar))
         later = torch.cat([corrections[1:], torch.zeros_like(corrections[:1])])
         return Targets(deltas + goes_on * later, rollout.values + corrections, rho)

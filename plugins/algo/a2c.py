@@ -6,13 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from plexp.agent import Agent
-from plexp.gradient import Terms
-from plexp.learner import Learner
-from plexp.losses import policy_gradient
-from plexp.ranges import PositiveInt
-from plexp.registry import register
-from plexp.types import Metrics, Minibatch, Rollout
+from plexp import Agent, Learner, Metrics, Minibatch, PositiveInt, Rollout, Terms, losses, register
 
 
 @register("algo", "a2c")
@@ -42,5 +36,5 @@ class A2C:
 
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
         evaluation = self.agent.evaluate(minibatch)
-        losses = policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
-        return self.learner.total(losses, evaluation, minibatch)
+        policy_losses = losses.policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total(policy_losses, evaluation, minibatch)

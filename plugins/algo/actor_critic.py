@@ -6,12 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from plexp.agent import Agent
-from plexp.gradient import Terms
-from plexp.learner import Learner
-from plexp.losses import policy_gradient
-from plexp.registry import register
-from plexp.types import Metrics, Minibatch, Rollout
+from plexp import Agent, Learner, Metrics, Minibatch, Rollout, Terms, losses, register
 
 
 @register("algo", "actor_critic")
@@ -40,5 +35,5 @@ class ActorCritic:
 
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
         evaluation = self.agent.evaluate(minibatch)
-        losses = policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
-        return self.learner.total(losses, evaluation, minibatch)
+        policy_losses = losses.policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total(policy_losses, evaluation, minibatch)

@@ -6,13 +6,19 @@ import math
 
 from torch import Tensor
 
-from plexp.agent import Agent
-from plexp.gradient import Terms
-from plexp.learner import Learner
-from plexp.losses import approximate_kl, clipped_surrogate
-from plexp.ranges import Fraction, PositiveFloat, PositiveInt
-from plexp.registry import register
-from plexp.types import Metrics, Minibatch, Rollout
+from plexp import (
+    Agent,
+    Fraction,
+    Learner,
+    Metrics,
+    Minibatch,
+    PositiveFloat,
+    PositiveInt,
+    Rollout,
+    Terms,
+    losses,
+    register,
+)
 
 
 @register("algo", "ppo")
@@ -65,12 +71,12 @@ class PPO:
         evaluation = self.agent.evaluate(minibatch)
         log_ratios = evaluation.log_probs - minibatch.log_probs
         ratios = log_ratios.exp()
-        losses = clipped_surrogate(ratios, minibatch.advantages, clip_eps)
+        policy_losses = losses.clipped_surrogate(ratios, minibatch.advantages, clip_eps)
         change = ratios.detach()
         return self.learner.total(
-            losses,
+            policy_losses,
             evaluation,
             minibatch,
-            approx_kl=approximate_kl(log_ratios.detach()),
+            approx_kl=losses.approximate_kl(log_ratios.detach()),
             clip_fraction=((change - 1).abs() > clip_eps).float().mean(),
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from plexp.interfaces import TrainingProgress
-from plexp.ranges import NonNegativeFloat, PositiveInt
-from plexp.registry import register
+from plexp import NonNegativeFloat, PositiveInt, TrainingProgress, register
 
 
 @register("callbacks", "patience")

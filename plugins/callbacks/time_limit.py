@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from plexp.interfaces import TrainingProgress
-from plexp.ranges import PositiveFloat
-from plexp.registry import register
+from plexp import PositiveFloat, TrainingProgress, register
 
 
 @register("callbacks", "time_limit")

@@ -14,14 +14,19 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import FlattenObservation
 
-from plexp.apart import Apart
-from plexp.errors import ConfigError, Problem, one_line
-from plexp.interfaces import EpisodeSeed
-from plexp.lockstep import Lockstep
-from plexp.pool import make_pool
-from plexp.ranges import PositiveFloat, PositiveInt
-from plexp.registry import register
-from plexp.seeding import SeededEpisodes
+from plexp import (
+    ConfigError,
+    EpisodeSeed,
+    PositiveFloat,
+    PositiveInt,
+    Problem,
+    SeededEpisodes,
+    SerialVectorEnv,
+    SubprocessVectorEnv,
+    make_pool,
+    one_line,
+    register,
+)
 
 
 @register("env", "gymnasium")
@@ -82,8 +87,8 @@ class GymnasiumEnvironment:
         makers = [partial(self._make_one, index, episode_seed) for index in range(num_envs)]
         try:
             if self.vectorization == "async":
-                return Apart(makers, step_timeout=self.step_timeout)
-            return Lockstep(makers)
+                return SubprocessVectorEnv(makers, step_timeout=self.step_timeout)
+            return SerialVectorEnv(makers)
         except gymnasium_error.DependencyNotInstalled as error:
             raise ConfigError(Problem("env.id", self.id, "a package is missing", one_line(error))) from error
         except gymnasium_error.UnregisteredEnv as error:

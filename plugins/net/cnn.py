@@ -7,9 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from plexp.errors import ConfigError, Problem
-from plexp.ranges import PositiveInt
-from plexp.registry import register
+from plexp import ConfigError, PositiveInt, Problem, register
 
 LAYOUT = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, kernel, stride
 SMALLEST = 36  # pixels a side: below, the last convolution has nothing left

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-    from plexp.experiment import Experiment
-    from plexp.types import Rollout
+    from plexp.execution.experiment import Experiment
+    from plexp.training.types import Rollout
 
 OUTPUT = Path("outputs/benchmarks")
 GREY, BLUE, ORANGE, RED = "#7F7F7F", "#0072B2", "#E69F00", "#D55E00"  # after Okabe and Ito
@@ -40,12 +40,13 @@ def make_experiment(overrides: Sequence[str]) -> Experiment:
     """A plexp experiment, as the command line would make it."""
     from hydra import compose, initialize_config_dir
 
-    from plexp import CONF
-    from plexp.experiment import build
+    from plexp.config.compose import resolve
+    from plexp.config.paths import CONF
+    from plexp.execution.experiment import build
 
     logging.getLogger("plexp").addHandler(Strict(logging.WARNING))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(compose("config", overrides=list(overrides)))
+        return build(resolve(compose("config", overrides=list(overrides))))
 
 
 def make_sb3(
@@ -72,7 +73,7 @@ class Plexp:
     """
 
     def __init__(self, overrides: Sequence[str], keeps_actions: bool) -> None:
-        from plexp.trainer import Progress
+        from plexp.training.progress import Progress
 
         self.experiment, self.progress = make_experiment(overrides), Progress()
         self.rollouts: list[Rollout] = []
@@ -210,7 +211,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 def facts() -> dict[str, str]:
     """Versions, commit, processor and date; not the machine's name."""
-    from plexp.provenance import provenance
+    from plexp.execution.provenance import provenance
 
     found = {key: value for key, value in provenance().items() if key != "host.name"}
     with suppress(metadata.PackageNotFoundError):

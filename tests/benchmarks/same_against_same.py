@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from plexp.compare import compare
-from plexp.comparison_run import Request, recorded
-from plexp.statistics import proportion_interval
-from plexp.tracking_history import RecordedRun
+from plexp.analysis.compare import compare
+from plexp.analysis.request import Request, recorded
+from plexp.analysis.statistics import proportion_interval
+from plexp.tracking.history import RecordedRun
 
 
 def draw(runs: Sequence[RecordedRun], seeds: int, rng: np.random.Generator) -> list[RecordedRun]:

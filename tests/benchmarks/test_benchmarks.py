@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.plexp.recorded import curve_of_learning, recorded
+from tests.support.stores import curve_of_learning, recorded
 
 
 def test_a_short_comparison_of_plexp_with_the_environment_alone(tmp_path: Path) -> None:

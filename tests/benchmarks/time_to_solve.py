@@ -90,8 +90,8 @@ class Watch:
 
 def run_plexp(task: str, watch: Watch, seed: int, budget: int | None, overrides: Sequence[str]) -> Callable[[], object]:
     """Makes an experiment; what is returned trains it."""
-    from plexp.evaluation import evaluate
-    from plexp.trainer import Progress
+    from plexp.training.evaluation import evaluate
+    from plexp.training.progress import Progress
 
     limit = [] if budget is None else [f"total_timesteps={budget}"]
     experiment = common.make_experiment([f"env={task}", f"seed={seed}", *limit, *overrides])

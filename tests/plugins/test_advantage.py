@@ -19,8 +19,8 @@ from plexp.plugins.advantage.td import TD
 from plexp.plugins.advantage.vtrace import VTrace
 from torch import Tensor
 
-from plexp.types import Rollout
-from tests.plexp.helpers import make_rollout, random_rollout
+from plexp.training.types import Rollout
+from tests.support.builders import make_rollout, random_rollout
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 NAN = float("nan")  # a row of no meaning: it is not valid

@@ -20,9 +20,9 @@ from plexp.plugins.algo.ppo import PPO
 from plexp.plugins.algo.reinforce import REINFORCE
 from torch import Tensor
 
-from plexp.agent import Agent
-from plexp.types import Minibatch, Rollout
-from tests.plexp.helpers import fresh_rollout, make_agent, make_learner, make_rollout, random_rollout
+from plexp.training.agent import Agent
+from plexp.training.types import Minibatch, Rollout
+from tests.support.builders import fresh_rollout, make_agent, make_learner, make_rollout, random_rollout
 
 ESTIMATOR = GAE(gamma=0.9, gae_lambda=0.8)
 STILL: dict[str, Any] = {
@@ -172,7 +172,7 @@ def test_ppo_stays_near_the_old_policy() -> None:
         agent = make_agent()
         rollout = fresh_rollout(agent, 1)
         ppo(agent, learner={"learning_rate": 0.02}, update_epochs=40, clip_eps=clip_eps).update(rollout, 0.0)
-        moved.append(float(agent.appraise(rollout, fresh=False).log_ratios.abs().mean()))
+        moved.append(float(agent.evaluate_rollout(rollout, fresh=False).log_ratios.abs().mean()))
     assert 3 * moved[0] < moved[1]
 
 
@@ -217,7 +217,7 @@ def test_ppo_passes_on_its_epochs_minibatches_and_target_kl() -> None:
 
 def test_off_policy_weights_scale_the_policy_gradient() -> None:
     agent, estimator = make_agent(), VTrace(gamma=0.9, gae_lambda=1.0, rho_bar=1.0, c_bar=1.0)
-    rollout = agent.appraise(random_rollout(1), fresh=True)  # its log_ratios are those of an older policy
+    rollout = agent.evaluate_rollout(random_rollout(1), fresh=True)  # its log_ratios are those of an older policy
     A2C(agent, make_learner(agent, estimator, **STILL), num_steps=12, num_minibatches=1).update(rollout, 0.0)
     weights = rollout.log_ratios.exp().clamp(max=1)
     assert_policy_gradient(agent, rollout, weights * estimator(rollout).advantages, 36)

@@ -11,9 +11,9 @@ import pytest
 from plexp.plugins.callbacks.patience import Patience
 from plexp.plugins.callbacks.time_limit import TimeLimit
 
-from plexp.callback_plugins import CallbackPlugins
 from plexp.errors import ConfigError, TrainingError
-from plexp.trainer import Progress
+from plexp.execution.callbacks.dispatcher import CallbackDispatcher
+from plexp.training.progress import Progress
 
 
 class Witness:
@@ -38,12 +38,12 @@ class Witness:
         self.told = [("before", None)] * state_dict["seen"]
 
 
-def plugged(**plugins: Any) -> tuple[CallbackPlugins, list[Any], dict[str, str]]:
+def plugged(**plugins: Any) -> tuple[CallbackDispatcher, list[Any], dict[str, str]]:
     logged: list[Any] = []
     tags: dict[str, str] = {}
     evaluator: Any = SimpleNamespace(curve=[(0, 10.0), (100, 20.0)])
     return (
-        CallbackPlugins(plugins, evaluator, lambda metrics, step: logged.append((dict(metrics), step)), tags.update),
+        CallbackDispatcher(plugins, evaluator, lambda metrics, step: logged.append((dict(metrics), step)), tags.update),
         logged,
         tags,
     )
@@ -157,7 +157,7 @@ def test_early_stopping_from_the_command_line_is_in_the_record(
 ) -> None:
     import mlflow
 
-    from plexp.cli import main
+    from plexp.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     short = ["compile=false", "net.width=8", "evaluation.episodes=1", "evaluation.final_episodes=1"]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from plexp import CONF, registry
+from plexp.config import registry
+from plexp.config.paths import CONF
 from plexp.errors import ConfigError
 
 PLUGINS = [(group, name) for group in registry.GROUPS for name in registry.names(group)]
@@ -50,7 +51,7 @@ def test_every_plugin_has_a_sheet_of_its_name_that_selects_it(group: str, name: 
 def test_the_keys_of_a_sheet_are_the_parameters_of_its_plugin(group: str, sheet: str, compose: Compose) -> None:
     values = values_of(group, sheet, compose)
     expected = set(registry.parameters(registry.find(group, values.pop("plugin"))))
-    assert set(values) == expected | (set(registry.PROBLEM) if group == "env" else set())
+    assert set(values) == expected | (set(registry.ENV_PRESET_FIELDS) if group == "env" else set())
 
 
 def commented(group: str, sheet: str) -> dict[str, bool]:

@@ -14,10 +14,9 @@ from gymnasium.vector import AutoresetMode
 from omegaconf import DictConfig, open_dict
 from plexp.plugins.env.gymnasium import GymnasiumEnvironment
 
-from plexp.apart import Apart
+from plexp.envs.seeding import EpisodeSeeds
+from plexp.envs.vector import SerialVectorEnv, SubprocessVectorEnv
 from plexp.errors import ConfigError
-from plexp.lockstep import Lockstep
-from plexp.seeding import EpisodeSeeds
 
 SETTINGS: dict[str, Any] = {
     "id": "plexp-tests/Counter-v0",
@@ -42,7 +41,7 @@ def environment(**changes: Any) -> GymnasiumEnvironment:
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_ended_episodes_begin_anew_in_the_same_step_each_from_its_own_seed(vectorization: str) -> None:
     env = environment(vectorization=vectorization).make(2, SEEDS)
-    assert isinstance(env, Lockstep if vectorization == "sync" else Apart)
+    assert isinstance(env, SerialVectorEnv if vectorization == "sync" else SubprocessVectorEnv)
     assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     alone = gymnasium.make(SETTINGS["id"])
     try:
@@ -100,7 +99,7 @@ def test_the_label_is_short_and_plain(id: str, kwargs: dict[str, Any], label: st
 
 
 def test_a_module_that_registers_the_environment_is_imported() -> None:
-    env = environment(id="tests.environments:plexp-tests/Chain-v0").make(1, SEEDS)
+    env = environment(id="tests.support.environments:plexp-tests/Chain-v0").make(1, SEEDS)
     assert env.reset()[0].tolist() == [[1, 0, 0, 0, 0]]
     env.close()
 

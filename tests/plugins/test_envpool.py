@@ -18,11 +18,11 @@ from gymnasium.vector import AutoresetMode
 from omegaconf import DictConfig
 from plexp.plugins.env.gymnasium import GymnasiumEnvironment
 
-from plexp.checkpoint import copied
+from plexp.envs.envpool import EnvPoolVectorEnv
+from plexp.envs.seeding import EpisodeSeeds, Streams
 from plexp.errors import ConfigError
-from plexp.evaluation import evaluate
-from plexp.pool import Pool
-from plexp.seeding import EpisodeSeeds, Streams
+from plexp.execution.checkpoint import copied
+from plexp.training.evaluation import evaluate
 
 needs_envpool = pytest.mark.skipif(
     importlib.util.find_spec("envpool") is None, reason='EnvPool is not installed: pip install "plexp[envpool]"'
@@ -162,7 +162,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as `make_pool` has it
-        several = Pool(several_threads, SEEDS, 4)
+        several = EnvPoolVectorEnv(several_threads, SEEDS, 4)
     assert same(play(several, 200), play(make(4), 200))
 
 
@@ -325,8 +325,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         f"env.backend=envpool: EnvPool has no CartPoll-v1; give env.id=CartPole-v1, or {OTHERWISE}",
     ),
     (
-        {"id": "tests.environments:plexp-tests/Chain-v0"},
-        f"env.backend=envpool: EnvPool has no tests.environments:plexp-tests/Chain-v0; {OTHERWISE}",
+        {"id": "tests.support.environments:plexp-tests/Chain-v0"},
+        f"env.backend=envpool: EnvPool has no tests.support.environments:plexp-tests/Chain-v0; {OTHERWISE}",
     ),
     (
         {"id": "LunarLander-v3", "kwargs": {"continuous": True, "gravity": -5.0}},
@@ -373,7 +373,7 @@ class Made:
 
 
 def test_the_seeds_are_those_of_the_episodes_as_31_bits() -> None:
-    env = Pool(Made, SEEDS, 3)
+    env = EnvPoolVectorEnv(Made, SEEDS, 3)
     assert env.pool.seeds == [SEEDS(i, 0) >> 1 for i in range(3)]
     env.renew([5, 0, 2])
     assert env.pool.seeds == [SEEDS(0, 5) >> 1, SEEDS(1, 0) >> 1, SEEDS(2, 2) >> 1]
@@ -392,7 +392,7 @@ def test_a_package_that_does_not_import_is_said_so(monkeypatch: pytest.MonkeyPat
     def broken(name: str) -> None:
         raise OSError("libz.so: cannot open shared object file\nsecond line")
 
-    monkeypatch.setattr("plexp.pool.importlib", SimpleNamespace(import_module=broken))
+    monkeypatch.setattr("plexp.envs.envpool.importlib", SimpleNamespace(import_module=broken))
     with pytest.raises(ConfigError) as raised:
         make(2)
     said = "it does not import (OSError: libz.so: cannot open shared object file second line)"

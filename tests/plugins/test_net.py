@@ -13,7 +13,7 @@ from plexp.plugins.net.mlp import MLP
 from torch import nn
 
 from plexp.errors import ConfigError
-from tests.plexp.helpers import NET, make_agent
+from tests.support.builders import NET, make_agent
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from plexp.interfaces import CriticKind
-from plexp.ranges import UnitInterval
-from plexp.registry import register
-from plexp.types import Rollout, Targets
+from plexp import CriticKind, Rollout, Targets, UnitInterval, register
 
 
 @register("advantage", "mine")

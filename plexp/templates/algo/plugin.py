@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plexp.agent import Agent
-from plexp.gradient import Terms
-from plexp.learner import Learner
-from plexp.losses import policy_gradient
-from plexp.ranges import PositiveInt
-from plexp.registry import register
-from plexp.types import Metrics, Minibatch, Rollout
+from plexp import Agent, Learner, Metrics, Minibatch, PositiveInt, Rollout, Terms, losses, register
 
 
 @register("algo", "mine")
@@ -31,5 +25,5 @@ class Mine:
 
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
         evaluation = self.agent.evaluate(minibatch)  # log π(a|s), entropy, V(s), with gradients
-        losses = policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
-        return self.learner.total(losses, evaluation, minibatch)  # with entropy bonus and value loss
+        policy_losses = losses.policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total(policy_losses, evaluation, minibatch)  # with entropy bonus and value loss

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from plexp.plugins.algo.mine import Mine
 
-from plexp.contracts import faults
+from plexp.testing import faults
 
 
 def test_it_fulfils_the_contract() -> None:

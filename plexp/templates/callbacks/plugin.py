@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from plexp.interfaces import TrainingProgress
-from plexp.ranges import PositiveInt
-from plexp.registry import register
+from plexp import PositiveInt, TrainingProgress, register
 
 
 @register("callbacks", "mine")

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from plexp.plugins.callbacks.mine import Mine
 
-from plexp.contracts import faults
+from plexp.testing import faults
 
 
 def test_it_fulfils_the_contract() -> None:

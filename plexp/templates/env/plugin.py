@@ -11,11 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TimeLimit
 
-from plexp.interfaces import EpisodeSeed
-from plexp.lockstep import Lockstep
-from plexp.ranges import PositiveInt
-from plexp.registry import register
-from plexp.seeding import SeededEpisodes
+from plexp import EpisodeSeed, PositiveInt, SeededEpisodes, SerialVectorEnv, register
 
 
 class Corridor(gymnasium.Env[Any, Any]):
@@ -71,7 +67,7 @@ class Mine:
         self.solved_return = solved_return
 
     def make(self, num_envs: int, episode_seed: EpisodeSeed) -> VectorEnv[Any, Any, Any]:
-        return Lockstep([partial(self._make_one, index, episode_seed) for index in range(num_envs)])
+        return SerialVectorEnv([partial(self._make_one, index, episode_seed) for index in range(num_envs)])
 
     def _make_one(self, index: int, episode_seed: EpisodeSeed) -> gymnasium.Env[Any, Any]:
         return SeededEpisodes(TimeLimit(Corridor(self.length), self.max_episode_steps), index, episode_seed)

@@ -2,7 +2,7 @@
 
 from plexp.plugins.env.mine import Corridor
 
-from plexp.contracts import faults
+from plexp.testing import faults
 
 
 def test_it_fulfils_the_contract() -> None:

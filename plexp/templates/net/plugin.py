@@ -6,8 +6,7 @@ import math
 
 from torch import nn
 
-from plexp.ranges import PositiveInt
-from plexp.registry import register
+from plexp import PositiveInt, register
 
 
 @register("net", "mine")

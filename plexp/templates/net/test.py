@@ -3,7 +3,7 @@
 import torch
 from plexp.plugins.net.mine import Mine
 
-from plexp.contracts import faults
+from plexp.testing import faults
 
 
 def test_it_fulfils_the_contract() -> None:

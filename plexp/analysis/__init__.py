@@ -1,0 +1,1 @@
+"""Statistics over recorded runs: learning-curve figures, groups, tests, verdicts, report."""

@@ -1,0 +1,41 @@
+"""`plexp compare`"""
+
+from __future__ import annotations
+
+import argparse
+
+from plexp.cli import commands
+from plexp.cli.commands.sync import settled
+
+
+def main(arguments: list[str]) -> int:
+    """Which learns faster, which is steadier, and is it more than luck? Compares the runs that MLflow holds."""
+    parser = commands.parser("compare", str(main.__doc__))
+    parser.add_argument("--env", help="the environment, such as cartpole, or an MLflow experiment")
+    parser.add_argument(
+        "--by", type=_names, help="params or groups that make the groups: algo,net.layers; all that differ"
+    )
+    parser.add_argument("--where", action="append", default=[], type=_condition, metavar="KEY=VALUE[,VALUE]")
+    parser.add_argument("--sweep", help="only runs of this sweep (their tag sweep)")
+    parser.add_argument("--baseline", metavar="GROUP", help="compare with this group alone, such as net.layers=2")
+    parser.add_argument("--threshold", type=float, help="mean return that counts as learnt; env.solved_return")
+    options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    from plexp.analysis.request import Request, run_comparison
+    from plexp.execution.provenance import provenance
+
+    settled(options.uri, options.outputs, quiet=True)
+    run_comparison(Request(**{**vars(options), "where": dict(options.where)}), Console(), provenance())
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.replace(" ", "").split(",") if name]
+
+
+def _condition(text: str) -> tuple[str, list[str]]:
+    key, sign, values = text.partition("=")
+    if not key or not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, values.split(",")

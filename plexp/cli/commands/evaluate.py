@@ -1,0 +1,32 @@
+"""`plexp evaluate`"""
+
+from __future__ import annotations
+
+from plexp.cli import commands
+
+
+def main(arguments: list[str]) -> int:
+    """How well a trained agent plays: whole episodes that it has never seen, with intervals; kept with its run."""
+    parser = commands.run_parser("evaluate", str(main.__doc__))
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="env=NAME", help="another environment, as in training"
+    )
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--sampled", action="store_true", help="actions drawn from the policy, not its mode")
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes: another one plays others")
+    options = parser.parse_intermixed_args(arguments)
+    from plexp.recorded.evaluate import evaluate_kept
+    from plexp.tracking.format import ui_command
+    from plexp.tracking.lookup import open_run
+
+    with open_run(options.run, outputs=options.outputs, uri=options.uri, env=options.env) as run:
+        made = evaluate_kept(
+            run,
+            episodes=options.episodes,
+            sampled=options.sampled,
+            seed=options.seed,
+            overrides=options.overrides,
+        )
+        print("\n".join(made.lines()))
+        print(f"kept with run {run.run_id}; browse it with: {ui_command(options.uri, options.outputs)}")
+    return 0

@@ -1,0 +1,51 @@
+"""`plexp film`"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from plexp.cli import commands
+from plexp.cli.commands.sync import settled
+from plexp.errors import ConfigError, Problem
+
+
+def main(arguments: list[str]) -> int:
+    """Film what an agent does: the best, the median and the worst of some episodes, or one of its training."""
+    parser = commands.run_parser("film", str(main.__doc__))
+    parser.add_argument(
+        "--episodes", type=_whole("--episodes", 1), default=20, help="to play, of which three are filmed; 20"
+    )
+    parser.add_argument(
+        "--episode", type=_whole("--episode", 1), metavar="NUMBER", help="a training episode: a row of episodes.csv"
+    )
+    parser.add_argument("--seed", type=_whole("--seed", 0), default=0, help="of the episodes: another one plays others")
+    parser.add_argument("--sampled", action="store_true", help="actions drawn from the policy, not its mode")
+    parser.add_argument("--to", type=commands.folder, metavar="FOLDER", help="for the files; <outputs>/films/<run>")
+    parser.add_argument("--speed", type=_speed, default=1.0, help="2 is twice as fast as it was; 1")
+    options = parser.parse_args(arguments)
+    from plexp.recorded.film import Request, film_run
+
+    settled(options.uri, options.outputs, quiet=True)
+    for line in film_run(Request(**vars(options))):
+        print(line, flush=True)
+    return 0
+
+
+def _whole(key: str, least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or int(text) < least:
+            raise ConfigError(Problem(key, text, "this is not such a number", f"give a whole number from {least} on"))
+        return int(text)
+
+    return read
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = math.nan
+    if not 0.01 <= speed <= 100:
+        raise ConfigError(Problem("--speed", text, "this is not such a number", "give one from 0.01 to 100"))
+    return speed

@@ -1,0 +1,54 @@
+"""`plexp new`"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from plexp.cli import commands
+from plexp.config import registry
+from plexp.config.paths import PACKAGE
+from plexp.errors import ConfigError, Problem
+
+KINDS = {"algo": "algo", "advantage": "advantage", "net": "net", "env": "env", "callback": "callbacks"}
+TEMPLATES = PACKAGE / "templates"
+
+
+def main(arguments: list[str]) -> int:
+    """Write a plugin that works as it is, to be changed: a class, a sheet of values and a test."""
+    parser = argparse.ArgumentParser("plexp new", description=main.__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("name", help="of the plugin: small letters, digits and _, such as mine")
+    parser.add_argument("--to", type=commands.folder, default=Path.cwd(), help="the folder that you run plexp in; here")
+    options = parser.parse_args(arguments)
+    group, name, root = KINDS[options.kind], options.name, options.to
+    for file, text in written(group, name, root).items():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        except OSError as error:
+            raise ConfigError(Problem("--to", root, f"cannot be written ({error.strerror})", "give another")) from error
+        print(f"{file.relative_to(root)}")
+    choice = f"'callbacks=[{name}]'" if group == "callbacks" else f"{group}={name}"
+    print(f"now: python -m plexp {choice}    python -m plexp check {name}    pytest tests/test_{name}.py")
+    return 0
+
+
+def written(group: str, name: str, root: Path) -> dict[Path, str]:
+    """The files of a new plugin and their texts. Raises ConfigError for a name that is none, or is taken."""
+    remedy = "give small letters, digits and _, beginning with a letter, such as mine"
+    if not re.fullmatch(registry.NAME, name):
+        raise ConfigError(Problem("new", name, "this is no name for a plugin", remedy))
+    if known := registry.files_of(group, name):
+        raise ConfigError(Problem("new", name, f"there is one already: {known[0]}", "choose another name"))
+    files = {
+        "plugin.py": root / "plugins" / group / f"{name}.py",
+        "sheet.yaml": root / "conf" / group / f"{name}.yaml",
+        "test.py": root / "tests" / f"test_{name}.py",
+    }
+    if taken := [file for file in files.values() if file.exists()]:
+        raise ConfigError(Problem("new", name, f"{taken[0]} is there already", "choose another name or folder"))
+    title = "".join(part.capitalize() for part in name.split("_"))
+    texts = {file: (TEMPLATES / group / template).read_text() for template, file in files.items()}
+    return {file: re.sub(r"\bmine\b", name, re.sub(r"\bMine\b", title, text)) for file, text in texts.items()}

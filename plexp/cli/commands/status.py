@@ -1,0 +1,19 @@
+"""`plexp status`"""
+
+from __future__ import annotations
+
+from plexp.cli import commands
+from plexp.cli.commands.sync import settled
+
+
+def main(arguments: list[str]) -> int:
+    """What is done, running, interrupted, failed and why."""
+    parser = commands.parser("status", str(main.__doc__))
+    parser.add_argument("--sweep", help="a sweep by its name; the newest")
+    options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    from plexp.sweeps.status import status
+
+    status(options.outputs, options.sweep, Console())
+    return settled(options.uri, options.outputs, quiet=True)

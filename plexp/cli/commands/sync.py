@@ -1,0 +1,35 @@
+"""`plexp sync`, which other commands do beforehand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from plexp.cli import commands
+from plexp.errors import StoreError
+from plexp.execution.state import state_folder, unsettled_runs
+
+
+def main(arguments: list[str]) -> int:
+    """Bring to MLflow what waits on disk because its store did not answer, and mark runs that died."""
+    options = commands.parser("sync", str(main.__doc__)).parse_args(arguments)
+    return settled(options.uri, options.outputs, quiet=False)
+
+
+def settled(uri: str | None, outputs: Path, *, quiet: bool) -> int:
+    """Settle what dead runs left behind; the exit status, 0 where it is done by the way (`quiet`)."""
+    status, said = 0, 0
+    stores = {record.store for _, record in unsettled_runs(state_folder(outputs))} if uri is None else {uri}
+    for store in sorted(stores, key=str):
+        from plexp.execution.recovery import settle_outputs
+
+        try:
+            for line in settle_outputs(outputs, store):
+                print(line, file=sys.stderr if quiet else sys.stdout)
+                said += 1
+        except StoreError as error:
+            print(error, file=sys.stderr)
+            status = 1
+    if not quiet and status == 0 and not said:
+        print("nothing waits")
+    return 0 if quiet else status

@@ -1,0 +1,86 @@
+"""The command line. Importing this module, composing and completing need neither torch nor mlflow."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import hydra
+
+from plexp.cli import commands, job
+from plexp.config import registry
+from plexp.config.compose import register_search_path
+from plexp.config.paths import CONF
+from plexp.errors import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, ConfigError, StoreError, TrainingError
+from plexp.sweeps import sweep as sweeps
+from plexp.sweeps.launchers import of_launcher
+from plexp.sweeps.optuna_sweeper import OptunaSweeper, register_with_hydra
+from plexp.sweeps.signals import Terminated
+from plexp.tracking.format import mask_logs, masked
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit status: 0 done, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] and arguments[0] in commands.NAMES:
+        try:
+            status: int = importlib.import_module(f"plexp.cli.commands.{arguments[0]}").main(arguments[1:])
+        except (ConfigError, StoreError) as error:
+            print(error, file=sys.stderr)
+            return USAGE
+        except TrainingError as error:
+            print(error, file=sys.stderr)
+            return FAILED
+        return status
+    return _experiment(arguments)
+
+
+def _experiment(arguments: list[str]) -> int:
+    from plexp.config.hydra_errors import explain
+
+    job.status = OK
+    mask_logs()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, to be said in one line
+    os.environ["PLEXP_ARGUMENTS"] = json.dumps([masked(argument) for argument in arguments])
+    os.environ["PLEXP_SWEEP"] = sweeps.name_of(arguments)
+    register_search_path()
+    register_with_hydra()
+    sys.argv = ["plexp", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
+    except KeyboardInterrupt as interrupt:
+        print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
+        return TERMINATED if isinstance(sweeps.running.interrupt or interrupt, Terminated) else INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    except Exception as error:
+        if (said := of_launcher(error)) is not None:
+            print(masked(said), file=sys.stderr)
+            return FAILED
+        keys = registry.own_parameters(OptunaSweeper)
+        problem = explain(error, arguments, commands=commands.NAMES, sweeper_keys=keys)
+        if problem is None:
+            raise
+        print(masked(str(problem)), file=sys.stderr)
+        return USAGE
+    finally:
+        if sweeps.running.lock is not None and sweeps.running.folder is not None:
+            job.status = _report(sweeps.running.folder, sweeps.running.outputs)
+        sweeps.end()
+    return job.status
+
+
+def _report(folder: Path, outputs: str) -> int:
+    """Print what ran and what failed; 1 if any job is not finished."""
+    from rich.console import Console
+
+    from plexp.execution.state import list_runs, state_folder
+    from plexp.sweeps.status import print_sweep
+
+    return OK if print_sweep(folder, list_runs(state_folder(outputs)), Console()) else FAILED

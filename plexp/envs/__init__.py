@@ -1,0 +1,1 @@
+"""Environments: vectorisation, seeding, spaces, fault checks, re-simulating and filming episodes."""

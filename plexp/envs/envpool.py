@@ -1,0 +1,167 @@
+"""EnvPool: many problems of gymnasium again, stepped in C++, as a vector environment."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from plexp.envs.environment import EpisodeSeed
+from plexp.errors import ConfigError, Problem, one_line
+
+Array = npt.NDArray[Any]
+DEFAULT = "give env.backend=gymnasium"
+COMMON = "num_envs batch_size num_threads max_num_players thread_affinity_offset base_path seed env_seed"
+OURS = {*COMMON.split(), "gym_reset_return_info", "max_episode_steps", "reward_threshold"}
+"""What EnvPool has in every configuration: set here or by other keys, not by env.kwargs."""
+
+
+class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
+    """N environments of EnvPool (Weng et al. 2022), in their order.
+
+    The step after an episode's end only resets: its action is not played and it pays 0. Where an episode ends of itself
+    in the very step of the time limit, EnvPool calls it truncated and not terminated.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(self, make: Callable[[list[int]], Any], episode_seed: EpisodeSeed, num_envs: int) -> None:
+        self.make, self.episode_seed = make, episode_seed
+        self.renew([0] * num_envs)
+        pool = self.pool
+        self.num_envs = int(pool.num_envs)
+        self.single_observation_space = _mended(pool.single_observation_space)
+        self.single_action_space = pool.single_action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def renew(self, episodes: Sequence[int]) -> None:
+        """Begin with the seeds of these episodes, one of each environment; the later ones follow from them."""
+        seeds = [self.episode_seed(i, k) >> 1 for i, k in enumerate(episodes)]  # EnvPool's are 31 bits
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it gives float32 spaces bounds in float64, which gymnasium remarks upon
+            self.pool = self.make(seeds)
+            getattr(self.pool, "observation_space", None)  # which it makes when it is first asked
+
+    def reset(self, *, seed: int | list[int] | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """New episodes everywhere; the seeds are those that the pool was made with."""
+        observations, info = self.pool.reset()
+        return observations, info
+
+    def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        """Actions [N, *act] of any dtype -> observations, rewards (float64 as gymnasium's), terminated, truncated, info."""
+        observations, rewards, terminated, truncated, info = self.pool.step(actions)
+        return observations, rewards.astype(np.float64), terminated, truncated, info
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the pool's threads, which its own `close` does not: they go with the object."""
+        self.pool = None
+
+
+def make_pool(
+    id: str, kwargs: Mapping[str, Any], max_episode_steps: int | None, num_envs: int, episode_seed: EpisodeSeed
+) -> VectorEnv[Any, Any, Any]:
+    """EnvPool's version of a problem of gymnasium, at its own id where gymnasium has it as an argument.
+
+    Later episodes go on from the seed of their environment's first, as EnvPool takes no more. Raises ConfigError where
+    EnvPool is missing, or has no such environment or argument.
+    """
+    envpool = _import()
+    name, kwargs = _translate(id, kwargs)
+    known = envpool.list_all_envs()
+    if name not in known:
+        raise _refusal(f"EnvPool has no {name}", _close("env.id=", name, known))
+    limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+    # One thread: a run has one core. It changes the speed alone, as each environment draws from a generator of its own.
+    sizes = {"num_envs": num_envs, "batch_size": num_envs, "num_threads": 1}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it gives float32 spaces bounds in float64, which gymnasium remarks upon
+            config = envpool.make_spec(name).config._asdict()
+            _check(name, kwargs, config)
+
+            def make(seeds: list[int]) -> Any:
+                return envpool.make_gymnasium(name, seed=seeds, **sizes, **limit, **kwargs)
+
+            env = EnvPoolVectorEnv(make, episode_seed, num_envs)
+    except ConfigError:
+        raise
+    except Exception as error:
+        said = one_line(error).partition(" The following argument types")[0]
+        raise _refusal(f"EnvPool cannot make {name} ({type(error).__name__}: {said})", "see env.kwargs, or ") from error
+    return _flat(name, env)
+
+
+def _import() -> Any:
+    try:
+        return importlib.import_module("envpool")
+    except ModuleNotFoundError as error:
+        missing = error.name or "envpool"
+        remedy = 'pip install "plexp[envpool]"'
+        raise ConfigError(Problem("env.backend", "envpool", f"the package {missing} is missing", remedy)) from error
+    except Exception as error:
+        raise _refusal(f"it does not import ({type(error).__name__}: {one_line(error)})") from error
+
+
+def _translate(id: str, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """EnvPool's name of the problem, and the arguments that the name does not say."""
+    rest = dict(kwargs)
+    if id.startswith("LunarLander-") and isinstance(rest.get("continuous"), bool):
+        id = id.replace("-", "Continuous-", 1) if rest.pop("continuous") else id
+        rest.pop("continuous", None)
+    return id, rest
+
+
+def _check(name: str, kwargs: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    if config["max_num_players"] > 1:
+        raise _refusal(f"{name} has several players at once")
+    taken = [key for key in config if key not in OURS]
+    cause = f"EnvPool's {name} takes no such argument"
+    problems = [
+        Problem(f"env.kwargs.{key}", value, cause, _close("env.kwargs.", key, taken) + DEFAULT)
+        for key, value in kwargs.items()
+        if key not in taken
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _flat(name: str, env: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
+    """Discrete and composite observations as a vector."""
+    space = env.single_observation_space
+    if isinstance(space, spaces.Box):
+        return env
+    if not isinstance(space, spaces.Space) or not space.is_np_flattenable:
+        env.close()
+        raise _refusal(f"the observation space {space} of {name} does not flatten")
+    from gymnasium.wrappers.vector import FlattenObservation
+
+    return FlattenObservation(env)
+
+
+def _mended(space: Any) -> Any:
+    """For a number without bounds EnvPool gives the least positive and the largest float."""
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        return space
+    limits = np.finfo(space.low.dtype)
+    low = np.where(space.low == limits.tiny, -np.inf, space.low).astype(space.low.dtype)
+    high = np.where(space.high == limits.max, np.inf, space.high).astype(space.high.dtype)
+    return spaces.Box(low, high, space.shape, space.low.dtype.type)
+
+
+def _refusal(cause: str, instead: str = "") -> ConfigError:
+    return ConfigError(Problem("env.backend", "envpool", cause, instead + DEFAULT))
+
+
+def _close(prefix: str, word: str, words: list[str]) -> str:
+    """What to type instead of a misspelt word, if any is like it."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.7)
+    return f"give {prefix}{close[0]}, or " if close else ""

@@ -1,0 +1,1 @@
+"""What follows a run while it trains: records, evaluations, films, checkpoints, the progress bar."""

@@ -1,0 +1,73 @@
+"""What listens to a run for the sake of the next one: checkpoints, and how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from plexp.execution.callbacks.recorder import StepSchedule
+from plexp.execution.checkpoint import State, copied
+from plexp.execution.state import RunFolder
+from plexp.training.interfaces import Stateful
+from plexp.training.progress import Progress
+from plexp.training.types import Metrics
+
+
+class Heartbeat:
+    """Tells the run's folder how far it is, for its heartbeat."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_start(self, progress: Progress) -> None:
+        self.folder.progress = (progress.steps, progress.fraction)
+
+    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+        self.folder.progress = (progress.steps, progress.fraction)
+
+    def on_end(self, progress: Progress) -> None: ...
+
+
+class Checkpointer:
+    """Writes checkpoints; the last callback, so that what the others counted is in it.
+
+    A copy of everything is taken in memory about four times a second, and never more than a twentieth of the time goes
+    into that; it goes to disk when `every` more steps are done, at the end of training, and by `save_last`.
+    """
+
+    PAUSE, SHARE = 0.25, 0.05
+
+    def __init__(self, parts: Mapping[str, Stateful], write: Callable[[State, int], object], every: int | None) -> None:
+        self.parts, self.write, self.grid = parts, write, StepSchedule(every)
+        self.last: tuple[State, int] | None = None
+        """The latest copy, and its step."""
+        self.written = -1
+        """The step of the latest one on disk."""
+        self.next = 0.0
+
+    def on_start(self, progress: Progress) -> None:
+        self.grid.last, self.written = progress.steps, progress.steps
+        self._copy(progress)
+
+    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+        due = bool(self.grid.passed(progress.steps)) or progress.fraction >= 1 or progress.stopped
+        if due or time.perf_counter() >= self.next:
+            began = progress.profile.now()
+            self._copy(progress)
+            if due and self.grid.every is not None:
+                self.save_last()
+            progress.profile.add("checkpointing", began)
+
+    def on_end(self, progress: Progress) -> None: ...
+
+    def save_last(self) -> None:
+        """Write the latest copy, if it is not on disk."""
+        if self.last is not None and self.last[1] != self.written:
+            self.write(*self.last)
+            self.written = self.last[1]
+
+    def _copy(self, progress: Progress) -> None:
+        began = time.perf_counter()
+        self.last = ({name: copied(part.state_dict()) for name, part in self.parts.items()}, progress.steps)
+        ended = time.perf_counter()
+        self.next = ended + max(self.PAUSE, (ended - began) / self.SHARE)

@@ -1,0 +1,56 @@
+"""`evaluation.film=true`: films of the evaluations while a run is trained."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+from plexp.envs.film import FOLDER, extremes, film, filmed, middle
+from plexp.errors import one_line
+from plexp.execution.experiment import Experiment
+from plexp.training.evaluation import EvaluationResult, evaluate
+
+log = logging.getLogger("plexp")
+
+
+class LogFile(Protocol):
+    """Where films go: a file into a folder of a run's artifacts."""
+
+    def __call__(self, path: Path, folder: str | None = None) -> None: ...
+
+
+class EvaluationFilms:
+    """Films a run's evaluations: of each on the grid the median episode, of the last one the best, median and worst.
+
+    What cannot be filmed or kept is told in one line, and training goes on. `place` is where files may be made.
+    """
+
+    def __init__(self, experiment: Experiment, log_file: LogFile, place: Path) -> None:
+        self.experiment, self.log_file, self.place = experiment, log_file, place
+        self.environment = filmed(experiment.environment, experiment.values["env"])
+
+    def __call__(self, result: EvaluationResult, index: int, step: int | None) -> None:
+        try:
+            self._film(result, index, step)
+        except Exception as error:
+            log.warning("evaluation %s is not filmed: %s: %s", index, type(error).__name__, one_line(error))
+
+    def _film(self, result: EvaluationResult, index: int, step: int | None) -> None:
+        if result.played is None:  # EnvPool has no seeds for episodes: the same policy, where there are some
+            seeds = self.experiment.streams.evaluation(index)
+            result = evaluate(self.experiment.agent, self.environment, seeds, len(result.returns))
+        assert result.played is not None
+        chosen = extremes(result.returns) if step is None else {"median": middle(result.returns)}
+        for which, place in chosen.items():
+            name, when = f"final-{which}", "after training"
+            if step is not None:
+                name, when = f"step-{step:09d}", f"at step {step:,}"
+            title = f"{which} of {len(result.returns)} {when}, {self.experiment.name}"
+            with tempfile.TemporaryDirectory(dir=self.place) as folder:
+                made = film(self.environment, result.played[place], title, Path(folder) / name)
+                for file in made.files:
+                    self.log_file(file, FOLDER)
+            if made.warning:
+                log.warning("%s: %s", title, made.warning)

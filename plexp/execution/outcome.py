@@ -1,0 +1,56 @@
+"""How a run went, as numbers and in words. Importing this needs neither torch nor mlflow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run went."""
+
+    name: str
+    run_id: str
+    final_return: float
+    final_return_std: float
+    steps: int
+    episodes: int
+    seconds: float
+    """Of collecting and updating."""
+    solved_at: int | None
+    solved_return: float | None
+    objective: float | None
+    """The metric that a sweep optimises; None: this run logged none by that name."""
+    logged: list[str]
+    """The names of all metrics."""
+
+
+def objective(name: str, logged: Mapping[str, float], threshold: float | None) -> float | None:
+    """Its last value. A threshold that was never reached counts as ∞ steps, so that a sweep which minimises them learns it."""
+    if threshold is not None and name in ("speed/steps_to_threshold", "speed/seconds_to_threshold"):
+        return logged.get(name, math.inf)
+    return logged.get(name)
+
+
+def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
+    """Two lines of Markdown: what it was and how it went."""
+    algo, advantage, env = values["algo"]["plugin"], values["advantage"]["plugin"], values["env"]["id"]
+    what = f"**{algo}** with {advantage} on **{env}**, seed {values['seed']}"
+    rate = outcome.steps / max(outcome.seconds, 1e-9)
+    effort = f"{outcome.steps:,} steps, {outcome.episodes:,} episodes, {outcome.seconds:.0f} s ({rate:,.0f} steps/s)"
+    return f"{what}: {effort}.  \n{summary(outcome)}."
+
+
+def summary(outcome: Outcome) -> str:
+    """`final return 251.3 ± 40.1 (mean ± deviation over episodes); solved (≥ 200) at step 350,000`."""
+    text = f"final return {outcome.final_return:.1f} ± {outcome.final_return_std:.1f} (mean ± deviation over episodes)"
+    if outcome.solved_return is None:
+        return text
+    mark = f"(≥ {outcome.solved_return:g})"
+    first = "" if outcome.solved_at is None else f" at step {outcome.solved_at:,}"
+    if outcome.final_return >= outcome.solved_return:
+        return f"{text}; solved {mark}{first}"
+    return f"{text}; not solved {mark}" + (f", though reached{first}" if first else "")

@@ -1,0 +1,235 @@
+"""One run: train an experiment, or go on with it, and keep everything of it in MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from plexp.errors import EnvironmentFault, Problem, Pruned, StoreError, TrainingError, is_full, one_line
+from plexp.execution import checkpoint, results
+from plexp.execution.callbacks.checkpointer import Checkpointer, Heartbeat
+from plexp.execution.callbacks.dispatcher import CallbackDispatcher
+from plexp.execution.callbacks.episode_log import EpisodeLog
+from plexp.execution.callbacks.evaluator import Evaluator, Pruning, PruningRule
+from plexp.execution.callbacks.films import EvaluationFilms
+from plexp.execution.callbacks.progress_bar import ProgressBar
+from plexp.execution.callbacks.recorder import Recorder
+from plexp.execution.experiment import Experiment
+from plexp.execution.outcome import Outcome
+from plexp.execution.provenance import provenance
+from plexp.execution.recovery import settle
+from plexp.execution.state import RunFolder
+from plexp.tracking.format import masked
+from plexp.tracking.tracker import Status, Tracker
+from plexp.training.evaluation import EvaluationResult, evaluate
+from plexp.training.interfaces import Stateful
+from plexp.training.progress import Progress
+from plexp.training.trainer import Callback
+
+log = logging.getLogger("plexp")
+
+
+def run(
+    experiment: Experiment,
+    tags: Mapping[str, str],
+    console: Console,
+    folder: RunFolder,
+    judge: PruningRule | None = None,
+) -> Outcome:
+    """Train to the end: FINISHED, KILLED by Ctrl-C, SIGTERM or its search, or FAILED with the traceback.
+
+    judge: of the search that it belongs to; its verdict is raised as Pruned. A folder with a checkpoint goes on from there,
+    in the same MLflow run. Its lock must be held. Raises StoreError, before any run exists, if the store cannot be reached;
+    TrainingError if the training cannot go on.
+    """
+    with closing(experiment.training_env):
+        return Run(experiment, tags, console, folder, judge).train()
+
+
+class Run:
+    """An experiment, its record in MLflow and its folder."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        tags: Mapping[str, str],
+        console: Console,
+        folder: RunFolder,
+        judge: PruningRule | None = None,
+    ) -> None:
+        values = experiment.values
+        uri, outputs = values["tracker"]["uri"], Path(values["outputs"]).absolute()
+        recorded = {**values, "tracker": {**values["tracker"], "uri": uri and masked(uri)}}
+        self.experiment, self.folder, record = experiment, folder, folder.record()
+        self.tracker = tracker = Tracker(
+            uri=uri,
+            outputs=outputs,
+            outbox=folder.outbox,
+            experiment=values["tracker"]["experiment"] or experiment.environment.label,
+            run_name=experiment.name,
+            params=dict(_flat(recorded)),
+            tags={"kind": "training", "state": folder.path.name, **provenance(), **tags},
+            run_id=record.run_id if record else None,
+            created=lambda run_id: folder.change(run_id=run_id),
+        )
+        try:
+            settle(tracker.client, outputs, uri)
+        except StoreError as error:  # what others left behind must not stop this run
+            log.warning("what other runs left behind is not settled: %s", error)
+        if not tracker.is_resumed:
+            checkpoint.remove(folder.checkpoints)
+            tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
+        films = EvaluationFilms(experiment, tracker.log_file, folder.path) if values["evaluation"]["film"] else None
+        settings = {**values["evaluation"], "film": films, "solved_return": experiment.environment.solved_return}
+        self.evaluator = Evaluator(self._play, tracker.log, **settings)
+        self.recorder = Recorder(tracker.log, values["tracker"]["every"])
+        collector, kept = experiment.trainer.collector, values["tracker"]["log_actions"]
+        self.episodes = EpisodeLog(collector, folder.path / "episodes" if kept else None)
+        self.pruning = [] if judge is None else [Pruning(judge, self.evaluator)]
+        self.bar = ProgressBar(experiment.name, self.evaluator, console)
+        self.progress = Progress(profile=experiment.trainer.profile)
+        self.plugins = CallbackDispatcher(experiment.callbacks, self.evaluator, tracker.log, tracker.set_tags)
+        own: dict[str, Stateful] = {"recorder": self.recorder, "evaluator": self.evaluator, "progress": self.progress}
+        own |= {"callbacks": self.plugins, "episodes": self.episodes}
+        self.parts = None if experiment.remembers is None else {**experiment.remembers, **own}
+        self.checkpointer = Checkpointer(self.parts or {}, self._write, values["checkpoint"]["every"])
+
+    def train(self) -> Outcome:
+        """Go on from the last checkpoint, if there is one, to the end."""
+        try:
+            self._take_up()
+            callbacks: list[Callback] = [
+                self.recorder,
+                self.episodes,
+                self.evaluator,
+                *self.pruning,
+                self.plugins,
+                self.bar,
+            ]
+            callbacks += [Heartbeat(self.folder), *([] if self.parts is None else [self.checkpointer])]
+            try:
+                self.experiment.trainer.run(callbacks, self.progress)
+            finally:
+                self.bar.close()
+            kept = (self.tracker, self.evaluator, self.progress)
+            outcome = results.keep(self.experiment, *kept, self.folder.path)
+            self._keep_episodes()
+            self._close("FINISHED", [], outcome=asdict(outcome), metrics=self.tracker.last)
+        except KeyboardInterrupt:
+            self._save()
+            self._keep_episodes()
+            self._close("KILLED", [])
+            raise
+        except Pruned as pruned:
+            self.tracker.set_tags({"pruned": str(pruned)})
+            self._keep_episodes()
+            self._close("KILLED", [], pruned=str(pruned))
+            checkpoint.remove(self.folder.checkpoints)
+            raise
+        except BaseException as error:
+            self._fail(error)
+            if isinstance(error, StoreError):  # it is no fault of the configuration any more
+                raise TrainingError(f"{error}; the same command goes on then") from None
+            raise
+        checkpoint.remove(self.folder.checkpoints)
+        self.episodes.remove()
+        return outcome
+
+    def _play(self, index: int, episodes: int) -> EvaluationResult:
+        experiment = self.experiment
+        return evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(index), episodes)
+
+    def _take_up(self) -> None:
+        """Become what the last whole checkpoint says. Raises TrainingError if it is of another kind of run."""
+        if self.parts is None:
+            plugin = self.experiment.values["algo"]["plugin"]
+            log.warning("algo=%s has no state_dict, so this run cannot be taken up again if it is interrupted", plugin)
+            return
+        found = checkpoint.load(self.folder.checkpoints)
+        if found is None:
+            return
+        for damage in found.damaged:
+            log.warning("damaged checkpoint, the one before it is taken: %s", damage)
+        tags = {"resume.damaged": "; ".join(found.damaged)} if found.damaged else {}
+        if found.state:
+            try:
+                for name, part in self.parts.items():
+                    part.load_state_dict(found.state[name])
+            except (KeyError, ValueError, RuntimeError, TypeError) as error:
+                why = f"{type(error).__name__}: {one_line(error)}"
+                raise TrainingError(f"the checkpoint does not fit ({why}); resume=never starts anew") from error
+            tags["resume.steps"] = str(found.steps)
+            log.info("%s goes on from step %s (resume=never starts anew)", self.experiment.name, f"{found.steps:,}")
+        if lost := self.experiment.trainer.collector.not_replayed:
+            which = ", ".join(map(str, lost))
+            tags["resume.not_replayed"] = f"environments {which}, at step {found.steps}"
+            log.warning("the episodes of environments %s did not replay equal: new ones begin there", which)
+        self.tracker.set_tags(tags)
+
+    def _write(self, state: checkpoint.State, steps: int) -> None:
+        self.tracker.sync()
+        self.episodes.sync()
+        try:
+            checkpoint.save(self.folder.checkpoints, state, steps)
+        except OSError as error:
+            where, cause = self.experiment.values["outputs"], f"no checkpoint can be written ({one_line(error)})"
+            remedy = "choose a folder that can be written and has space"
+            raise StoreError(str(Problem("outputs", where, cause, remedy))) from None
+
+    def _save(self) -> None:
+        """The last checkpoint; where it cannot be written, the one before it stays."""
+        try:
+            self.checkpointer.save_last()
+        except Exception as error:
+            log.warning("the last checkpoint cannot be written (%s); the one before it stays", one_line(error))
+
+    def _keep_episodes(self) -> None:
+        try:
+            seeds = self.experiment.streams.training
+            results.keep_episodes(self.tracker, self.recorder, self.episodes, seeds, self.folder.path)
+        except Exception as error:
+            log.warning("the training episodes are not all kept: %s", one_line(error))
+
+    def _fail(self, error: BaseException) -> None:
+        """Record why. On a full disk that comes first, with the room that was set aside for it."""
+        full = is_full(error)
+        self.folder.spend_reserve()
+        if not full:
+            self._save()
+            self._keep_episodes()
+        line = f"{type(error).__name__}: {one_line(error)}"
+        with suppress(StoreError):  # the error itself is what matters
+            self.tracker.set_tags({"error": line})
+            self.tracker.log_text(traceback.format_exc(), "traceback.txt")
+            if isinstance(error, EnvironmentFault) and error.episode is not None:
+                self.tracker.log_text(json.dumps(error.recorded(self.experiment.values["env"]), indent=1), "fault.json")
+        with suppress(StoreError, OSError):
+            self._close("FAILED", [line])
+        if full:
+            self._save()
+
+    def _close(self, status: Status, error: list[str], **facts: Any) -> None:
+        if status == "FINISHED" and self.tracker.is_resumed:
+            self.tracker.remove_tag("error")
+        self.folder.is_settled = False  # until MLflow, or the outbox at least, knows it too
+        self.folder.change(status=status, error=error, **facts)
+        self.tracker.finish(status)
+        self.folder.is_settled = True
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names, as they are typed on the command line."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

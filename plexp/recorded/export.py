@@ -1,0 +1,202 @@
+"""An agent as others use it: files that act without plexp, and a script beside each that plays an episode with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+
+from plexp.envs.adapter import EnvAdapter
+from plexp.envs.spaces import is_image
+from plexp.errors import ConfigError, Problem, one_line
+from plexp.execution.experiment import Experiment
+from plexp.recorded.play_script import play_script
+from plexp.recorded.restore import restored
+from plexp.tracking.lookup import RunHandle
+from plexp.tracking.models import register
+from plexp.training.agent import GreedyPolicy
+
+Act = Callable[[Tensor], Tensor]
+"""Observations [B, *obs] as the environment gives them -> actions [B, *act] as it takes them."""
+BATCHES = (1, 2, 7)
+STEPS = 64
+"""Of each of the seven environments whose observations a file is tried with; more: surer, and slower."""
+TOLERANCE = 1e-4
+"""Relative: far above the rounding of other kernels, far below a mistake."""
+NEEDS = {"pt2": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+"""The formats, and the packages that writing and trying them takes."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and tried."""
+
+    file: Path
+    script: Path | None
+    """Plays an episode with it; None for an environment that gymnasium does not make by an id."""
+    observations: int
+    """Real ones, on which its actions were compared with the agent's, in batches of 1, 2 and 7."""
+    difference: float
+    """The largest of an action; of choices the share that came out otherwise (logits that are equal but for rounding)."""
+
+
+def check_formats(formats: list[str]) -> None:
+    """Raise ConfigError for a format whose packages are not there."""
+    for each in formats:
+        if missing := [name for name in NEEDS[each] if importlib.util.find_spec(name) is None]:
+            cause = f"it needs the package {missing[0]}, which is missing"
+            raise ConfigError(Problem("--format", each, cause, f'pip install "plexp[{each}]"'))
+
+
+def export(experiment: Experiment, formats: list[str], folder: Path, title: str) -> list[Exported]:
+    """Write the greedy policy in each format (see NEEDS), and a script that plays an episode with it.
+
+    Raises ConfigError where it cannot be traced, where a file does not act as the agent does, or cannot be written.
+    """
+    check_formats(formats)
+    policy, observations = GreedyPolicy(experiment.agent).eval(), seen(experiment)
+    made = []
+    for kind in formats:
+        file = folder / f"policy.{kind}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            act = write(policy, observations[:2], kind, file)
+            script = _write_script(experiment, file, title)
+        except OSError as error:
+            cause = f"cannot be written ({error.strerror or one_line(error)})"
+            raise ConfigError(Problem("--to", folder, cause, "choose a folder that can be written")) from error
+        difference = compare(act, policy, observations)
+        if difference > TOLERANCE:
+            file.unlink()
+            cause = f"what it gives acts differently from the agent (by {difference:.2g})"
+            raise ConfigError(Problem("--format", kind, cause, f"give --format {'pt2' if kind == 'onnx' else 'onnx'}"))
+        made.append(Exported(file, script, len(observations), difference))
+    return made
+
+
+def write(policy: nn.Module, example: Tensor, kind: str, file: Path) -> Act:
+    """Write the policy there and read it back. example: observations [2, *obs]; what is written takes any B.
+
+    Raises ConfigError where it cannot be traced, OSError where it cannot be written.
+    """
+    file.write_bytes(b"")  # or say so, before it takes seconds
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells that torchvision is not there
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")  # and torch.export prints the graph it fails at
+            return {"pt2": _write_pt2, "onnx": _write_onnx}[kind](policy, example, file)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # torch.export has dozens of its own
+        file.unlink(missing_ok=True)
+        cause = f"torch cannot trace this policy ({type(error).__name__}: {one_line(error)[:200]})"
+        remedy = "its network must be of tensor operations, without choices that depend on their values"
+        raise ConfigError(Problem("--format", kind, cause, remedy)) from error
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+
+
+def _write_pt2(policy: nn.Module, example: Tensor, file: Path) -> Act:
+    rows = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(policy, (example,), dynamic_shapes=rows), file)
+    act: Act = torch.export.load(file).module()
+    return act
+
+
+def _write_onnx(policy: nn.Module, example: Tensor, file: Path) -> Act:
+    import onnxruntime
+
+    names: dict[str, Any] = {"input_names": ["observations"], "output_names": ["actions"]}
+    rows = ({0: torch.export.Dim("batch")},)
+    torch.onnx.export(
+        policy, (example,), file, dynamic_shapes=rows, dynamo=True, external_data=False, verbose=False, **names
+    )
+    session = onnxruntime.InferenceSession(file)
+    return lambda observations: torch.from_numpy(session.run(None, {"observations": observations.numpy()})[0])
+
+
+@torch.no_grad()
+def compare(act: Act, policy: nn.Module, observations: Tensor) -> float:
+    """The largest relative difference of their actions, in batches of 1, 2 and 7; of integers the share that differs."""
+    parts = [part for size in BATCHES for part in observations.split(size)]  # type: ignore[no-untyped-call]
+    ours, theirs = torch.cat([policy(part) for part in parts]), torch.cat([act(part) for part in parts])
+    if not ours.is_floating_point():
+        return float((ours != theirs).double().mean())
+    return float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1))
+
+
+def seen(experiment: Experiment) -> Tensor:
+    """Observations [B, *obs] that the agent meets where it plays."""
+    agent = experiment.agent
+    with closing(experiment.environment.make(max(BATCHES), experiment.streams.evaluation(0))) as env:
+        stepper = EnvAdapter(env, agent.distribution)
+        rows = [torch.from_numpy(stepper.reset())]
+        for _ in range(STEPS):
+            rows.append(torch.from_numpy(stepper.step(agent.act_greedily(rows[-1]))[0]))
+    return torch.cat(rows)
+
+
+def _write_script(experiment: Experiment, file: Path, title: str) -> Path | None:
+    sheet: Mapping[str, Any] = experiment.values["env"]
+    if "id" not in sheet:
+        return None
+    try:
+        text = play_script(sheet, file.name, title, image=is_image(experiment.training_env.single_observation_space))
+    except (gymnasium.error.Error, ImportError):  # an id of another library that this plugin knows
+        return None
+    path = file.with_name("play.py" if file.suffix == ".pt2" else "play_onnx.py")
+    path.write_text(text)
+    return path
+
+
+def export_run(run: RunHandle, formats: list[str], folder: Path) -> Iterator[str]:
+    """Write its agent in these formats, with a script beside each; a line for each file.
+
+    Raises ConfigError for a run that keeps no agent, one that cannot be traced, and a folder that cannot be written.
+    """
+    title = f"The greedy agent of {run.name} (run {run.run_id})"
+    if "eval/final_return" in run.metrics:
+        title += f", final return {run.metrics['eval/final_return']:.1f}"
+    with agent_of(run) as experiment:
+        for made in export(experiment, formats, folder, f"{title}."):
+            how = f"largest difference {made.difference:.1e}" if made.difference else "equal"
+            yield f"{made.file}  actions on {made.observations} observations, by 1, 2 and 7: {how}"
+            if made.script is None:
+                yield "no script beside it: gymnasium makes no such environment by its id"
+            else:
+                yield f"{made.script}  plays an episode with it, without plexp"
+
+
+def register_run(run: RunHandle, name: str) -> str:
+    """Make its model a version of the registered model, and the alias `best`; a line that says so.
+
+    A run that keeps no model gets one.
+    """
+
+    def policy() -> tuple[GreedyPolicy, object]:
+        with agent_of(run) as experiment:
+            return GreedyPolicy(experiment.agent).cpu().eval(), seen(experiment)[:2]
+
+    version = register(run, name, policy)
+    return f"models:/{name}@best is version {version} now: run {run.name}, {run.run_id}"
+
+
+@contextmanager
+def agent_of(run: RunHandle) -> Iterator[Experiment]:
+    """Its experiment with the agent that it trained."""
+    experiment = restored(run.values, run.file("agent.safetensors"), run.newer)
+    try:
+        yield experiment
+    finally:
+        experiment.training_env.close()

@@ -1,0 +1,1 @@
+"""Many runs: launchers, the record of a sweep, its status, hyperparameter search."""

@@ -1,0 +1,226 @@
+"""`plexp status`: what is done, running, interrupted, failed and why. Read from the outputs folder; needs no mlflow."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from plexp.errors import ConfigError, Problem, nearest
+from plexp.execution.state import Record, RunFolder, list_runs, state_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+FILE, SEARCH = "sweep.json", "search.json"
+SETTLED = ("FINISHED", "PRUNED")
+EMPTY: Mapping[str, Any] = {}
+Runs: TypeAlias = Sequence[tuple[RunFolder, Record]]
+"""In the order of their starts."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job of a sweep, or a run of its own."""
+
+    status: str
+    """FINISHED, PRUNED, RUNNING, INTERRUPTED, FAILED, REFUSED or WAITING."""
+    job: int | None = None
+    overrides: Sequence[str] = ()
+    note: str = ""
+    """How far it is, and since when."""
+    final_return: float | None = None
+    seconds: float | None = None
+    errors: Sequence[str] = ()
+    log: Path | None = None
+    """Where its log is."""
+
+
+def status(outputs: Path, sweep: str | None, console: Console) -> None:
+    """Print a sweep (the newest, if none is named), the unfinished runs outside it, and a line for each other sweep.
+
+    Raises ConfigError if there is no such sweep, or nothing at all.
+    """
+    root = outputs / "sweeps"
+    folders = sorted(file.parent for file in root.glob(f"*/{FILE}"))
+    runs = list_runs(state_folder(outputs))
+    if sweep is not None and sweep not in [folder.name for folder in folders]:
+        known = [folder.name for folder in folders[-5:]]
+        remedy = nearest(sweep, known) if known else "start one with: python -m plexp -m"
+        raise ConfigError(Problem("--sweep", sweep, "there is no such sweep", remedy))
+    if not folders and not runs:
+        cause = "no run has been started there yet"
+        raise ConfigError(Problem("outputs", outputs, cause, "start one with: python -m plexp"))
+    chosen = root / sweep if sweep else folders[-1] if folders else None
+    if chosen is not None:
+        print_sweep(chosen, runs, console)
+    newest = {record.identity: (folder, record) for folder, record in runs}  # of all attempts
+    alone = [_row(folder, record) for folder, record in newest.values() if not record.sweeps]
+    unfinished = [row for row in alone if row.status not in SETTLED]
+    if unfinished:
+        _table("runs outside sweeps that are not finished", unfinished, set(), console)
+        _reasons(unfinished, console)
+        if any(row.status in ("INTERRUPTED", "FAILED") for row in unfinished):
+            console.print("the same command takes a run up where its last checkpoint was")
+    if alone and not unfinished and chosen is None:
+        number = f"{len(alone)} runs" if len(alone) > 1 else "1 run"
+        console.print(f"{number} outside sweeps, finished", highlight=False)
+    if sweep is None:
+        for folder in reversed([folder for folder in folders if folder != chosen]):
+            console.print(f"sweep {folder.name}: {_counts(rows_of(folder, runs))}", highlight=False, soft_wrap=True)
+
+
+def is_complete(folder: Path, runs: Runs) -> bool:
+    """Whether all jobs of a sweep are finished, as far as it is known how many there are."""
+    return _is_complete(folder, rows_of(folder, runs))
+
+
+def _is_complete(folder: Path, rows: Sequence[Row]) -> bool:
+    is_under_way = sweep_record(folder).get("search", False) and not (searched(folder) or EMPTY).get("is_done")
+    return bool(rows) and not is_under_way and all(row.status in SETTLED for row in rows)
+
+
+def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
+    """The table of a sweep; whether all its jobs are finished."""
+    rows = rows_of(folder, runs)
+    if not rows:
+        return True
+    shared = set.intersection(*(set(row.overrides) for row in rows)) if len(rows) > 1 else set()
+    title = " ".join([f"sweep {folder.name}", *sorted(shared)])
+    if found := searched(folder):
+        from plexp.sweeps.search_report import show  # with scipy
+
+        console.print(title, soft_wrap=True, highlight=False, markup=False)
+        _reasons(rows, console)
+        show(found, console)
+    else:
+        _table(title, rows, shared, console)
+        _reasons(rows, console)
+    complete = _is_complete(folder, rows)
+    if not complete:
+        command = f"python -m plexp {shlex.join(sweep_record(folder).get('arguments', ['-m', '…']))}"
+        console.print(
+            f"{_counts(rows)}; the same command does what is missing: {command}", highlight=False, soft_wrap=True
+        )
+    return complete
+
+
+def rows_of(folder: Path, runs: Runs) -> list[Row]:
+    """Every job of a sweep."""
+    jobs, results = sweep_record(folder).get("jobs"), _results(folder)
+    # in the order of their starts, so that the last one of a job counts
+    mine = {record.sweeps[folder.name]: (run, record) for run, record in runs if folder.name in record.sweeps}
+    rows = []
+    for number in range(len(jobs)) if jobs is not None else sorted({*results, *mine}):
+        result, (run, record) = results.get(number, {}), mine.get(number, (None, None))
+        overrides = jobs[number] if jobs else result.get("overrides") or (record.overrides if record else [])
+        where = folder / str(number)
+        if run is None or record is None or (result.get("status") == "REFUSED" and _newer(where, run)):
+            said = {"KILLED": "INTERRUPTED"}.get(result.get("status", ""), result.get("status", "WAITING"))
+            row = Row(said, errors=result.get("error", []))
+        else:
+            row = _row(run, record, result)
+        rows.append(replace(row, job=number, overrides=overrides, seconds=result.get("seconds"), log=where))
+    return rows
+
+
+def _row(run: RunFolder, record: Record, result: Mapping[str, Any] = EMPTY) -> Row:
+    """How far a run is; `result` is what its job says of it, such as an objective that was not logged."""
+    (beat, steps, share), errors = run.heartbeat(), result.get("error") or record.error
+    kept = run.checkpoint_steps()
+    note = "before its first checkpoint" if kept is None else f"at step {kept:,}"
+    match record.status:
+        case "RUNNING" if run.alive():
+            status = "RUNNING"
+            note = f"{steps:,} steps ({share:.0%}), heartbeat {_ago(beat)} ago, process {record.pid} on {record.host}"
+        case "RUNNING":
+            status, errors = "INTERRUPTED", ["it ended without a word (killed, or the power failed)"]
+        case "KILLED" if record.pruned:
+            status, note, errors = "PRUNED", record.pruned.partition(":")[0], []
+        case "KILLED":
+            status, errors = "INTERRUPTED", record.error
+        case "FINISHED":
+            status, note = "FAILED" if errors else "FINISHED", "before" if "before" in result else ""
+        case _:
+            status = "FAILED"
+    final = (record.outcome or {}).get("final_return")
+    return Row(status, None, record.overrides, note, final, errors=errors)
+
+
+def _newer(where: Path, run: RunFolder) -> bool:
+    """Whether the job's result is newer than the run's record."""
+    with suppress(OSError):
+        return (where / "result.json").stat().st_mtime > (run.path / "run.json").stat().st_mtime
+    return False
+
+
+def _table(title: str, rows: Sequence[Row], shared: set[str], console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    console.print(title, soft_wrap=True, highlight=False, markup=False)
+    table = Table(box=box.SIMPLE)
+    in_sweep, noted = any(row.job is not None for row in rows), any(row.note for row in rows)
+    names = ["job", "what differs", "status", "final return", "seconds"] if in_sweep else ["given", "status"]
+    for name in [*names, *([""] if noted else [])]:
+        table.add_column(name, justify="right" if name in ("final return", "seconds") else "left")
+    for row in rows:
+        differs = " ".join(override for override in row.overrides if override not in shared)
+        figures = [_number(row.final_return), _number(row.seconds)] if in_sweep else []
+        number = ["" if row.job is None else str(row.job)] if in_sweep else []
+        table.add_row(*number, differs, row.status, *figures, *([row.note] if noted else []))
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _reasons(rows: Sequence[Row], console: Console) -> None:
+    for row in rows:
+        if row.errors and row.status not in SETTLED:
+            who = "" if row.job is None else f"job {row.job}: "
+            where = "" if row.log is None else f" (log in {row.log})"
+            console.print(f"{who}{'; '.join(row.errors)}{where}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    counts = Counter(row.status for row in rows)
+    order = ("FINISHED", "PRUNED", "RUNNING", "INTERRUPTED", "FAILED", "REFUSED", "WAITING")
+    return f"of {len(rows)} jobs " + ", ".join(f"{counts[name]} {name.lower()}" for name in order if counts[name])
+
+
+def searched(folder: Path) -> dict[str, Any] | None:
+    """What a search has found so far."""
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((folder / SEARCH).read_text())
+        return found
+    return None
+
+
+def sweep_record(folder: Path) -> dict[str, Any]:
+    """What a sweep's folder says of it; empty where it says nothing."""
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((folder / FILE).read_text())
+        return found
+    return {}
+
+
+def _results(folder: Path) -> dict[int, dict[str, Any]]:
+    found = {}
+    for file in folder.glob("*/result.json"):
+        if file.parent.name.isdigit():
+            with suppress(OSError, ValueError):
+                found[int(file.parent.name)] = json.loads(file.read_text())
+    return found
+
+
+def _ago(moment: float) -> str:
+    return f"{max(0.0, time.time() - moment):.0f} s"

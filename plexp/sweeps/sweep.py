@@ -1,0 +1,185 @@
+"""A sweep: its name, its jobs, and whether it runs now. The same command line is the same sweep, each time it is started."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from plexp.config.identity import sweep_identity
+from plexp.errors import USAGE, ConfigError, Problem
+from plexp.execution.state import list_runs, state_folder
+from plexp.sweeps import launchers
+from plexp.sweeps.optuna_sweeper import OptunaSweeper
+from plexp.sweeps.signals import interrupted, listen
+from plexp.sweeps.status import FILE, is_complete
+from plexp.tracking.format import mask_written, masked
+
+GRACE_SECONDS = 3.0
+"""That interrupted jobs have for their last checkpoint; a larger one delays the end of a sweep after Ctrl-C."""
+AGAIN = ("rerun=true", "rerun=True", "rerun=1", "rerun=yes")
+
+
+@dataclass
+class _Running:
+    """The sweep of this process."""
+
+    folder: Path | None = None
+    outputs: str = "outputs"
+    lock: IO[str] | None = None
+    interrupt: KeyboardInterrupt | None = None
+    """What ended it: Ray makes a plain KeyboardInterrupt of any."""
+
+
+running = _Running()
+
+
+def name_of(arguments: Sequence[str]) -> str:
+    """Of the sweep that these arguments started before, unless it is complete and to be done again; else a new one."""
+    root = Path(_outputs(arguments)) / "sweeps"
+    key = sweep_identity(_plain(arguments))
+    for file in sorted(root.glob(f"*/{FILE}"), reverse=True):
+        with suppress(OSError, ValueError):
+            if json.loads(file.read_text())["identity"] == key:
+                again = any(argument in AGAIN for argument in arguments)
+                if not again or not is_complete(file.parent, list_runs(state_folder(_outputs(arguments)))):
+                    return file.parent.name
+                break
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    return f"{name}-{os.getpid()}" if (root / name).exists() else name
+
+
+class SweepRecord(Callback):
+    """Notes what the jobs of a sweep are before they begin; hands an interrupt on to those that run."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            self._begin(config)
+        except ConfigError as error:  # of which Hydra would make a warning
+            print(error, file=sys.stderr)
+            end()
+            raise SystemExit(USAGE) from None
+
+    def _begin(self, config: DictConfig) -> None:
+        folder, jobs = Path(config.hydra.sweep.dir).absolute(), _jobs(config)
+        launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+        choice = str(config.hydra.runtime.choices.get("hydra/launcher"))
+        if problem := launchers.problem_of(launcher, choice, config.tracker.uri):
+            raise ConfigError(problem)
+        folder.mkdir(parents=True, exist_ok=True)
+        running.folder, running.outputs = folder, str(config.outputs)
+        running.lock = _locked(folder)
+        # with these every job is composed, wherever it runs: its folder, and the one that the command was given in
+        handed_on = {"hydra.sweep.dir": folder, "++hydra.job.env_set.PLEXP_FOLDER": Path.cwd()}
+        with open_dict(config.hydra.overrides):
+            config.hydra.overrides.hydra += [f"{key}={_quoted(value)}" for key, value in handed_on.items()]
+        arguments = json.loads(os.environ["PLEXP_ARGUMENTS"])
+        record = {
+            "identity": sweep_identity(_plain(arguments)),
+            "host": platform.node(),
+            "arguments": [masked(argument) for argument in arguments],
+            "jobs": jobs,
+            "search": _sweeper(config) == OptunaSweeper.__name__,
+        }
+        (folder / FILE).write_text(json.dumps(record, indent=1))
+        launchers.begin(launcher)
+        listen(_interrupt)
+
+
+def _quoted(path: Path) -> str:
+    """As Hydra's command line takes it, whatever is in it."""
+    return QuotedString(str(path).replace("${", r"\${"), Quote.single).with_quotes()
+
+
+def end() -> None:
+    """The sweep of this process is over."""
+    if running.folder is not None:
+        mask_written(running.folder)
+        if running.lock is not None and not any(each.name.isdigit() for each in running.folder.iterdir()):
+            shutil.rmtree(running.folder)  # what was asked for was refused: there never was a sweep
+    running.folder = running.interrupt = None
+    if running.lock is not None:
+        running.lock.close()
+        running.lock = None
+
+
+def _jobs(config: DictConfig) -> list[list[str]] | None:
+    """The overrides of every job; None where a sweeper decides as it goes."""
+    if _sweeper(config) != BasicSweeper.__name__ or config.hydra.sweeper.params:
+        return None
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides(list(config.hydra.overrides.task))
+    try:
+        (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    except HydraException:  # which the sweeper will raise itself
+        return None
+    return [[masked(override) for override in job] for job in jobs]
+
+
+def _sweeper(config: DictConfig) -> str:
+    return str(config.hydra.sweeper._target_).rpartition(".")[2]
+
+
+def _locked(folder: Path) -> IO[str]:
+    lock = (folder / "lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        cause = "another process runs this very sweep now"
+        raise ConfigError(Problem("sweep", folder.name, cause, "wait for it: python -m plexp status")) from None
+    return lock
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End the jobs, then raise here."""
+    running.interrupt = interrupted(number)
+    end_jobs()
+    raise running.interrupt
+
+
+def end_jobs() -> None:
+    """Let the jobs of this sweep in other processes of this host write their checkpoints and end."""
+    if running.folder is None:
+        return
+    name = running.folder.name
+    jobs = [
+        (folder, record.pid)
+        for folder, record in list_runs(state_folder(running.outputs))
+        if name in record.sweeps and record.host == platform.node() and record.pid != os.getpid() and folder.alive()
+    ]
+    for _, pid in jobs:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < until and any(folder.alive() for folder, _ in jobs):
+        time.sleep(0.05)
+
+
+def _outputs(arguments: Sequence[str]) -> str:
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("outputs=")]
+    return given[-1] if given else "outputs"
+
+
+def _plain(arguments: Sequence[str]) -> list[str]:
+    """Without credentials, which are written down nowhere."""
+    return [masked(argument) for argument in arguments]

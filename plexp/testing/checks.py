@@ -1,0 +1,202 @@
+"""What each kind of plugin must hold, for `plexp/contracts.py`: shapes, termination and truncation, the device.
+
+A check takes a tiny experiment with the plugin, and its class, and yields one line for each fault.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor, nn
+
+from plexp.envs.environment import Environment
+from plexp.errors import ConfigError
+from plexp.execution.callbacks.dispatcher import CallbackDispatcher
+from plexp.execution.callbacks.evaluator import Evaluator
+from plexp.execution.experiment import Experiment, make
+from plexp.nn.networks import Network
+from plexp.testing.fixtures import _random_rollout
+from plexp.training.evaluation import EvaluationResult
+from plexp.training.interfaces import AdvantageEstimator
+from plexp.training.trainer import Callback
+from plexp.training.types import Targets
+
+Check: TypeAlias = Callable[[Experiment, type], Iterator[str]]
+STEPS = 2000
+"""That an environment is stepped; a larger one finds rarer faults, later."""
+
+
+def _shapes_of_targets(experiment: Experiment, cls: type) -> Iterator[str]:
+    estimator: AdvantageEstimator = make(cls, experiment.values["advantage"])
+    rollout = _random_rollout()
+    before = {name: value.clone() for name, value in vars(rollout).items()}
+    targets = estimator(rollout)
+    if not isinstance(targets, Targets):
+        yield f"it returns {type(targets).__name__}, not Targets"
+        return
+    for name, value in vars(targets).items():
+        if value is not None and value.shape != rollout.rewards.shape:
+            yield f"{name} has the shape {list(value.shape)}, not [T, N] = {list(rollout.rewards.shape)}"
+        elif value is not None and not value.isfinite().all():
+            yield f"{name} is not finite"
+    if (estimator.critic == "none") != (targets.value_targets is None):
+        yield f'critic = "{estimator.critic}", and value_targets is {"None" if targets.value_targets is None else "given"}'
+    if any(not torch.equal(value, before[name]) for name, value in vars(rollout).items()):
+        yield "it changes the rollout that it is given"
+
+
+def _ends_of_episodes(experiment: Experiment, cls: type) -> Iterator[str]:
+    estimator: AdvantageEstimator = make(cls, experiment.values["advantage"])
+    rollout = _random_rollout()
+    plain, later = estimator(rollout), torch.zeros(6, 2, dtype=torch.bool)
+    later[3:, 0] = later[4:, 1] = True  # rows of the episodes that begin within the rollout
+    other = _random_rollout(seed=1)
+
+    def changed(where: Tensor, names: tuple[str, ...]) -> Targets:
+        values = {name: torch.where(where, getattr(other, name), getattr(rollout, name)) for name in names}
+        return estimator(replace(rollout, **values))
+
+    everything = changed(later, ("rewards", "values", "next_values", "action_values"))
+    if not torch.allclose(everything.advantages[~later], plain.advantages[~later]):
+        yield "the next episode leaks into the advantages of the one before: stop at terminated and at truncated"
+    if not _same(changed(rollout.terminated, ("next_values",)), plain):
+        yield "a terminated step looks at next_values: multiply them by (1 − terminated)"
+    if estimator.critic == "v" and _same(changed(rollout.truncated, ("next_values",)), plain):
+        yield "a truncated step does not look at next_values: bootstrap where an episode is cut off"
+
+
+def _same(one: Targets, other: Targets) -> bool:
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return all(x is None or torch.allclose(x, y) for x, y in pairs)
+
+
+def _shapes_of_networks(experiment: Experiment, cls: type) -> Iterator[str]:
+    net: Network = make(cls, experiment.values["net"])
+    if not isinstance(getattr(net, "label", None), str) or not isinstance(getattr(net, "share_trunk", None), bool):
+        yield "it needs label (a short name for runs) and share_trunk (true or false)"
+        return
+    for shape in ((4,), (36, 40, 3)):
+        try:
+            torch.manual_seed(0)
+            trunk, features = net.trunk(shape)
+        except ConfigError:  # vectors or images only
+            continue
+        head = net.head(features, 3, gain=0.01)
+        for rows in (1, 2, 7):
+            body = trunk(torch.rand(rows, *shape))
+            if body.shape != (rows, features):
+                yield f"trunk({shape}) gives {list(body.shape)} for {rows} observations, not [B, {features}]"
+            elif head(body).shape != (rows, 3):
+                yield f"head({features}, 3) gives {list(head(body).shape)} for {rows} rows, not [B, 3]"
+        yield from _rows_alone(trunk, torch.rand(7, *shape))
+
+
+def _rows_alone(trunk: nn.Module, observations: Tensor) -> Iterator[str]:
+    whole, alone = trunk(observations), trunk(observations[2:3])
+    if whole.ndim == alone.ndim == 2 and not torch.allclose(whole[2:3], alone, atol=1e-5):
+        yield "what it gives for an observation depends on the others of its batch, or on chance"
+
+
+def _steps_of_environments(experiment: Experiment, cls: type) -> Iterator[str]:
+    environment: Environment = make(cls, experiment.values["env"])
+    names = ("num_envs", "normalize_observations", "scale_rewards", "solved_return", "label", "make")
+    if missing := [name for name in names if not hasattr(environment, name)]:
+        yield f"it needs {', '.join(missing)}: see Environment in plexp/training/interfaces.py"
+        return
+    played = [_played(environment, seed) for seed in (0, 0, 1)]
+    yield from dict.fromkeys(fault for each in played for fault in each[0])
+    if not np.array_equal(played[0][1], played[1][1], equal_nan=True):
+        yield "the same seeds and actions give other episodes: draw from self.np_random only, and forget all in reset"
+
+
+def _played(environment: Environment, seed: int) -> tuple[list[str], Any]:
+    """Faults, and all that was observed and paid, of random actions."""
+    env = environment.make(2, lambda index, episode: 1000 * seed + 100 * index + episode)
+    space, mode, faults, seen, ended = env.single_observation_space, env.metadata.get("autoreset_mode"), [], [], 0
+    try:
+        if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
+            faults.append('metadata["autoreset_mode"] is neither SAME_STEP nor NEXT_STEP')
+        env.action_space.seed(seed)
+        observations, _ = env.reset()
+        for step in range(STEPS):
+            observations, rewards, terminated, truncated, info = env.step(env.action_space.sample())
+            seen.append(np.concatenate([np.ravel(observations), rewards, terminated, truncated]).astype(np.float64))
+            if not np.isfinite(rewards).all():
+                faults.append(f"the reward {rewards} in step {step} is not finite")
+            if outside := [x for x in observations if not space.contains(np.asarray(x, space.dtype))]:
+                faults.append(f"an observation is outside its space {space}: {outside[0]}")
+            done = terminated | truncated
+            ended += int(done.sum())
+            if mode == AutoresetMode.SAME_STEP and done.any() and "final_obs" not in info:
+                faults.append('an episode ended, and info has no "final_obs", the true last observation')
+            if faults:
+                break
+    finally:
+        env.close()
+    if not ended and not faults:
+        faults.append(f"no episode ended in {STEPS} random steps: give it a time limit")
+    return faults, np.array(seen)
+
+
+def _updates_of_algorithms(experiment: Experiment, cls: type) -> Iterator[str]:
+    algorithm = experiment.trainer.algorithm
+    if not isinstance(getattr(algorithm, "num_steps", None), int):
+        yield "it needs num_steps: steps of each environment in a rollout"
+    if not isinstance(getattr(algorithm, "complete_episodes", None), bool):
+        yield "it needs complete_episodes: whether rollouts are whole episodes"
+    rollout = experiment.trainer.collector.collect()
+    before = {name: value.clone() for name, value in vars(rollout).items()}
+    metrics = algorithm.update(rollout, 0.0)
+    if not isinstance(metrics, Mapping):
+        yield f"update returns {type(metrics).__name__}, not its metrics by name"
+    elif odd := [name for name, value in metrics.items() if not isinstance(value, int | float)]:
+        yield f"update returns {', '.join(odd)} as no number"
+    if any(not torch.equal(value, before[name]) for name, value in vars(rollout).items()):
+        yield "update changes the rollout that it is given"
+
+
+def _hands_off(experiment: Experiment, cls: type) -> Iterator[str]:
+    name, values = next(iter(experiment.values["callbacks"].items()))
+    if missing := [each for each in ("on_start", "on_iteration", "on_end") if not hasattr(cls, each)]:
+        yield f"it needs {', '.join(missing)}: see TrainingCallback in plexp/training/interfaces.py"
+        return
+    logged: dict[str, float] = {}
+    result = EvaluationResult(np.ones(1), np.ones(1, np.int64))
+    nothing: dict[str, Any] = {"every": 16, "episodes": 1, "final_episodes": 1, "solved_return": None}
+    evaluator = Evaluator(lambda *_: result, lambda *_: None, stop_when_solved=False, **nothing)
+    plugins = CallbackDispatcher(
+        {name: make(cls, values)}, evaluator, lambda m, step: logged.update(m), lambda tags: None
+    )
+    listeners: list[Callback] = [evaluator, plugins]
+    before = torch.random.get_rng_state()
+    experiment.trainer.run(listeners)
+    if not torch.equal(before, torch.random.get_rng_state()):
+        yield "it draws from torch's own stream, which is the training's: use a generator of its own"
+    for key, value in logged.items():
+        if not isinstance(value, int | float) or not np.isfinite(value):
+            yield f"it logs {key} = {value}, which is no finite number"
+
+
+def on_another_device(overrides: tuple[str, ...]) -> Iterator[str]:
+    """Trains on a device that only pretends (plexp/testing/fake_device.py), in a process of its own; yields what went wrong."""
+    command = [sys.executable, "-m", "plexp.testing.fake_device", " ".join(overrides)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    if done.returncode:
+        yield f"on another device: {(done.stderr.strip().splitlines() or ['it failed'])[-1]}"
+
+
+CHECKS: dict[str, dict[str, Check]] = {
+    "algo": {"updates": _updates_of_algorithms},
+    "advantage": {"shapes": _shapes_of_targets, "termination and truncation": _ends_of_episodes},
+    "net": {"shapes": _shapes_of_networks},
+    "env": {"steps, termination and truncation": _steps_of_environments},
+    "callbacks": {"hands off": _hands_off},
+}

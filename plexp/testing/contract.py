@@ -1,0 +1,251 @@
+"""`plexp check`: what every plugin must hold, tried on tiny environments and networks.
+
+A check yields one line for each fault; what a plugin raises is a fault too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from plexp.config import registry
+from plexp.config.compose import compose, resolve
+from plexp.config.paths import conf_folders
+from plexp.errors import ConfigError, one_line
+from plexp.execution.checkpoint import copied
+from plexp.execution.experiment import Experiment, build
+from plexp.testing import checks
+from plexp.testing.fixtures import PIXELS
+from plexp.training.progress import Progress
+
+TINY = {
+    "env.num_envs": 2,
+    "env.max_episode_steps": 12,
+    "net.width": 8,
+    "algo.num_steps": 8,
+    "algo.num_minibatches": 2,
+    "algo.update_epochs": 2,
+}
+"""Where a configuration has these keys."""
+WIRED = {"algo": ("agent", "learner", "advantage", "rng")}
+"""The positional parameters that each kind of plugin may have."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A check, and what is wrong."""
+
+    title: str
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The plugin that is checked."""
+
+    group: str
+    name: str
+    cls: type
+    overrides: tuple[str, ...] = ()
+    """Further values that it is checked with."""
+
+    @property
+    def choice(self) -> str:
+        """It on the command line."""
+        return f"{self.group}=[{self.name}]" if self.group == "callbacks" else f"{self.group}={self.name}"
+
+    def problems(self) -> list[tuple[str, ...]]:
+        """Overrides that make an experiment with it: discrete actions, continuous ones, and for networks images."""
+        beside = ("algo=a2c",) if self.group == "advantage" else ()
+        environments: list[tuple[str, ...]] = [("env=cartpole",), ("env=pendulum",)]
+        environments += [PIXELS] if self.group == "net" else []
+        if self.group == "env":
+            environments = [()]
+        return [(*beside, self.choice, *each, *self.overrides) for each in environments]
+
+    def sheet(self) -> dict[str, Any]:
+        """The values that it composes to, without resolving them. Raises what Hydra raises."""
+        section: Any = compose(self.choice, *self.overrides)[self.group]
+        return dict((section[self.name] if self.group == "callbacks" else section).items_ex(resolve=False))
+
+
+Check: TypeAlias = Callable[[Subject], Iterator[str]]
+
+
+def check(group: str, name: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[Result]:
+    """Every check of a plugin, in order (or those titled `only`); the later ones if its file and its sheet are right.
+
+    `overrides`: further values that it is checked with, as on the command line. Raises ConfigError if there is no such
+    plugin, or if it does not import.
+    """
+    subject = Subject(group, name, registry.find(group, name), tuple(overrides))
+    first: list[tuple[str, Check]] = [("signature", _signature), ("sheet", _sheet), ("builds", _builds)]
+    then: list[tuple[str, Check]] = [("trains", _trains), ("determinism", _determinism), ("taken up again", _resumed)]
+    if group in ("algo", "advantage", "net"):
+        then.append(("device", lambda it: checks.on_another_device(_first_that_builds(it))))
+    results: list[Result] = []
+    for title, each in first:
+        results.append(_done(title, each, subject))
+        if results[-1].faults:
+            return results
+    parts: list[tuple[str, Check]] = [(title, partial(_of_group, part)) for title, part in checks.CHECKS[group].items()]
+    return results + [_done(title, each, subject) for title, each in [*parts, *then] if not only or title in only]
+
+
+def faults(group: str, name: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[str]:
+    """One line for everything that is wrong with a plugin; empty: it holds its contract. See `check`."""
+    return [f"{result.title}: {fault}" for result in check(group, name, overrides, only) for fault in result.faults]
+
+
+def _done(title: str, function: Check, subject: Subject) -> Result:
+    try:
+        return Result(title, list(function(subject)))
+    except ConfigError as error:
+        return Result(title, str(error).splitlines())
+    except Exception as error:
+        return Result(title, [f"raised {type(error).__name__}: {one_line(error)}"])
+
+
+def _of_group(part: Callable[[Any, type], Iterator[str]], subject: Subject) -> Iterator[str]:
+    experiment = _built(*_first_that_builds(subject))
+    try:
+        yield from part(experiment, subject.cls)
+    finally:
+        experiment.training_env.close()
+
+
+def _signature(subject: Subject) -> Iterator[str]:
+    if not (inspect.getdoc(subject.cls) or "").strip():
+        yield f"{subject.cls.__name__} has no docstring: say in one line what it is, and its source"
+    allowed = WIRED.get(subject.group, ())
+    for parameter in inspect.signature(subject.cls).parameters.values():
+        own = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if not own and parameter.name not in allowed:
+            wired = ", ".join(allowed) or "nothing"
+            yield f"{parameter.name} is positional, and {wired} is wired in: write it behind a *, as a value of its sheet"
+        if own and parameter.annotation is inspect.Parameter.empty:
+            yield f"parameter {parameter.name} has no type: write {parameter.name}: PositiveInt, or another"
+        if parameter.default is not inspect.Parameter.empty:
+            yield f"parameter {parameter.name} has a default: its value lives in the sheet"
+
+
+def _sheet(subject: Subject) -> Iterator[str]:
+    group, name = subject.group, subject.name
+    files = [file for folder in conf_folders() if (file := folder / group / f"{name}.yaml").is_file()]
+    if not files:
+        yield f"there is no conf/{group}/{name}.yaml: write one with plugin: {name} and a value for each parameter"
+        return
+    values = subject.sheet()
+    if values.pop("plugin", None) != name:
+        yield f"{files[0]} does not say plugin: {name}"
+    problem = set(registry.ENV_PRESET_FIELDS) if group == "env" else set()
+    expected = set(registry.parameters(subject.cls))
+    for key in sorted(expected - values.keys()):
+        yield f"{files[0]} has no value for {key}"
+    for key in sorted(values.keys() - expected - problem):
+        yield f"{files[0]} has {key}, which {subject.cls.__name__} has not as a keyword-only parameter"
+    for line in re.finditer(r"^ *(\w+):([^#\n]*)$", files[0].read_text(), re.M):
+        if line[1] in expected and "${" not in line[2]:
+            yield f"{files[0]} does not say in a comment what {line[1]} does"
+
+
+def _trains(subject: Subject) -> Iterator[str]:
+    for overrides in subject.problems():
+        try:
+            before, _ = _weights(overrides, updates=0)
+        except ConfigError:
+            continue
+        after, metrics = _weights(overrides, updates=2)
+        where = " ".join(overrides)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                yield f"its metric {name} is {value} ({where})"
+        if not all(x.isfinite().all() for x in after):
+            yield f"weights are not finite after two updates ({where})"
+        if all(torch.equal(x, y) for x, y in zip(before, after, strict=True)):
+            yield f"two updates changed no weight ({where})"
+
+
+def _determinism(subject: Subject) -> Iterator[str]:
+    overrides = _first_that_builds(subject)
+    once, again = (_weights(overrides, updates=2)[0] for _ in range(2))
+    if not all(torch.equal(x, y) for x, y in zip(once, again, strict=True)):
+        yield "the same seed gives other weights: draw from what is wired in, from torch, or from the episode's seed only"
+    other, _ = _weights((*overrides, "seed=1"), updates=2)
+    if all(torch.equal(x, y) for x, y in zip(once, other, strict=True)):
+        yield "another seed gives the same weights"
+
+
+def _resumed(subject: Subject) -> Iterator[str]:
+    overrides = _first_that_builds(subject)
+    whole, _ = _weights(overrides, updates=3)
+    first, second = _built(*overrides), _built(*overrides)
+    try:
+        if first.remembers is None or second.remembers is None:
+            yield "it learns by itself and has no state_dict: its runs cannot be taken up again"
+            return
+        progress = Progress()
+        _iterate(first, 2, progress)
+        state = {name: copied(part.state_dict()) for name, part in first.remembers.items()}
+        for name, part in second.remembers.items():
+            part.load_state_dict(state[name])
+        if second.trainer.collector.not_replayed:
+            yield "an episode played again from its seed and its actions comes out other: a reset must forget everything"
+            return
+        _iterate(second, 1, progress)
+        if not all(torch.equal(x, y) for x, y in zip(whole, second.agent.state_dict().values(), strict=True)):
+            yield "a run taken up again goes another way: say what it remembers in state_dict and load_state_dict"
+    finally:
+        first.training_env.close()
+        second.training_env.close()
+
+
+def _builds(subject: Subject) -> Iterator[str]:
+    _first_that_builds(subject)
+    yield from ()
+
+
+def _first_that_builds(subject: Subject) -> tuple[str, ...]:
+    refused = None
+    for overrides in subject.problems():
+        try:
+            _built(*overrides).training_env.close()
+        except ConfigError as error:  # an algorithm for discrete actions may refuse others, a network vectors
+            refused = refused or error
+            continue
+        return overrides
+    raise refused or AssertionError
+
+
+def _built(*overrides: str) -> Experiment:
+    config = compose(*overrides, "compile=false", "total_timesteps=64")
+    for key, value in TINY.items():
+        section, _, name = key.partition(".")
+        if name in config[section] and f"{key}=" not in " ".join(overrides):
+            config[section][name] = value
+    return build(resolve(config))
+
+
+def _weights(overrides: tuple[str, ...], *, updates: int) -> tuple[list[Tensor], dict[str, float]]:
+    """All that the agent holds after so many updates, and the metrics of the last."""
+    experiment = _built(*overrides)
+    try:
+        metrics = _iterate(experiment, updates)
+        return [x.detach().clone() for x in experiment.agent.state_dict().values()], metrics
+    finally:
+        experiment.training_env.close()
+
+
+def _iterate(experiment: Experiment, updates: int, progress: Progress | None = None) -> dict[str, float]:
+    progress, metrics = progress or Progress(), {}
+    for _ in range(updates):
+        metrics = dict(experiment.trainer.iterate(progress))
+    return metrics

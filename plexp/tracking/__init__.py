@@ -1,0 +1,1 @@
+"""MLflow records: write, read back, look up. The only package that imports mlflow."""

@@ -1,0 +1,199 @@
+"""A run that is kept in MLflow, found again by what a person calls it: its record, its files, and what is added to it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import yaml
+from packaging.version import InvalidVersion, Version
+
+from plexp._version import __version__
+from plexp.errors import ConfigError, Problem, StoreError, nearest
+from plexp.tracking.format import masked, name_for_mlflow, sqlite_uri
+from plexp.tracking.store import MlflowClient, MlflowException, Run, connected, sqlite_file, store_errors
+
+TRAINING = "tags.kind = 'training'"
+NEWEST = ["attributes.start_time DESC"]
+ID = r"[0-9a-f]{6,32}"
+
+
+class RunHandle:
+    """A training run in MLflow."""
+
+    def __init__(self, client: MlflowClient, run: Run, place: Path) -> None:
+        self.client, self.run, self._place = client, run, place
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name
+        self.status: str = run.info.status
+        self.experiment_id: str = run.info.experiment_id
+        self.experiment: str = client.get_experiment(run.info.experiment_id).name
+        self.params: dict[str, str] = run.data.params
+        self.tags: dict[str, str] = run.data.tags
+        self.metrics: dict[str, float] = run.data.metrics
+        """The last value of each."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Its resolved configuration. Raises ConfigError if it has none."""
+        values: dict[str, Any] = yaml.safe_load(self.file("config.yaml").read_text())
+        return values
+
+    @property
+    def newer(self) -> str:
+        """The version of plexp that kept it, if that is newer than this one; else empty."""
+        written = self.tags.get("version.plexp", "0")
+        try:
+            return written if Version(written) > Version(__version__) else ""
+        except InvalidVersion:
+            return written
+
+    def has(self, name: str) -> bool:
+        """Whether it keeps a file of this name, such as `agent.safetensors` or `films/best.mp4`."""
+        folder = name.rpartition("/")[0]
+        return any(file.path == name for file in self.client.list_artifacts(self.run_id, folder or None))
+
+    def file(self, name: str) -> Path:
+        """A copy of one of its files. Raises ConfigError if it has no such file."""
+        if not self.has(name):
+            if (folder := self._moved_from()) is not None:
+                remedy = "if it was moved, mend it: python -m plexp repair"
+                raise ConfigError(Problem("run", self._called, f"the folder of its files is gone ({folder})", remedy))
+            why = {"FINISHED": "has no"}.get(self.status, f"is {self.status} and has no")
+            remedy = f"choose a finished one: {self._others()}" if self._others() else "train one to its end"
+            raise ConfigError(Problem("run", self._called, f"it {why} {name}", remedy))
+        return Path(self.client.download_artifacts(self.run_id, name, str(self._place)))
+
+    def history(self) -> dict[str, dict[int, float]]:
+        """Every metric by its name in MLflow: its value at each step, as logged last."""
+        found: dict[str, dict[int, float]] = {}
+        for name in self.metrics:
+            points = sorted(self.client.get_metric_history(self.run_id, name), key=lambda m: (m.timestamp, m.step))
+            found[name] = {point.step: point.value for point in points}
+        return found
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file with it."""
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Keep a text with it."""
+        self.client.log_text(self.run_id, text, name)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Keep numbers with it."""
+        for name, value in metrics.items():
+            self.client.log_metric(self.run_id, name_for_mlflow(name), value, step=step)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Say something of it."""
+        for name, value in tags.items():
+            self.client.set_tag(self.run_id, name_for_mlflow(name), value)
+
+    @property
+    def _called(self) -> str:
+        return f"{self.name} ({self.run_id[:8]})"
+
+    def _moved_from(self) -> Path | None:
+        """Where its files were, if they lay in a folder that is not there any more."""
+        place = urlsplit(self.run.info.artifact_uri)
+        folder = Path(url2pathname(place.path))
+        return folder if place.scheme == "file" and not folder.exists() else None
+
+    def _others(self) -> str:
+        runs = _search(self.client, [self.experiment_id], f"{TRAINING} and attributes.status = 'FINISHED'", limit=3)
+        return ", ".join(run.info.run_name for run in runs if run.info.run_id != self.run_id)
+
+
+@contextmanager
+def open_run(reference: str, *, outputs: Path, uri: str | None, env: str | None = None) -> Iterator[RunHandle]:
+    """The run that `reference` means, in the store at `uri` (None: the file in `outputs`).
+
+    A run id or its beginning, a run's name (the newest of that name), `last` (the newest run), `best` (the highest final
+    return in the experiment of the newest one, or of `env`), or a registered model (`models:/NAME/VERSION`, `NAME@ALIAS`).
+    Raises ConfigError for a run that does not exist, StoreError for a store that does not exist or fails.
+    """
+    _must_exist(uri, outputs)
+    with store_errors(uri, outputs), connected(uri or sqlite_uri(outputs / "mlflow.db")) as client:
+        run = _find(client, reference, env)
+        with tempfile.TemporaryDirectory() as place:
+            yield RunHandle(client, run, Path(place))
+
+
+def _must_exist(uri: str | None, outputs: Path) -> None:
+    """Reading must not create a store."""
+    file = sqlite_file(uri, outputs)
+    if file is not None and not file.is_file():
+        key, shown = ("outputs", str(outputs)) if uri is None else ("uri", masked(uri))
+        raise StoreError(str(Problem(key, shown, "no run has been kept there yet", "start one with: python -m plexp")))
+
+
+def _find(client: MlflowClient, reference: str, env: str | None) -> Run:
+    if model := re.fullmatch(r"(?:models:/)?([^/@]+)(?:@([^/@]+)|/(\d+))", reference):
+        return _of_model(client, reference, *model.groups())
+    experiments = {each.experiment_id: each.name for each in client.search_experiments()}
+    if env is not None:
+        chosen = {key: name for key, name in experiments.items() if name == env}
+        if not chosen:
+            raise ConfigError(Problem("--env", env, "no run is of it", nearest(env, sorted(experiments.values()))))
+        experiments = chosen
+    runs = _search(client, list(experiments), TRAINING, limit=1)
+    if runs and reference == "best":
+        place = [runs[0].info.experiment_id] if env is None else list(experiments)
+        finished = f"{TRAINING} and attributes.status = 'FINISHED'"
+        runs = _search(client, place, finished, limit=1, order=["metrics.`eval/final_return` DESC"])
+    elif runs and reference != "last":
+        runs = _named(client, list(experiments), reference)
+    if not runs:
+        every = _search(client, list(experiments), TRAINING, limit=1000)
+        remedy = nearest(reference, sorted({run.info.run_name for run in every})[-20:]) if every else "train one"
+        raise ConfigError(Problem("run", reference, "there is no such run", remedy))
+    return runs[0]
+
+
+def _named(client: MlflowClient, experiments: list[str], reference: str) -> list[Run]:
+    """The newest run of that name, or the one whose id begins so."""
+    if re.fullmatch(ID, reference):
+        found = [r for r in _search(client, experiments, TRAINING) if r.info.run_id.startswith(reference)]
+        if len(found) > 1:
+            names = ", ".join(run.info.run_id[:12] for run in found[:3])
+            raise ConfigError(Problem("run", reference, "several runs begin so", f"give more of it: {names}"))
+        if found:
+            return found
+    if "'" in reference:
+        return []
+    return _search(client, experiments, f"{TRAINING} and attributes.run_name = '{reference}'", limit=1)
+
+
+def _search(
+    client: MlflowClient, experiments: list[str], what: str, *, limit: int | None = None, order: list[str] = NEWEST
+) -> list[Run]:
+    found: list[Run] = []
+    token = None
+    while experiments and (limit is None or len(found) < limit):
+        page = client.search_runs(experiments, what, order_by=order, max_results=limit or 1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    return found[:limit]
+
+
+def _of_model(client: MlflowClient, reference: str, name: str, alias: str | None, version: str | None) -> Run:
+    try:
+        if alias is not None:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            found = client.get_model_version(name, str(version))
+        return client.get_run(str(found.run_id))
+    except MlflowException as error:
+        names = sorted(model.name for model in client.search_registered_models())
+        remedy = nearest(name, names) if names else "register one: python -m plexp export best --register"
+        cause = "there is no such registered model" if name not in names else "it has no such version or alias"
+        raise ConfigError(Problem("run", reference, cause, remedy)) from error

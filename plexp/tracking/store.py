@@ -1,0 +1,203 @@
+"""MLflow's store: a client for one that exists and answers, its database made once, its experiments, its errors in one line."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import mlflow
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from plexp.errors import Problem, StoreError
+from plexp.tracking.format import cause, masked, sqlite_uri
+from plexp.tracking.views import saved_views
+
+# MLflow reads these when it is imported and at each request; what the user has set stands.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # SQLAlchemy 2.1 about MLflow 3.17
+    from mlflow import MlflowClient, MlflowException
+    from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+__all__ = ["LoggedModel", "LoggedModelOutput", "Metric", "MlflowClient", "MlflowException", "Param", "Run"]
+"""Of mlflow, for the other files to take from here: what is set above must be set before its first import."""
+
+log = logging.getLogger("plexp")
+for _name in ("mlflow", "urllib3.connectionpool"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it would print is in StoreError
+
+
+def sqlite_file(uri: str | None, outputs: Path) -> Path | None:
+    """The database file of the store at `uri` (None: that in `outputs`); None for a store that is none."""
+    if uri is None:
+        return outputs / "mlflow.db"
+    return Path(make_url(uri).database or "") if uri.startswith("sqlite") else None
+
+
+@contextmanager
+def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
+    """Whatever goes wrong with the store is a StoreError."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        if uri is None:
+            problem = Problem("outputs", outputs, cause(error), "choose a folder that can be written and has space")
+        else:
+            remedy = "start or mend it, or set tracker.uri=null to write to the folder outputs"
+            if isinstance(error, ModuleNotFoundError) and "psycopg" in str(error.name):
+                remedy = 'pip install "plexp[postgresql]"'
+            problem = Problem("tracker.uri", masked(uri), cause(error), remedy)
+        address = uri or sqlite_uri(outputs / "mlflow.db")
+        if (schema := other_schema(error, sqlite_file(uri, outputs), masked(address))) is not None:
+            problem = Problem(problem.key, problem.value, *schema)
+        raise StoreError(str(problem)) from None  # the chain would print the credentials
+
+
+@contextmanager
+def connected(uri: str) -> Iterator[MlflowClient]:
+    """A client for a store that exists. Raises StoreError."""
+    with store_errors(uri, Path()):
+        yield connect(uri, Path())
+
+
+def connect(uri: str, outputs: Path) -> MlflowClient:
+    """A client whose store exists and answers; a server gets one attempt of 4 s."""
+    if uri.startswith("sqlite:"):
+        if make_url(uri).database in (None, "", ":memory:"):
+            problem = Problem(
+                "tracker.uri", uri, "it names no file, so nothing would be kept", "give sqlite:////folder/file.db"
+            )
+            raise StoreError(str(problem))
+        _create_database(Path(make_url(uri).database or ""), outputs)
+    elif not uri.startswith("http"):
+        _reach(uri)
+    client = MlflowClient(uri)
+    patient = {key: os.environ[key] for key in os.environ if key.startswith("MLFLOW_HTTP_REQUEST_")}
+    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+    try:
+        client.search_experiments(max_results=1)
+    finally:
+        os.environ |= patient
+    return client
+
+
+def _reach(uri: str) -> None:
+    """Connect to a database once, for at most 4 s: MLflow itself tries for hours, and logs the password's refusal each time."""
+    address = make_url(uri)
+    limited = "psycopg" in address.drivername or address.drivername == "postgresql"
+    engine = create_engine(address, connect_args={"connect_timeout": 4} if limited else {})
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+def experiment_id(client: MlflowClient, uri: str, outputs: Path, name: str) -> str:
+    """The id of the experiment, made with its saved view if it is not there."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = None if uri.startswith("http") else _artifacts(outputs, name)
+        try:
+            made: str = client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # another process was faster
+            if found is None:
+                raise error from None
+        else:
+            with suppress(Exception):
+                for key, value in saved_views().items():
+                    client.set_experiment_tag(made, key, value)
+            return made
+    if found.lifecycle_stage == "deleted":
+        problem = Problem(
+            "tracker.experiment", name, "was deleted in MLflow", "restore it there or choose another name"
+        )
+        raise StoreError(str(problem))
+    if found.artifact_location.startswith("file://") and uri == sqlite_uri(outputs / "mlflow.db"):
+        _warn_if_moved(found.artifact_location, outputs)
+    return str(found.experiment_id)
+
+
+def _warn_if_moved(location: str, outputs: Path) -> None:
+    if not location.startswith(f"{outputs.as_uri()}/"):
+        log.warning(
+            "%s was moved: its runs look for their files in %s; mend it: python -m plexp repair", outputs, location
+        )
+
+
+def _create_database(path: Path, outputs: Path) -> None:
+    """Make the file once and as a whole, however many processes start at the same time or are killed in between.
+
+    Left alone MLflow lets one of them win, and a file that is half made is never mended.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists() and path.stat().st_size:
+            return
+        draft = Path(f"{path}.draft")
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            Path(f"{draft}{suffix}").unlink(missing_ok=True)
+        event.listen(Engine, "connect", _without_syncing)
+        try:
+            root = _artifacts(outputs)
+            SqlAlchemyStore(sqlite_uri(draft), root).engine.dispose()  # type: ignore[no-untyped-call]  # it is, in mlflow
+        finally:
+            event.remove(Engine, "connect", _without_syncing)
+        with closing(sqlite3.connect(draft)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # so that readers and the writer don't wait for each other
+        with draft.open("rb+") as file:
+            os.fsync(file)
+        draft.replace(path)
+
+
+def _without_syncing(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA synchronous=OFF")  # 60 migrations: 1 s instead of 6
+
+
+def _artifacts(outputs: Path, experiment: str = "") -> str:
+    """As a uri (in a plain path MLflow takes `#` and `%` for its own), of a folder that no name leads out of."""
+    safe = re.sub(r"[^A-Za-z0-9.-]", "_", experiment)
+    return (outputs / "artifacts" / (safe if safe.strip(".") else "_" * len(safe))).as_uri()
+
+
+def other_schema(error: Exception, file: Path | None, uri: str) -> tuple[str, str] | None:
+    """Cause and remedy where MLflow refused a database for its tables; None for any other error.
+
+    `file`: of a sqlite store, whose newest run says which MLflow wrote it; `uri`: as it may be shown.
+    """
+    found = re.search(r"database schema \(found version (\w+), but expected", str(error))
+    if found is None:
+        return None
+    known = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    if any(known.glob(f"{found[1]}_*.py")):
+        remedy = f"keep a copy of it, then: mlflow db upgrade {uri}"
+        return f"its tables are of an MLflow older than {mlflow.__version__}", remedy
+    wrote = _written_by(file) if file is not None else ""
+    newest = f" (its newest run is by MLflow {wrote})" if wrote else ""
+    return f"its tables are of an MLflow newer than the {mlflow.__version__} here{newest}", "pip install -U plexp"
+
+
+def _written_by(file: Path) -> str:
+    """The MLflow of the newest run; empty if it is not known."""
+    query = """SELECT value FROM tags JOIN runs USING (run_uuid) WHERE key = 'version.mlflow'
+        ORDER BY start_time DESC LIMIT 1"""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as store:
+        row = store.execute(query).fetchone()
+        return str(row[0]) if row else ""
+    return ""

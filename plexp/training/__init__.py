@@ -1,0 +1,1 @@
+"""The training loop: types, losses, agent, collector, learner, trainer."""

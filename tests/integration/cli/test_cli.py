@@ -1,0 +1,362 @@
+"""The commands: exit status, and one line for each thing that is wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+import plexp.execution.run
+from plexp.cli import job
+from plexp.cli import main as cli
+from plexp.errors import TrainingError
+from plexp.tracking.format import sqlite_uri
+from plexp.tracking.history import open_history
+from tests.support.environments import QUIET
+
+CHECKOUT = Path(__file__).parents[3]
+QUICK = (
+    *("total_timesteps=64", "env.num_envs=2", "algo.num_steps=16", "algo.num_minibatches=2", "algo.update_epochs=1"),
+    *("evaluation.every=32", "evaluation.episodes=2", "evaluation.final_episodes=3", "env.max_episode_steps=20"),
+    *("tracker.every=32", "tracker.log_model=false", "net.width=8"),
+)
+Main = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Main]:
+    """Exit status and lines of a command line, run in this process with outputs of its own."""
+    root = (
+        logging.getLogger()
+    )  # Hydra hangs handlers on it that write to this test's output, which later ones don't have
+    level = root.level
+    monkeypatch.setattr(sys, "argv", sys.argv)  # the command sets them
+    for name in ("HYDRA_FULL_ERROR", "PLEXP_SWEEP", "PLEXP_ARGUMENTS"):
+        monkeypatch.setenv(name, "")
+
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        given = arguments[0] in ("compare", "replay", "status", "sync", "repair", "film")
+        given |= any(argument.startswith("outputs=") for argument in arguments)
+        capsys.readouterr()
+        status = cli.main([*arguments, *([] if given else [f"outputs={tmp_path}"])])
+        output = capsys.readouterr()
+        lines = (output.out + output.err).splitlines()
+        assert not any("Traceback" in line for line in lines)
+        return status, [line.partition("[ERROR] - ")[2] or line for line in lines]
+
+    yield run
+    for handler in [
+        handler for handler in root.handlers if type(handler) in (logging.StreamHandler, logging.FileHandler)
+    ]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
+
+
+def shell(*arguments: str, code: str = "") -> tuple[subprocess.CompletedProcess[str], float]:
+    """A command in a process of its own, and the CPU seconds it took (which a busy machine does not change)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = ["-c", code] if code else ["-m", "plexp"]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *start, *arguments], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+COMMAND_LINE = {
+    ("algo.clip_ep=0.1",): "algo.clip_ep: there is no such key; did you mean algo.clip_eps?",
+    ("sede=1",): "sede: there is no such key; did you mean seed?",
+    ("alog=ppo",): "alog: there is no such key; did you mean algo?",
+    ("algo=ppoo",): "algo=ppoo: there is no such option; did you mean ppo?",
+    ("algo=null",): "algo=null: ",
+    ("net=[a]",): "net=",
+    ("env=cartpol",): "env=cartpol: there is no such option; did you mean cartpole?",
+    ("advantage=../algo/ppo",): "advantage=../algo/ppo: there is no such option",
+    ("algo=../../secret",): "algo=../../secret: there is no such option",
+    (
+        "algo=a2c",
+        "algo.clip_eps=0.1",
+    ): "algo.clip_eps: algo=a2c has no such parameter; it has no ratio to clip; use algo=ppo",
+    ("critic_net.width=9",): "critic_net.width: there is no such key; ",
+    ("algo._target_=os.system",): "algo._target_: there is no such key; ",
+    ("algo.clip_eps",): "algo.clip_eps: this is not key=value; quote values with",
+    ("env.id=[a",): "env.id=[a: this is not key=value; quote values with",
+    ("algo=a2c,ppo",): "algo=a2c,ppo: several values make a sweep; add -m for a sweep, or [a,b] for a list",
+    ("-m", "seed=1,2", "sede=3"): "sede: there is no such key; did you mean seed?",
+    ("+seed=1",): "configuration: ",
+    ("~sede",): "configuration: ",
+    ("+=x",): "+=x",
+}
+
+
+@pytest.mark.parametrize("arguments", COMMAND_LINE, ids=" ".join)
+def test_a_command_line_that_does_not_compose_is_refused_with_one_line(arguments: tuple[str, ...], main: Main) -> None:
+    status, lines = main(*arguments)
+    assert status == 2
+    assert len(lines) == 1 and lines[0].startswith(COMMAND_LINE[arguments]), lines
+
+
+@pytest.mark.parametrize("argument", ["env.kwargs.gravity=-5", "env.kwargs={gravity: -5}"])
+def test_a_further_argument_of_the_environment_wants_a_plus(argument: str, main: Main) -> None:
+    status, lines = main("env=lunarlander", argument)
+    assert status == 2 and len(lines) == 1
+    assert lines[0].startswith("env.kwargs") and "+env.kwargs.gravity" in lines[0], lines
+
+
+WRONG = {
+    ("gamma=1.5", "algo.clip_eps=0", "net.layers=x", "+env.colour=red"): (
+        *("gamma=1.5: ", "algo.clip_eps=0: ", "net.layers=x: ", "env.colour: "),
+    ),
+    ("~seed",): ("seed: has no value",),
+    ("~gamma",): ("advantage.gamma: Interpolation key 'gamma' not found",),
+    ("env=gymnasium",): ("env.id: has no value; give env.id=…",),
+    ("algo.plugin=../x",): ("algo.plugin=../x: there is no such plugin",),
+    ("evaluation=5",): ("evaluation=5: ",),
+    ("env.id=a:b:c",): ("env.id=a:b:c: ",),
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_a_configuration_that_cannot_be_run_is_refused_with_a_line_each_and_no_run(
+    arguments: tuple[str, ...], main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plexp.execution.run, "run", lambda *_: pytest.fail("a run was begun"))
+    status, lines = main(*arguments)
+    assert status == 2
+    assert len(lines) == len(WRONG[arguments])
+    for begin in WRONG[arguments]:
+        assert any(line.startswith(begin) and "; " in line for line in lines), lines
+    assert not (tmp_path / "mlflow.db").exists()
+    (result,) = tmp_path.glob("runs/*/*/result.json")
+    assert json.loads(result.read_text())["status"] == "REFUSED"
+
+
+def test_outputs_that_cannot_be_written_are_refused(main: Main, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    status, lines = main(f"outputs={file}")
+    assert status == 2 and len(lines) == 1
+    assert lines[0].startswith(f"outputs={file}: cannot be written (Not a directory: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (
+            TrainingError("the environment raised ValueError in step: broken"),
+            1,
+            "the environment raised ValueError in step: broken",
+        ),
+        (RuntimeError("a bug"), 1, "RuntimeError: a bug"),
+        (RuntimeError("a bug\nof two lines"), 1, "RuntimeError: a bug of two lines"),
+    ],
+)
+def test_a_run_that_fails_is_told_in_one_line_with_its_traceback_in_a_file(
+    error: Exception, status: int, said: str, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(plexp.execution.run, "run", fail)
+    (answer, (line,)) = main(*QUICK)
+    (folder,) = tmp_path.glob("runs/*/*/")
+    assert (answer, line) == (status, f"{said} (traceback in {folder / 'traceback.txt'})")
+    assert "Traceback" in (folder / "traceback.txt").read_text()
+    assert json.loads((folder / "result.json").read_text())["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_says_so_by_its_status(
+    number: signal.Signals, status: int, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plexp.execution.run, "run", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(*QUICK)[0] == status
+    (result,) = tmp_path.glob("runs/*/*/result.json")
+    assert json.loads(result.read_text())["status"] == "KILLED"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_that_raises_ends_the_run_with_status_1(vectorization: str, main: Main) -> None:
+    problem = (
+        "env.id=tests.support.environments:plexp-tests/Faulty-v0",
+        "+env.kwargs.fault=step",
+        "evaluation.every=null",
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        status, lines = main(*QUICK, *problem, *QUIET, f"env.vectorization={vectorization}")
+    assert status == 1
+    (line,) = [line for line in lines if line]
+    said = r"environment [01] raised ValueError in step: the physics broke second line \(traceback in \S+; see it again: (.+)\)"
+    found = re.fullmatch(said, line)
+    assert found is not None, line
+    assert main(*found[1].removeprefix("python -m plexp ").split())[0] == 0
+    assert not [each for each in caught if "Traceback" in str(each.message)], "what gymnasium would write to stderr"
+
+
+def test_a_sweep_goes_on_after_a_job_that_is_refused_and_tells_of_it_in_the_end(main: Main, tmp_path: Path) -> None:
+    status, lines = main("-m", "algo.clip_eps=0.1,7,0.3", "hydra.launcher.n_jobs=1", *QUICK)
+    assert status == 1
+    results = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("sweeps/*/*/result.json"))]
+    assert [result["status"] for result in results] == ["FINISHED", "REFUSED", "FINISHED"]
+    assert [result["overrides"][0] for result in results] == [
+        "algo.clip_eps=0.1",
+        "algo.clip_eps=7",
+        "algo.clip_eps=0.3",
+    ]
+    (told,) = [line for line in lines if line.startswith("job 1: ")]
+    assert told.startswith("job 1: algo.clip_eps=7: must be less than 1; give float > 0 and < 1 or null (log in ")
+    assert main("-m", "seed=1,2", "hydra.launcher.n_jobs=1", *QUICK)[0] == 0
+
+
+def test_a_run_ends_with_its_verdict_and_its_result(main: Main, tmp_path: Path) -> None:
+    status, lines = main(*QUICK)
+    assert status == 0
+    text = "\n".join(lines)
+    assert "ppo-mlp2x8-gae-cartpole-s0" in text and "64 steps in" in text and "not solved (≥ 475)" in text
+    (result,) = tmp_path.glob("runs/*/*/result.json")
+    values = json.loads(result.read_text())
+    assert values["status"] == "FINISHED" and values["steps"] == 64 and 0 < values["final_return"] <= 20
+    assert values["run_id"] in text
+
+
+COMPOSING = {
+    *("plexp", "hydra", "hydra_plugins", "omegaconf", "antlr4", "yaml", "attr", "packaging", "cython_runtime"),
+    *("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"),
+}
+"""Hydra, pydantic and what they import."""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job"), ("algo.clip_ep=1",)], ids=" ".join)
+def test_what_needs_no_training_answers_at_once(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    code = (
+        "import sys; before = set(sys.modules); from plexp.cli.main import main; main(sys.argv[1:]);"
+        "print('IMPORTED', *{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    hydra_alone = "import hydra; hydra.main(version_base='1.3', config_path=None)(lambda cfg: None)()"
+    ratios = []
+    for _ in range(3):  # in turn, as the machine is now quicker and now slower
+        done, seconds = shell(*arguments, f"outputs={tmp_path}", code=code)
+        first, *imported = done.stdout.splitlines()[-1].split()
+        assert first == "IMPORTED" and not {name for name in imported if name[0] != "_"} - COMPOSING
+        ratios.append(seconds / shell("--help", code=hydra_alone)[1])
+    assert min(ratios) < 4  # 2 with all extras, the most of it Hydra's list of the groups
+
+
+def test_a_run_that_is_not_compiled_imports_no_compiler(tmp_path: Path) -> None:
+    """Which is more than a second at every start."""
+    code = "import sys; from plexp.cli.main import main; print(main(sys.argv[1:]), 'torch._dynamo' in sys.modules)"
+    done, _ = shell(*QUICK, "compile=false", f"outputs={tmp_path}", code=code)
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+
+
+def test_as_a_module_it_exits_with_the_status_and_a_line_on_stderr(tmp_path: Path) -> None:
+    done, _ = shell("sede=1", f"outputs={tmp_path}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sede: there is no such key; did you mean seed?\n"
+    done, _ = shell("--help")
+    assert done.returncode == 0 and not done.stderr
+    for group in ("algo", "advantage", "net", "env"):
+        assert f"{group}: " in done.stdout or f"{group}=" in done.stdout
+
+
+def test_a_job_returns_its_objective_and_a_threshold_that_was_not_reached_is_infinitely_far(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    returned = []
+    task = job.task
+
+    def spy(cfg: Any) -> float | None:
+        returned.append(task(cfg))
+        return returned[-1]
+
+    monkeypatch.setattr(job, "task", spy)
+    for change in ((), ("objective=eval/length",), ("objective=speed/steps_to_threshold",), ("env.solved_return=1",)):
+        assert main(*QUICK, *change)[0] == 0
+    assert main(*QUICK, "objective=speed/steps_to_threshold", "env.solved_return=1")[0] == 0
+    final, length, never, same, first = returned
+    assert final == same and 1 <= final <= 20 and 1 <= length <= 20 and never == math.inf and first == 32
+
+
+def test_an_objective_that_was_not_logged_fails_the_job_after_the_run_and_names_what_was(
+    main: Main, tmp_path: Path
+) -> None:
+    status, lines = main(*QUICK, "objective=eval/final_retrun")
+    assert status == 2
+    assert lines[-1] == "objective=eval/final_retrun: this run logged no such metric; did you mean eval/final_return?"
+    (file,) = tmp_path.glob("runs/*/*/result.json")
+    result = json.loads(file.read_text())
+    assert result["status"] == "FAILED" and result["final_return"] > 0 and "speed/auc_return" in result["logged"]
+    (run,) = open_history(None, tmp_path).runs()
+    assert run.status == "FINISHED"
+
+
+def test_runs_keep_their_figures_and_their_choices_and_are_compared(main: Main, tmp_path: Path) -> None:
+    assert main("-m", "net.layers=1,2", "seed=0,1", "hydra.launcher.n_jobs=1", *QUICK)[0] == 0
+    status, lines = main("compare", f"--outputs={tmp_path}", "--by=net.layers", "--threshold=5")
+    assert status == 0
+    assert any("net.layers=1 and net.layers=2: exploratory: no verdict" in line for line in lines)
+    (page,) = tmp_path.glob("reports/*-cartpole-by-net-layers/report.html")
+    assert "net.layers=2" in page.read_text() and (page.parent / "learning_curves.png").is_file()
+    client = MlflowClient(sqlite_uri(tmp_path / "mlflow.db"))
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    (comparison,) = [run for run in runs if run.data.tags["kind"] == "comparison"]
+    assert comparison.info.status == "FINISHED" and comparison.data.params["by"] == "net.layers"
+    assert "exploratory" in comparison.data.tags["mlflow.note.content"]
+    files = {file.path for file in client.list_artifacts(comparison.info.run_id)}
+    assert {"report.html", "learning_curves.png"} <= files
+    training = [run for run in runs if run.data.tags["kind"] == "training"]
+    for run in training:
+        assert run.data.tags["choice.algo"] == "ppo" and run.data.tags["choice.env"] == "cartpole"
+        assert {
+            "speed/auc_return",
+            "stability/max_drawdown",
+            "eval/normalised_score",
+            "eval/seconds",
+        } <= run.data.metrics.keys()
+        assert "speed/steps_to_threshold" not in run.data.metrics
+
+
+def test_a_report_that_cannot_be_written_is_one_line_after_the_comparison(main: Main, tmp_path: Path) -> None:
+    assert main(*QUICK)[0] == 0
+    (tmp_path / "reports").write_text("a file")
+    status, lines = main("compare", f"--outputs={tmp_path}")
+    assert status == 2 and "- there is one group only, of 1 run: nothing to compare it with" in lines
+    assert lines[-1].startswith(f"report={tmp_path}/reports/")
+    assert lines[-1].endswith("; give --outputs a folder that can be written and has space")
+
+
+def test_a_comparison_without_a_store_is_one_line(main: Main, tmp_path: Path) -> None:
+    status, lines = main("compare", f"--outputs={tmp_path}")
+    assert status == 2
+    assert lines == [f"outputs={tmp_path}: no run has been kept there yet; start one with: python -m plexp"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--where", "algo", "'algo' is not KEY=VALUE"), ("--threshold", "high", "invalid float value: 'high'")],
+)
+def test_an_option_that_cannot_be_read_is_one_line(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", option, value])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"plexp compare: error: argument {option}: {message}"

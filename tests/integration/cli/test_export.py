@@ -1,0 +1,200 @@
+"""`plexp export` on real runs: its files, its lines, and MLflow's model registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache as artifact_repositories
+
+from plexp.cli.main import main
+from plexp.tracking.format import sqlite_uri
+from plexp.tracking.lookup import open_run
+
+SHORT = ("compile=false", "net.width=8", "total_timesteps=1024", "evaluation.every=512", "evaluation.episodes=2")
+NAME = "ppo-mlp2x8-gae-cartpole-s"
+Run = Callable[..., tuple[int, list[str], list[str]]]
+LOADS = """
+import os, sys, json
+sys.modules["plexp"] = None
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+import mlflow, numpy as np, torch
+mlflow.set_tracking_uri(sys.argv[1])
+rows = np.array(json.loads(sys.argv[3]), np.float32)
+general, own = mlflow.pyfunc.load_model(sys.argv[2]), mlflow.pytorch.load_model(sys.argv[2])
+assert [i.shape for i in general.metadata.signature.inputs.inputs] == [(-1, 4)]
+print(json.dumps([general.predict(rows).tolist(), own(torch.tensor(rows)).tolist(), own(torch.tensor(rows[:1])).tolist()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs: seed 0 keeps its model, seed 1 does not."""
+    place = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for seed, model in ((0, "true"), (1, "false")):
+            assert main([*SHORT, f"seed={seed}", "evaluation.final_episodes=2", f"tracker.log_model={model}"]) == 0
+    return place
+
+
+@pytest.fixture
+def folder(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, which may be changed, and where seed 0 has a final return of 100 and seed 1 of 200."""
+    artifact_repositories.clear()  # by run id; here several folders have runs of one id
+    shutil.copytree(kept / "outputs", tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    assert main(["repair"]) == 0
+    with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as connection:
+        statement = """UPDATE latest_metrics SET value = ? WHERE key = 'eval/final_return' AND run_uuid =
+            (SELECT run_uuid FROM runs WHERE name = ?)"""
+        for seed, value in ((0, 100.0), (1, 200.0)):
+            assert connection.execute(statement, (value, f"{NAME}{seed}")).rowcount == 1
+    connection.close()
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command there: status, lines of output, lines of errors."""
+
+    def command(*arguments: str) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        status = main(list(arguments))
+        printed = capsys.readouterr()
+        return status, printed.out.splitlines(), printed.err.splitlines()
+
+    return command
+
+
+def client(folder: Path) -> MlflowClient:
+    return MlflowClient(sqlite_uri(folder / "outputs" / "mlflow.db"))
+
+
+def test_the_agent_that_was_trained_is_what_is_exported(run: Run, folder: Path) -> None:
+    pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx]"')
+    status, said, errors = run("export", f"{NAME}1", "--to", "here/there", "--format", "all")
+    assert status == 0 and not errors
+    assert sorted(file.name for file in (folder / "here" / "there").iterdir()) == [
+        *("play.py", "play_onnx.py", "policy.onnx", "policy.pt2")
+    ]
+    assert [line.split()[0].rpartition("/")[2] for line in said] == [
+        *("policy.pt2", "play.py", "policy.onnx", "play_onnx.py")
+    ]
+    assert said[0].endswith("actions on 455 observations, by 1, 2 and 7: equal")
+    from plexp.recorded.restore import restored
+
+    with open_run(f"{NAME}1", outputs=folder / "outputs", uri=None) as kept_run:
+        experiment = restored(kept_run.values, kept_run.file("agent.safetensors"))
+        run_id = kept_run.run_id
+    experiment.training_env.close()
+    observations = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    expected = experiment.agent.act_greedily(observations)
+    assert 0 < expected.sum() < 40
+    assert torch.equal(torch.export.load(folder / "here/there/policy.pt2").module()(observations), expected)
+    text = (folder / "here/there/play.py").read_text()
+    assert run_id in text and 'gymnasium.make("CartPole-v1"' in text and "final return 200.0" in text
+
+
+def test_without_a_folder_it_goes_to_one_of_the_runs_name(run: Run, folder: Path) -> None:
+    status, said, _ = run("export", "best")
+    made = [path for path in (folder / "outputs" / "exports").iterdir()]
+    assert status == 0 and len(made) == 1 and made[0].name.startswith(f"{NAME}1-")
+    assert said[0].startswith(f"{made[0]}/policy.pt2")
+
+
+def loaded(folder: Path, model: str, rows: list[list[float]]) -> list[list[int]]:
+    """Its actions by pyfunc, by torch, and by torch for the first row alone; in a process that cannot import plexp."""
+    command = [sys.executable, "-c", LOADS, sqlite_uri(folder / "outputs" / "mlflow.db"), model, json.dumps(rows)]
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd="/", env=environment)
+    assert done.returncode == 0, done.stderr
+    actions: list[list[int]] = json.loads(done.stdout.splitlines()[-1])
+    return actions
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["whose model is kept", "that was trained without log_model"])
+def test_a_registered_model_loads_without_plexp_and_without_pickle(seed: int, run: Run, folder: Path) -> None:
+    status, said, errors = run("export", f"{NAME}{seed}", "--register")
+    assert status == 0 and not errors
+    assert said[-1].startswith(f"models:/cartpole@best is version 1 now: run {NAME}{seed}")
+    from plexp.recorded.restore import restored
+
+    with open_run(f"{NAME}{seed}", outputs=folder / "outputs", uri=None) as kept_run:
+        experiment = restored(kept_run.values, kept_run.file("agent.safetensors"))
+    experiment.training_env.close()
+    rows = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
+    expected = experiment.agent.act_greedily(rows).tolist()
+    general, own, single = loaded(folder, "models:/cartpole@best", rows.tolist())
+    assert general == own == expected and single == expected[:1]
+
+
+def test_the_alias_moves_to_a_better_run_and_to_a_worse_one_only_by_force(run: Run, folder: Path) -> None:
+    def best() -> str:
+        version = client(folder).get_model_version_by_alias("lander", "best")
+        assert run("evaluate", "lander@best", "--episodes", "1")[0] == 0
+        return str(client(folder).get_run(version.run_id).info.run_name)
+
+    assert run("export", f"{NAME}0", "--register", "lander")[0] == 0 and best() == f"{NAME}0"
+    assert run("export", f"{NAME}1", "--register", "lander")[0] == 0 and best() == f"{NAME}1"
+    status, said, errors = run("export", f"{NAME}0", "--register", "lander", "--to", "never")
+    assert status == 2 and not said and not (folder / "never").exists()
+    assert len(errors) == 1 and errors[0].startswith(f"--register=lander: its alias best is at {NAME}1 (")
+    assert errors[0].endswith("with a final return of 200.0, and this one has 100.0; give --force")
+    assert best() == f"{NAME}1"
+    assert run("export", f"{NAME}0", "--register", "lander", "--force")[0] == 0 and best() == f"{NAME}0"
+    assert run("export", f"{NAME}0", "--register", "lander")[0] == 0, "it is there already"
+    assert len(client(folder).search_model_versions("name = 'lander'")) == 2, "one version of each run"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nobody"], "run=nobody: there is no such run"),
+        (["last", "--to", "/proc/nothing"], "--to=/proc/nothing: cannot be written"),
+        (["last", "--to", "a file"], "--to="),
+        (["last", "--register", "a/b"], "--register=a/b: "),
+        (["last", "--register", "it's"], "--register=it's: "),
+        (["last", "--uri", "http://127.0.0.1:1"], "tracker.uri=http://127.0.0.1:1: "),
+    ],
+)
+def test_what_cannot_be_exported_is_told_in_one_line(arguments: list[str], said: str, run: Run, folder: Path) -> None:
+    (folder / "a file").write_text("")
+    status, _, errors = run("export", *arguments)
+    assert status == 2 and len(errors) == 1 and errors[0].startswith(said), errors
+
+
+def test_a_run_without_an_agent_is_told_with_what_to_take_instead(run: Run, folder: Path) -> None:
+    with open_run(f"{NAME}0", outputs=folder / "outputs", uri=None) as found:
+        client(folder).set_terminated(found.run_id, "KILLED")
+        for file in (folder / "outputs" / "artifacts").rglob("agent.safetensors"):
+            if found.run_id in str(file):
+                file.unlink()
+    status, _, errors = run("export", f"{NAME}0")
+    assert status == 2 and len(errors) == 1
+    assert f"it is KILLED and has no agent.safetensors; choose a finished one: {NAME}1" in errors[0]
+
+
+def test_an_environment_that_breaks_is_one_line(run: Run, folder: Path) -> None:
+    for file in (folder / "outputs" / "artifacts").rglob("config.yaml"):
+        changed = "tests.support.environments:plexp-tests/Faulty-v0"
+        file.write_text(file.read_text().replace("CartPole-v1", changed).replace("kwargs: {}", "kwargs: {fault: step}"))
+    for file in (folder / "outputs" / "artifacts").rglob("agent.safetensors"):
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(file)
+        width = {
+            key: value[..., :2] if value.shape and value.shape[-1] == 4 else value for key, value in weights.items()
+        }
+        save_file({key: value.contiguous() for key, value in width.items()}, file)
+    status, _, errors = run("export", "last")
+    assert status == 1 and len(errors) == 1 and "the physics broke" in errors[0], errors

@@ -1,0 +1,93 @@
+"""SIGKILL at random moments, then the same command: is the result that of the run which never stopped?
+
+python tests/integration/faults/kills.py [--trials 50] [--seed 0] [--signal KILL|TERM|INT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from tests.support.processes import differences, finish, kill, runs, start
+
+SIZE = (
+    *("net.width=16", "compile=false", "env.num_envs=4", "tracker.log_model=false", "tracker.every=500"),
+    *("evaluation.every=2000", "evaluation.episodes=3", "evaluation.final_episodes=5", "checkpoint.every=3000"),
+)
+BUDGETS = {("reinforce", "cartpole"): 40_000, ("reinforce", "lunarlander"): 25_000, ("a2c", "cartpole"): 25_000}
+BUDGETS |= {("a2c", "lunarlander"): 20_000, ("ppo", "cartpole"): 30_000, ("ppo", "lunarlander"): 25_000}
+
+
+def command(algo: str, env: str, outputs: Path) -> list[str]:
+    """Some seconds of training."""
+    return [f"algo={algo}", f"env={env}", f"total_timesteps={BUDGETS[algo, env]}", *SIZE, f"outputs={outputs}"]
+
+
+def reference(case: tuple[str, str], folder: Path) -> tuple[dict[str, Any], float]:
+    """The run that never stopped, and the seconds of its process."""
+    began = time.monotonic()
+    status, said = finish(command(*case, folder / "-".join(case)))
+    assert status == 0, said
+    (run,) = runs(folder / "-".join(case))
+    return run, time.monotonic() - began
+
+
+def trial(
+    number: int, case: tuple[str, str], never: tuple[dict[str, Any], float], folder: Path, seed: int, sent: int
+) -> tuple[list[float], int, list[str]]:
+    """Kill once or twice at random, then go on to the end.
+
+    Returns the seconds that each kill took, whether a checkpoint was used, and what differs.
+    """
+    rng, outputs = random.Random(f"{seed}-{number}"), folder / f"trial-{number}"
+    taken = [kill(start(command(*case, outputs)), rng.uniform(0, never[1]), sent) for _ in range(rng.choice([1, 1, 2]))]
+    kills = [seconds for seconds in taken if seconds is not None]
+    status, said = finish(command(*case, outputs))
+    found = [] if status == 0 else [f"exit status {status}: {said}"]
+    finished = [run for run in runs(outputs) if run["status"] == "FINISHED"]
+    # a kill that came after the end leaves a finished run, and the same command is a new one
+    found += [f"{len(runs(outputs))} runs"] if len(runs(outputs)) != len(finished) else []
+    found += [each for run in finished for each in differences(run, never[0])]
+    resumed = sum("resume.steps" in run["tags"] for run in finished)
+    shutil.rmtree(outputs)
+    return kills, resumed, found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--signal", choices=["KILL", "TERM", "INT"], default="KILL")
+    parser.add_argument("--only", nargs=2, metavar=("ALGO", "ENV"))
+    options = parser.parse_args()
+    cases = list(BUDGETS) if options.only is None else [tuple(options.only)]
+    sent = getattr(signal, f"SIG{options.signal}")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        never = dict(zip(cases, pool.map(lambda case: reference(case, Path(folder)), cases), strict=True))
+        chosen = list(zip(range(options.trials), itertools.cycle(cases), strict=False))
+        jobs = [(n, case, never[case], Path(folder), options.seed, sent) for n, case in chosen]
+        equal, resumes, kills = 0, 0, []
+        for (number, case), (times, resumed, found) in zip(
+            chosen, pool.map(lambda job: trial(*job), jobs), strict=True
+        ):
+            kills, resumes, equal = kills + times, resumes + resumed, equal + (not found)
+            how = "from a checkpoint" if resumed else "from the start"
+            print(number, *case, f"killed {len(times)} times, {how}:", found or "equal", flush=True)
+    slowest = max(kills, default=0.0)
+    print(f"{equal} of {len(chosen)} equal after {len(kills)} kills; {resumes} went on from a checkpoint", end="; ")
+    print(f"a process had ended {slowest:.1f} s after the signal at the latest")
+    return 0 if equal == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

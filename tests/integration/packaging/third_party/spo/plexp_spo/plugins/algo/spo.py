@@ -1,0 +1,46 @@
+"""Simple policy optimisation."""
+
+from __future__ import annotations
+
+from plexp_spo.objective import simple_surrogate
+from torch import Tensor
+
+from plexp import Agent, Fraction, Learner, Metrics, Minibatch, PositiveInt, Rollout, Terms, register
+
+
+@register("algo", "spo")
+class SPO:
+    """Simple Policy Optimization: a penalty instead of PPO's clipping (Xie et al. 2024, arXiv 2401.16025).
+
+    Args:
+        num_steps: T, steps of each environment in a rollout; larger: less bias, fewer updates.
+        update_epochs: passes over each rollout; more: more from each step, and further from the old policy.
+        num_minibatches: gradient steps in each pass; more: smaller, noisier steps.
+        epsilon: how far one update moves the policy's probabilities.
+    """
+
+    complete_episodes = False
+
+    def __init__(
+        self,
+        agent: Agent,
+        learner: Learner,
+        *,
+        num_steps: PositiveInt,
+        update_epochs: PositiveInt,
+        num_minibatches: PositiveInt,
+        epsilon: Fraction,
+    ) -> None:
+        self.agent, self.learner, self.epsilon = agent, learner, epsilon
+        self.num_steps, self.update_epochs, self.num_minibatches = num_steps, update_epochs, num_minibatches
+
+    def update(self, rollout: Rollout, progress: float) -> Metrics:
+        return self.learner.fit(
+            rollout, self.loss, progress, epochs=self.update_epochs, num_minibatches=self.num_minibatches
+        )
+
+    def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+        evaluation = self.agent.evaluate(minibatch)
+        log_ratios = evaluation.log_probs - minibatch.log_probs
+        losses = simple_surrogate(log_ratios.exp(), minibatch.advantages, self.epsilon)
+        return self.learner.total(losses, evaluation, minibatch, approx_kl=losses.approximate_kl(log_ratios.detach()))

@@ -1,0 +1,312 @@
+"""The same command again: what is finished is skipped, what was interrupted or failed goes on, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from plexp.errors import StoreError
+from plexp.execution import checkpoint
+from plexp.execution.state import Record, RunFolder, list_runs, state_folder
+from plexp.sweeps.status import is_complete
+from plexp.tracking.format import sqlite_uri
+from plexp.tracking.outbox import Outbox
+from plexp.training.progress import Progress
+from plexp.training.trainer import Trainer
+from tests.integration.cli.test_cli import QUICK, Main, main
+from tests.support.processes import differences, runs
+
+__all__ = ["main"]
+LONG = (
+    *QUICK,
+    "total_timesteps=320",
+    "evaluation.every=64",
+    "tracker.every=64",
+    "checkpoint.every=64",
+    "compile=false",
+)
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], None]:
+    """From now on the training raises in that iteration of a process's run, once."""
+    iterate = Trainer.iterate
+
+    def prepare(number: int, error: BaseException) -> None:
+        left = [number]
+
+        def counted(self: Trainer, progress: Progress) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise error
+            return iterate(self, progress)
+
+        monkeypatch.setattr(Trainer, "iterate", counted)
+
+    return prepare
+
+
+@pytest.fixture
+def never(main: Main, tmp_path: Path) -> dict[str, Any]:
+    """The run that never stopped."""
+    assert main(*LONG, f"outputs={tmp_path / 'never'}")[0] == 0
+    (run,) = runs(tmp_path / "never")
+    return run
+
+
+ENDS = {"failed": (RuntimeError("the cable came loose"), 1), "interrupted": (KeyboardInterrupt(), 130)}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_that_ended_early_goes_on_by_the_same_command_as_if_it_had_never_stopped(
+    end: str, main: Main, never: dict[str, Any], tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    error, status = ENDS[end]
+    stop_at(6, error)
+    assert main(*LONG)[0] == status
+    (run,) = runs(tmp_path)
+    assert run["status"] == {"failed": "FAILED", "interrupted": "KILLED"}[end]
+    (record,) = [json.loads(file.read_text()) for file in tmp_path.glob("state/*/run.json")]
+    assert record["status"] == run["status"] and record["run_id"] == run["id"]
+    status, lines = main("status", "--outputs", str(tmp_path))
+    assert status == 0 and any(("FAILED" if end == "failed" else "INTERRUPTED") in line for line in lines)
+    assert any("the same command takes a run up where its last checkpoint was" in line for line in lines)
+
+    status, lines = main(*LONG)
+    assert status == 0
+    (run,) = runs(tmp_path)
+    assert differences(run, never) == []
+    assert int(run["tags"]["resume.steps"]) in range(64, 192) and "error" not in run["tags"]
+    assert not list(tmp_path.glob("state/*/checkpoints/*")) and not list(tmp_path.glob("state/*/outbox"))
+    assert checkpoint.load(next(tmp_path.glob("state/*")) / "checkpoints") is None
+
+
+def test_where_the_store_does_not_answer_a_run_stays_as_it_was(
+    main: Main, tmp_path: Path, stop_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(**_: Any) -> None:
+        raise StoreError("outputs=x: database is locked; wait")
+
+    stop_at(6, RuntimeError("the cable came loose"))
+    assert main(*LONG)[0] == 1
+    (file,) = tmp_path.glob("state/*/run.json")
+    before = file.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr("plexp.execution.run.Tracker", silent)
+        assert main(*LONG)[0] == 2
+    assert file.read_text() == before
+    status, (line,) = main("sync", "--outputs", str(tmp_path))  # it may have said RUNNING before it fell silent
+    assert status == 0 and line.endswith("marked FAILED") and runs(tmp_path)[0]["status"] == "FAILED"
+    assert main(*LONG)[0] == 0 and "resume.steps" in runs(tmp_path)[0]["tags"]
+
+
+def test_never_resuming_starts_anew_and_leaves_the_other_run_as_it_is(
+    main: Main, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    stop_at(6, KeyboardInterrupt())
+    main(*LONG)
+    assert main(*LONG, "resume=never")[0] == 0
+    killed, finished = runs(tmp_path)
+    assert (killed["status"], finished["status"]) == ("KILLED", "FINISHED")
+    assert "resume.steps" not in finished["tags"]
+    assert main(*LONG)[0] == 0, "the finished one counts: a single run that is finished is done again"
+    assert [run["status"] for run in runs(tmp_path)] == ["KILLED", "FINISHED", "FINISHED"]
+
+
+def test_a_run_that_was_deleted_in_mlflow_starts_anew(main: Main, tmp_path: Path, stop_at: Callable[..., None]) -> None:
+    stop_at(6, KeyboardInterrupt())
+    main(*LONG)
+    (run,) = runs(tmp_path)
+    MlflowClient(sqlite_uri(tmp_path / "mlflow.db")).delete_run(run["id"])
+    assert main(*LONG)[0] == 0
+    _, new = runs(tmp_path)
+    assert new["status"] == "FINISHED" and "resume.steps" not in new["tags"]
+    assert [step for step, _ in new["metrics"]["eval/return"]] == [0, 64, 128, 192, 256, 320]
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(
+    main: Main, never: dict[str, Any], tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    stop_at(9, KeyboardInterrupt())
+    main(*LONG)
+    older, newer = sorted(tmp_path.glob("state/*/checkpoints/step-*"))
+    data = bytearray(newer.read_bytes())
+    data[len(data) // 2] ^= 1
+    newer.write_bytes(data)
+    assert main(*LONG)[0] == 0
+    (run,) = runs(tmp_path)
+    assert int(run["tags"]["resume.steps"]) == int(older.name.split("-")[1])
+    assert newer.name in run["tags"]["resume.damaged"] and differences(run, never) == []
+
+
+def test_the_same_sweep_skips_what_is_finished_and_does_what_is_missing(
+    main: Main, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    sweep = ("-m", "seed=0,1,2", "hydra.launcher.n_jobs=1", "hydra/launcher=basic", *LONG)
+    sweep = tuple(each for each in sweep if "n_jobs" not in each)
+    stop_at(14, RuntimeError("the cable came loose"))  # in the second job
+    status, lines = main(*sweep)
+    assert status == 1 and any("the same command does what is missing" in line for line in lines)
+    assert [run["status"] for run in runs(tmp_path)] == ["FINISHED", "FAILED", "FINISHED"]
+    (folder,) = tmp_path.glob("sweeps/*")
+    assert not is_complete(folder, list_runs(state_folder(tmp_path)))
+
+    assert main(*sweep)[0] == 0
+    assert list(tmp_path.glob("sweeps/*")) == [folder] and is_complete(folder, list_runs(state_folder(tmp_path)))
+    found = runs(tmp_path)
+    assert [run["status"] for run in found] == ["FINISHED"] * 3 and "resume.steps" in found[1]["tags"]
+    assert {run["tags"]["sweep"] for run in found} == {folder.name}
+    results = [json.loads((folder / str(job) / "result.json").read_text()) for job in range(3)]
+    assert [result.get("before", False) for result in results] == [True, False, True]
+    assert all(result["final_return"] > 0 and result["objective"] is not None for result in results)
+
+    assert main(*sweep)[0] == 0 and len(runs(tmp_path)) == 3, "nothing is missing"
+    status, lines = main(*sweep, "rerun=true")
+    assert status == 0 and len(runs(tmp_path)) == 6 and len(list(tmp_path.glob("sweeps/*"))) == 2
+
+
+def test_a_larger_sweep_takes_over_what_another_one_has_done(main: Main, tmp_path: Path) -> None:
+    assert main("-m", "seed=0,1", "hydra/launcher=basic", *QUICK)[0] == 0
+    assert main("-m", "seed=0,1,2", "hydra/launcher=basic", *QUICK)[0] == 0
+    found = runs(tmp_path)
+    assert len(found) == 3
+    first, second = sorted({name.removeprefix("sweep.") for run in found for name in run["tags"] if "sweep." in name}
+                           | {run["tags"]["sweep"] for run in found})  # fmt: skip
+    assert [run["tags"]["sweep"] for run in found] == [first, first, second]
+    for sweep, number in ((first, 2), (second, 3)):
+        status, lines = main(
+            "compare", f"--outputs={tmp_path}", f"--sweep={sweep}", "--by=algo.plugin", "--threshold=5"
+        )
+        assert status == 0 and any(re.search(rf"one group only, of {number} runs", line) for line in lines), lines
+
+
+def test_the_same_configuration_twice_in_a_sweep_is_one_run(main: Main, tmp_path: Path) -> None:
+    assert main("-m", "seed=0,0", "hydra/launcher=basic", *QUICK)[0] == 0
+    assert len(runs(tmp_path)) == 1
+
+
+def test_status_shows_a_sweep_and_why_jobs_failed(main: Main, tmp_path: Path, stop_at: Callable[..., None]) -> None:
+    assert main("status", "--outputs", str(tmp_path)) == (
+        *(2, [f"outputs={tmp_path}: no run has been started there yet; start one with: python -m plexp"]),
+    )
+    stop_at(6, RuntimeError("the cable came loose"))
+    main("-m", "algo.clip_eps=0.1,7,0.3", "hydra/launcher=basic", *LONG)
+    status, lines = main("status", "--outputs", str(tmp_path))
+    text = "\n".join(lines)
+    assert status == 0 and "of 3 jobs 1 finished, 1 failed, 1 refused" in text
+    assert "job 0: RuntimeError: the cable came loose" in text and "job 1: algo.clip_eps=7: must be less than 1" in text
+    status, lines = main("status", "--outputs", str(tmp_path), "--sweep", "2020")
+    assert status == 2 and lines[0].startswith("--sweep=2020: there is no such sweep; ")
+
+
+def test_status_of_finished_runs_outside_sweeps_says_so(main: Main, tmp_path: Path) -> None:
+    assert main(*QUICK)[0] == 0
+    assert main("status", "--outputs", str(tmp_path)) == (0, ["1 run outside sweeps, finished"])
+
+
+def test_an_interrupted_sweep_says_what_waits(main: Main, tmp_path: Path, stop_at: Callable[..., None]) -> None:
+    stop_at(14, KeyboardInterrupt())
+    status, lines = main("-m", "seed=0,1,2", "hydra/launcher=basic", *LONG)
+    assert status == 130
+    assert any("of 3 jobs 1 finished, 1 interrupted, 1 waiting" in line for line in lines), lines
+    assert main("-m", "seed=0,1,2", "hydra/launcher=basic", *LONG)[0] == 0
+    assert [run["status"] for run in runs(tmp_path)] == ["FINISHED"] * 3
+
+
+SECRET = "http://somebody:s3cr3t@127.0.0.1:9"
+
+
+@pytest.mark.parametrize("arguments", [(), ("-m", "seed=0,1", "hydra/launcher=basic")], ids=["run", "sweep"])
+def test_credentials_are_written_nowhere(arguments: tuple[str, ...], main: Main, tmp_path: Path) -> None:
+    status, lines = main(*arguments, *QUICK, f"tracker.uri={SECRET}")
+    assert status == (1 if arguments else 2)
+    assert any("tracker.uri=http://***@127.0.0.1:9: " in line for line in lines)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert files and not [file for file in files if b"s3cr3t" in file.read_bytes()]
+    assert "s3cr3t" not in "\n".join(lines)
+
+
+def test_neither_params_nor_tags_say_where_a_run_is_kept(main: Main, tmp_path: Path) -> None:
+    store = tmp_path / "elsewhere.db"
+    assert main(*QUICK, f"tracker.uri='sqlite:///{store}?timeout=17'")[0] == 0
+    client = MlflowClient(sqlite_uri(store))
+    (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    texts = [*run.data.params.values(), *run.data.tags.values()]
+    assert run.info.status == "FINISHED" and not [text for text in texts if "timeout=17" in text]
+
+
+@pytest.mark.parametrize("name", ["..", "../../x", ".", "a/b"])
+def test_no_name_leads_out_of_the_artifacts(name: str, main: Main, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    assert main(*QUICK, f"outputs={outputs}", f"tracker.experiment='{name}'")[0] == 0
+    (run,) = runs(outputs)
+    inside = run["folder"].resolve().relative_to((outputs / "artifacts").resolve())
+    assert len(inside.parts) == 3 and (run["folder"] / "agent.safetensors").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]
+
+
+def test_a_store_that_keeps_nothing_is_refused(main: Main) -> None:
+    status, lines = main(*QUICK, "tracker.uri=sqlite://")
+    assert (status, len(lines)) == (2, 1) and lines[0].startswith("tracker.uri=sqlite://: it names no file")
+
+
+TARGETS = ("+algo._target_=os.system", "+env._target_=os.system", "+net._target_=os.system", "+_target_=os.system")
+
+
+@pytest.mark.parametrize(
+    "target", [*TARGETS, "+env.kwargs._target_=os.system", "algo.plugin=os.system", "env.plugin=os"]
+)
+def test_nothing_but_registered_classes_is_made_whatever_the_configuration_says(target: str, main: Main) -> None:
+    status, lines = main(*QUICK, target)
+    assert (status, len(lines)) == (2, 1) and "; " in lines[0]
+
+
+def test_a_run_that_broke_before_its_training_is_marked_by_the_next_command(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("plexp.execution.run.Recorder", broken)
+        assert main(*LONG)[0] == 1
+    (run,) = runs(tmp_path)
+    assert run["status"] == "RUNNING"
+    status, (line,) = main("sync", "--outputs", str(tmp_path))
+    assert status == 0 and line.endswith("died, marked KILLED")
+    (run,) = runs(tmp_path)
+    assert run["status"] == "KILLED"
+    assert main("sync", "--outputs", str(tmp_path)) == (0, ["nothing waits"])
+    assert main(*LONG)[0] == 0 and [run["status"] for run in runs(tmp_path)] == ["FINISHED"]
+
+
+def test_what_the_store_does_not_take_is_said_in_one_line_and_goes_on_waiting(main: Main, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "state" / "0123")
+    folder.path.mkdir(parents=True)
+    folder.write(Record("0123", status="FINISHED", run_id="1", store="http://127.0.0.1:9"))
+    Outbox(folder.outbox).put({"op": "tags", "tags": {"a": "b"}})
+    status, lines = main("sync", "--outputs", str(tmp_path))
+    assert (
+        status == 1 and len(lines) == 1 and lines[0].startswith("tracker.uri=http://127.0.0.1:9: Connection refused; ")
+    )
+    assert len(Outbox(folder.outbox)) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("repair", "--outputs", "nowhere"), "there is no mlflow.db"),
+        (("replay", "nothing.json"), "replay=nothing.json: it cannot be read as a recorded episode"),
+        (("status", "--outputs", "nowhere"), "no run has been started there yet"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_command_on_what_is_not_there_is_one_line(command: tuple[str, ...], said: str, main: Main) -> None:
+    status, lines = main(*command)
+    assert status == 2 and len(lines) == 1 and said in lines[0] and "; " in lines[0]

@@ -1,0 +1,60 @@
+"""From an idea to a film of it: the README's commands, each as it stands there, on a short budget."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+SHORT = {
+    "algo=": ("total_timesteps=4000", "evaluation.every=1000", "evaluation.episodes=2", "evaluation.final_episodes=5"),
+    "film": ("--episodes", "3"),
+}
+SECONDS = 300
+
+
+def commands() -> list[list[str]]:
+    """Of the block that begins with `plexp new`, behind `python -m plexp`."""
+    (block,) = re.findall(r"```bash\n(python -m plexp new .*?)```", README, re.S)
+    return [shlex.split(line, comments=True)[3:] for line in block.splitlines()]
+
+
+def test_from_new_to_a_trained_compared_and_filmed_run_in_under_ten_commands(tmp_path: Path) -> None:
+    asked = commands()
+    assert len(asked) < 10 and [each[0] for each in asked][-1] == "ui"
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    said: dict[str, str] = {}
+    for arguments in asked[:-1]:
+        more = next((more for key, more in SHORT.items() if any(each.startswith(key) for each in arguments)), ())
+        command = [sys.executable, "-m", "plexp", *arguments, *more]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        said[" ".join(arguments[:2])] = done.stdout
+    assert (tmp_path / "plugins" / "algo" / "mine.py").is_file()
+    assert "it holds its contract" in said["check mine"]
+    assert "mine-mlp2x64-gae-cartpole-s0" in said["algo=mine env=cartpole"]
+    assert said["-m algo=mine,a2c"].count("FINISHED") == 10
+    assert "Verdict" in said["compare --env"]
+    assert "95 %" in said["evaluate best"]
+    films = sorted(path.suffix for path in (tmp_path / "films").iterdir())
+    assert films == [".gif"] * 3 + [".mp4"] * 3
+    server = subprocess.Popen(
+        [sys.executable, "-m", "plexp", *asked[-1], "--port", "5917"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        assert "MLflow runs at http://127.0.0.1:5917" in server.stdout.readline()
+        assert "cartpole: http://127.0.0.1:5917/#/experiments/" in server.stdout.readline()
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+        server.communicate()

@@ -1,0 +1,230 @@
+"""Builders that more than one test file uses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from plexp.plugins.net.mlp import MLP
+from torch import Tensor, nn
+
+from plexp.nn.distributions import ActionDistribution, Categorical
+from plexp.nn.normalization import ObservationNormalizer
+from plexp.nn.optimizer import Terms
+from plexp.training.agent import Agent
+from plexp.training.learner import Learner
+from plexp.training.types import Minibatch, Rollout
+
+NET: dict[str, Any] = {
+    "layers": 1,
+    "width": 8,
+    "activation": "tanh",
+    "layer_norm": False,
+    "initialization": "default",
+    "share_trunk": False,
+}
+POLICY: dict[str, Any] = {"log_std": "free", "log_std_init": 0.0, "bounds": "clip", "action_samples": 4}
+LEARNER: dict[str, Any] = {
+    "learning_rate": 1e-2,
+    "critic_learning_rate": None,
+    "anneal_learning_rate": False,
+    "adam_eps": 1e-5,
+    "max_grad_norm": None,
+    "ent_coef": 0.0,
+    "vf_coef": 0.5,
+    "clip_value": None,
+    "critic_epochs": None,
+    "standardize_advantages": "off",
+    "target_update_every": None,
+    "target_tau": 1.0,
+    "replay_rollouts": 0,
+}
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from plexp.execution.state import RunFolder
+
+folder = RunFolder(Path(sys.argv[1]))
+assert folder.acquire()
+folder.begin(name="theirs", store=sys.argv[2] or None)
+print("holds", flush=True)
+sys.stdin.readline()
+folder.is_settled = True
+folder.release()
+print("released", flush=True)
+sys.stdin.readline()
+"""
+"""A program that runs the run of a folder, kept in a store (empty: its own file), until it reads a line."""
+
+
+def make_agent(
+    critic: str = "v",
+    distribution: ActionDistribution | None = None,
+    *,
+    shape: tuple[int, ...] = (4,),
+    normalizer: ObservationNormalizer | None = None,
+    seed: int = 0,
+    policy: dict[str, Any] | None = None,
+    **net: Any,
+) -> Agent:
+    """A small agent in double precision (so that tolerances can be tight), with three actions if nothing else is said."""
+    torch.manual_seed(seed)
+    distribution = distribution or Categorical(3)
+    network, rng = MLP(**{**NET, **net}), np.random.default_rng(seed)
+    agent = Agent(shape, distribution, network, None, critic, normalizer, rng, **{**POLICY, **(policy or {})})
+    return agent.double()
+
+
+def make_learner(agent: Agent, advantage: Any, seed: int = 0, **changes: Any) -> Learner:
+    return Learner(agent, advantage, np.random.default_rng(seed), **{**LEARNER, **changes})
+
+
+def make_rollout(
+    rewards: Any,
+    values: Any = 0.0,
+    next_values: Any = 0.0,
+    *,
+    terminated: Any = (),
+    truncated: Any = (),
+    invalid: Any = (),
+    **others: Tensor,
+) -> Rollout:
+    """A rollout from [T, N] tables; `terminated`, `truncated` and `invalid` list their (t, n). float64."""
+    paid = torch.tensor(rewards, dtype=torch.float64)
+
+    def table(numbers: Any) -> Tensor:
+        return torch.as_tensor(numbers, dtype=torch.float64).expand(paid.shape).clone()
+
+    def marks(places: Any) -> Tensor:
+        flags = torch.zeros(paid.shape, dtype=torch.bool)
+        for t, n in places:
+            flags[t, n] = True
+        return flags
+
+    zeros = torch.zeros_like(paid)
+    rollout = Rollout(
+        observations=torch.zeros(*paid.shape, 4, dtype=torch.float64),
+        actions=torch.zeros(paid.shape, dtype=torch.int64),
+        log_probs=zeros,
+        rewards=paid,
+        values=table(values),
+        next_values=table(next_values),
+        action_values=zeros,
+        log_ratios=zeros,
+        terminated=marks(terminated),
+        truncated=marks(truncated),
+        valid=~marks(invalid),
+        last_observations=torch.zeros(paid.shape[1], 4, dtype=torch.float64),
+        final_observations=torch.zeros(0, 4, dtype=torch.float64),
+        final_index=torch.zeros(0, dtype=torch.int64),
+    )
+    return replace(rollout, **others)
+
+
+def random_rollout(
+    seed: int, steps: int = 12, envs: int = 3, *, same_step: bool = True, actions: Tensor | None = None
+) -> Rollout:
+    """Episodes that end by chance in every way, with the values that such a rollout has.
+
+    SAME_STEP: the row after an end is the next episode's first, and V of the true successor stands nowhere else.
+    NEXT_STEP (`same_step=False`): the row after an end holds the true last observation and is not valid.
+    """
+    rng = np.random.default_rng(seed)
+    ends = rng.choice(4, size=(steps, envs), p=[0.7, 0.12, 0.12, 0.06])  # goes on, terminated, truncated, both
+    valid = np.ones((steps, envs), np.bool_)
+    rewards, values = rng.normal(size=(steps, envs)), rng.normal(size=(steps + 1, envs))
+    if not same_step:
+        for t in range(1, steps):
+            valid[t] = ~(valid[t - 1] & (ends[t - 1] > 0))
+        ends, rewards = ends * valid, rewards * valid
+    next_values = np.where((ends > 0) & same_step, rng.normal(size=(steps, envs)), values[1:])
+    observations = torch.from_numpy(rng.normal(size=(steps + 1, envs, 4)))
+    final_index = torch.from_numpy(np.flatnonzero((ends > 0) & same_step))
+    drawn = torch.from_numpy(rng.integers(0, 3, size=(steps, envs)))
+    rollout = make_rollout(rewards, values[:-1], next_values)
+    return replace(
+        rollout,
+        observations=observations[:-1],
+        last_observations=observations[-1],
+        final_observations=torch.from_numpy(rng.normal(size=(len(final_index), 4))),
+        final_index=final_index,
+        actions=drawn if actions is None else actions,
+        action_values=torch.from_numpy(rng.normal(size=(steps, envs))),
+        log_ratios=torch.from_numpy(rng.normal(size=(steps, envs))),
+        terminated=torch.from_numpy(ends % 2 == 1),
+        truncated=torch.from_numpy(ends >= 2),
+        valid=torch.from_numpy(valid),
+    )
+
+
+def fresh_rollout(agent: Agent, seed: int, **kind: Any) -> Rollout:
+    """A random rollout as if `agent` had just played it."""
+    rollout = random_rollout(seed, **kind)
+    return agent.evaluate_rollout(replace(rollout, log_ratios=torch.zeros_like(rollout.rewards)), fresh=True)
+
+
+def score_loss(learner: Learner) -> Any:
+    """−A log π, as an algorithm would have it."""
+
+    def loss(minibatch: Minibatch) -> tuple[Tensor, Terms]:
+        evaluation = learner.agent.evaluate(minibatch)
+        return learner.total(-minibatch.advantages * evaluation.log_probs, evaluation, minibatch)
+
+    return loss
+
+
+def weights(module: nn.Module | None) -> Tensor:
+    """A copy of all parameters, side by side."""
+    assert module is not None
+    return torch.cat([p.detach().reshape(-1) for p in module.parameters()]).clone()
+
+
+def actor_of(agent: Agent) -> Tensor:
+    return torch.cat([weights(agent.trunk), weights(agent.head)])
+
+
+class Spy:
+    """A loss that remembers its minibatches and the parameters it was computed with."""
+
+    def __init__(self, learner: Learner, loss: Any = None) -> None:
+        self.learner, self.loss = learner, loss or score_loss(learner)
+        self.minibatches: list[Minibatch] = []
+        self.actors: list[Tensor] = []
+        self.critics: list[Tensor] = []
+
+    def __call__(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+        self.minibatches.append(minibatch)
+        self.actors.append(actor_of(self.learner.agent))
+        if self.learner.agent.critic is not None:
+            self.critics.append(weights(self.learner.agent.critic))
+        return self.loss(minibatch)
+
+
+def play_side_by_side(ours: Any, theirs: Any, draw: Any, steps: int = 40) -> int:
+    """Two vector environments with SAME_STEP resets give the same, also after a reset half-way; how many episodes ended.
+
+    draw: () -> the actions of a step.
+    """
+    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    assert ours.single_observation_space == theirs.single_observation_space
+    assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
+    ended = 0
+    for step in range(steps):
+        if step in (0, steps // 2):
+            np.testing.assert_array_equal(ours.reset()[0], theirs.reset()[0])
+        actions = draw()
+        (*given, info), (*expected, their_info) = ours.step(actions), theirs.step(actions)
+        for a, b in zip(given, expected, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        done = np.flatnonzero(given[2] | given[3])
+        assert ("final_obs" in info) == bool(len(done))
+        for i in done:
+            np.testing.assert_array_equal(info["final_obs"][i], their_info["final_obs"][i])
+        ended += len(done)
+    return ended

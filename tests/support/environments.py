@@ -1,0 +1,209 @@
+"""Small environments whose answers are known, registered with gymnasium as `plexp-tests/...`.
+
+From a command line: `env.id=tests.support.environments:plexp-tests/Chain-v0`, run in the checkout.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+QUIET = ("env.normalize_observations=false", "env.scale_rewards=false", "net.layers=1", "net.width=16")
+"""Overrides under which the critic learns returns as the environment pays them."""
+
+
+class Counter(gymnasium.Env[Any, Any]):
+    """Every row can be told from every other: the observation is (seed of the episode, its step, the last action).
+
+    An episode has 2…6 steps, as its seed says, and ends by termination or by truncation, as its seed says.
+    """
+
+    observation_space = spaces.Box(-1, 1e4, (3,), np.float32)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.serial, self.step_number = int(self.np_random.integers(1000)), 0
+        return self._observation(-1), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.step_number += 1
+        ends = self.step_number == 2 + self.serial % 5
+        reward = self.serial % 7 + 10 * self.step_number + 0.25 * int(action)
+        terminates = self.serial // 5 % 2 == 0
+        return self._observation(int(action)), float(reward), ends and terminates, ends and not terminates, {}
+
+    def _observation(self, action: int) -> np.ndarray:
+        return np.array([self.serial, self.step_number, action], np.float32)
+
+
+class Bandit(gymnasium.Env[Any, Any]):
+    """One step, four arms; the mean rewards are `ARMS`, with a little noise. The third is the best."""
+
+    ARMS = (0.1, 0.4, 1.0, 0.5)
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space = spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.ones(1, np.float32), self.ARMS[int(action)] + 0.1 * float(self.np_random.normal()), True, False, {}
+
+
+class Chain(gymnasium.Env[Any, Any]):
+    """Five states, one-hot, passed from left to right whatever is done; leaving state i pays REWARDS[i]; then it ends.
+
+    V(i) = Σ_k γ^k REWARDS[i + k].
+    """
+
+    REWARDS = (1.0, -2.0, 0.5, 0.0, 3.0)
+    observation_space = spaces.Box(0, 1, (5,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.state = 0
+        return np.eye(5, dtype=np.float32)[0], {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward, ends = self.REWARDS[self.state], self.state == 4
+        self.state = min(self.state + 1, 4)
+        return np.eye(5, dtype=np.float32)[self.state], reward, ends, False, {}
+
+    @classmethod
+    def values(cls, gamma: float) -> list[float]:
+        """The closed form of V."""
+        return [sum(gamma**k * r for k, r in enumerate(cls.REWARDS[i:])) for i in range(5)]
+
+
+class Cycle(gymnasium.Env[Any, Any]):
+    """Three states in a circle, one-hot, passed whatever is done; leaving state i pays REWARDS[i]. It is cut off after
+    four steps, in state 1, and begins anew in state 0, so that what follows a cut is not what would have come.
+
+    V(i) = Σ_{k<3} γ^k REWARDS[(i + k) mod 3] / (1 − γ³).
+    """
+
+    REWARDS = (2.0, -1.0, 0.5)
+    observation_space = spaces.Box(0, 1, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return np.eye(3, dtype=np.float32)[0], {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = self.REWARDS[self.time % 3]
+        self.time += 1
+        return np.eye(3, dtype=np.float32)[self.time % 3], reward, False, self.time == 4, {}
+
+    @classmethod
+    def values(cls, gamma: float) -> list[float]:
+        """The closed form of V."""
+        rounds = [sum(gamma**k * cls.REWARDS[(i + k) % 3] for k in range(3)) for i in range(3)]
+        return [once / (1 - gamma**3) for once in rounds]
+
+
+class Constant(gymnasium.Env[Any, Any]):
+    """Pays 1 a step. `terminates` after 5 steps with the time in view (one-hot), or is truncated there without."""
+
+    LENGTH = 5
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, terminates: bool) -> None:
+        self.terminates = terminates
+        self.observation_space = spaces.Box(0, 1, (self.LENGTH + 1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        ends = self.time == self.LENGTH
+        return self._observation(), 1.0, ends and self.terminates, ends and not self.terminates, {}
+
+    def _observation(self) -> np.ndarray:
+        return np.eye(self.LENGTH + 1, dtype=np.float32)[self.time if self.terminates else 0]
+
+
+class Faulty(gymnasium.Env[Any, Any]):
+    """Goes wrong in one way, `fault`, at its `at`-th step or reset; otherwise like `Constant`, ten steps an episode."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fault: str, at: int = 3) -> None:
+        if fault == "constructor":
+            raise OSError("no such device\nsecond line")
+        self.fault, self.at, self.time, self.resets = fault, at, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.resets += 1
+        if self.fault == "reset" and self.resets == self.at:
+            raise ValueError("the reset broke\nsecond line")
+        self.time = 0
+        bad = self.fault == "nan first observation" and self.resets == self.at
+        return np.full(2, np.nan if bad else 0, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        now, last = self.time == self.at, self.time == 10
+        if self.fault == "step" and now:
+            raise ValueError("the physics broke\nsecond line")
+        if self.fault == "hang" and now:
+            time.sleep(3600)
+        reward = {"nan reward": np.nan, "inf reward": np.inf}.get(self.fault, 1.0) if now else 1.0
+        bad = (self.fault == "nan observation" and now) or (self.fault == "nan final observation" and last)
+        seen = np.nan if bad else 5.0 if self.fault == "outside" and now else 0.0
+        return np.full(2, seen, np.float32), reward, False, last, {}
+
+
+SPACES: dict[str, spaces.Space[Any]] = {
+    "box": spaces.Box(-1, 1, (3,), np.float32),
+    "matrix": spaces.Box(-1, 1, (2, 3), np.float32),
+    "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+    "doubles": spaces.Box(-2, 3, (2,), np.float64),
+    "integers": spaces.Box(0, 5, (2,), np.int64),
+    "bytes": spaces.Box(0, 255, (4,), np.uint8),
+    "image": spaces.Box(0, 255, (36, 40, 3), np.uint8),
+    "channels first": spaces.Box(0, 255, (3, 36, 36), np.uint8),
+    "small image": spaces.Box(0, 255, (8, 8, 3), np.uint8),
+    "discrete": spaces.Discrete(3, start=-1),
+    "multidiscrete": spaces.MultiDiscrete([2, 3], start=[1, -1]),
+    "multibinary": spaces.MultiBinary(4),
+    "dict": spaces.Dict(position=spaces.Box(-1, 1, (2,), np.float32), mode=spaces.Discrete(3)),
+    "tuple": spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (2,), np.float32))),
+    "text": spaces.Text(5),
+    "sequence": spaces.Sequence(spaces.Discrete(2)),
+}
+
+
+class Any2Any(gymnasium.Env[Any, Any]):
+    """Random observations and rewards over any spaces; refuses an action outside its space. Six steps an episode."""
+
+    def __init__(self, sees: str, acts: str) -> None:
+        self.observation_space, self.action_space = SPACES[sees], SPACES[acts]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.time = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), f"the action {action!r} is not in {self.action_space}"
+        self.time += 1
+        return self.observation_space.sample(), float(self.np_random.normal()), self.time == 6, False, {}
+
+
+for cls in (Counter, Bandit, Chain, Cycle, Constant, Faulty, Any2Any):
+    gymnasium.register(f"plexp-tests/{cls.__name__}-v0", f"{__name__}:{cls.__name__}")

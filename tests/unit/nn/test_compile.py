@@ -1,0 +1,161 @@
+"""Compiled functions do what the plain ones do; what cannot be compiled is said in one line, and goes on plain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plexp.nn import compile as compilation
+from plexp.nn.compile import Compiled
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("PLEXP_CACHE", str(tmp_path / "cache"))
+    yield tmp_path / "cache"
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is compiled: a traced graph is called as it is, for what does not depend on the compiler."""
+
+    class Loader:
+        def __init__(self, path: str, *_: Any) -> None:
+            self.graph = graphs[path]
+
+        def boxed_run(self, inputs: list[Tensor]) -> list[Tensor]:
+            return list(self.graph(*inputs))
+
+    def library(graph: Any, *_: Any) -> Path:
+        graphs[str(len(graphs))] = graph
+        return Path(str(len(graphs) - 1))
+
+    graphs: dict[str, Any] = {}
+    monkeypatch.setattr(compilation, "_library", library)
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", Loader)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "plexp" and record.levelno >= logging.WARNING]
+
+
+def test_a_compiled_function_gives_what_the_plain_one_gives_for_any_number_of_rows(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also after its parameters have changed in place, and in a second process that finds the code on disk."""
+    layer, total = nn.Linear(3, 2), torch.zeros(2)
+
+    def function(total: Tensor, rows: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+        result = torch.tanh(layer(rows)) + more
+        total.add_(result.mean(0))
+        return result, (result - result.mean()) / result.std()
+
+    first = Compiled(function, "it", fixed=1)
+    for attempt in (first, Compiled(function, "it", fixed=1)):
+        for rows in (5, 2, 64, 1):
+            with torch.no_grad():
+                layer.weight.mul_(1.1)
+            x, y = torch.randn(rows, 3), torch.randn(rows, 2)
+            plain, ours = total.clone(), total.clone()
+            expected, given = function(plain, x, y), attempt(ours, x, y)
+            for a, b in zip((*expected, plain), (*given, ours), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert attempt.enabled and len(attempt.loaded) == 2, "one of any number of rows, and one of a single row"
+        monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", lambda *_, **__: pytest.fail("compiled again"))
+    assert len(list(cache.glob("*.pt2"))) == 2 and not said(caplog)
+    strided = torch.randn(3, 7).T
+    torch.testing.assert_close(
+        first(total, strided, torch.zeros(7, 2))[0], torch.tanh(layer(strided)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_threads_and_another_function_make_other_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def package(program: Any, package_path: str, **_: Any) -> None:
+        names.append(Path(package_path).name[:32])
+        Path(package_path).touch()
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", package)
+    inputs = [torch.randn(5, 2)]
+    for function in (lambda x: (x + 1,), lambda x: (x + 2,), lambda x: (x + 1,)):
+        graph, lifted = compilation._trace(function, inputs, 0)
+        compilation._library(graph, [*inputs, *lifted], 0, 1)
+    assert len(names) == 2
+    monkeypatch.setattr(compilation, "_processor", lambda: "another")
+    compilation._library(graph, [*inputs, *lifted], 0, 1)
+    compilation._library(graph, [torch.randn(9, 2)], 0, 1)
+    assert len(set(names)) == len(names) == 3, "another processor is other code; another number of rows is not"
+
+
+class Scaled:
+    def __init__(self) -> None:
+        self.scale, self.other = 2.0, 5
+
+    def __call__(self, x: Tensor) -> tuple[Tensor]:
+        return (self.scale * x,)
+
+
+def branches(x: Tensor) -> tuple[Tensor]:
+    return (x * 2 if float(x.sum()) > 0 else x,)
+
+
+def draws(x: Tensor) -> tuple[Tensor]:
+    return (x + torch.rand_like(x),)
+
+
+def draws_with_numpy(x: Tensor) -> tuple[Tensor]:
+    return (x + torch.from_numpy(np.random.default_rng().normal(size=x.shape[1:])),)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (branches, "it asks for the value of a tensor"),
+        (draws, "it draws random numbers"),
+        (draws_with_numpy, "its result differs from the plain"),
+    ],
+)
+@pytest.mark.usefixtures("uncompiled")
+def test_what_cannot_be_compiled_goes_on_plain_with_one_line(
+    function: Any, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled, x = Compiled(function, "the gradient step"), torch.ones(5, 2)
+    for _ in range(3):
+        assert compiled(x)[0].shape == x.shape
+    (record,) = said(caplog)
+    assert record.levelno == logging.WARNING and why in record.message and "\n" not in record.message
+    assert record.message.startswith("the gradient step is not compiled (") and "goes on" in record.message
+
+
+def test_without_a_compiler_it_goes_on_plain_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    from torch._inductor import config
+
+    x = torch.randn(5, 3)
+    with config.patch({"cpp.cxx": ("/nowhere/compiler",)}):
+        assert torch.equal(Compiled(lambda x: (x.sin() * 1.2345,), "it")(x)[0], x.sin() * 1.2345)
+    (record,) = said(caplog)
+    assert "it is not compiled" in record.message and "ompiler" in record.message and "\n" not in record.message
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_number_that_changes_after_it_was_compiled_in_ends_it(caplog: pytest.LogCaptureFixture) -> None:
+    function, x = Scaled(), torch.ones(2, 2)
+    compiled = Compiled(function.__call__, "it", watched=[function])
+    assert compiled(x)[0].tolist() == [[2.0, 2.0]] * 2 and type(function) is Scaled
+    function.other = 6  # not read
+    compiled.check_watched()
+    assert compiled.enabled
+    function.scale = 3.0
+    compiled.check_watched()
+    compiled.check_watched()
+    assert compiled(x)[0].tolist() == [[3.0, 3.0]] * 2
+    (record,) = said(caplog)
+    assert "Scaled.scale changes, and it is not an argument of the loss" in record.message

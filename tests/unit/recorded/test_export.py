@@ -1,0 +1,198 @@
+"""What is exported acts as the agent does, and plays without plexp."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.wrappers import FlattenObservation
+
+from plexp.errors import ConfigError
+from plexp.recorded import export as exporting
+from plexp.recorded.export import check_formats, compare, export, seen, write
+from plexp.training.agent import GreedyPolicy
+
+onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx]"')
+WITHOUT_PLEXP = "import sys, runpy; sys.modules['plexp'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+SMALL = ("env.num_envs=2", "algo.num_steps=8", "algo.num_minibatches=1", "compile=false")
+AGENTS = {
+    "choice, normalised": ("env=cartpole",),
+    "box, clipped, normalised": ("env=lunarlander_continuous",),
+    "box, tanh": ("env=pendulum", "policy.bounds=tanh"),
+    "log σ of the state": ("env=pendulum", "policy.log_std=state", "net.share_trunk=true"),
+    "image": ("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=image", "+env.kwargs.acts=discrete"),
+    "small pictures, channels first": (
+        *("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=channels first", "+env.kwargs.acts=box"),
+    ),
+    "dict": ("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=dict", "+env.kwargs.acts=doubles"),
+    "several choices": ("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=tuple", "+env.kwargs.acts=multidiscrete"),
+    "coins": ("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=matrix", "+env.kwargs.acts=multibinary"),
+}
+
+
+@pytest.fixture
+def agent_of(build: Callable[..., Any], train: Callable[..., Any]) -> Callable[[str], Any]:
+    """An experiment after an update, whose policy depends so much on what it sees that bounds are reached."""
+
+    def make(kind: str) -> Any:
+        picture = kind in ("image", "small pictures, channels first")
+        net = ("net=cnn", "env.normalize_observations=false") if picture else ("net.width=8",)
+        experiment = build(*AGENTS[kind], *net, *SMALL)
+        train(experiment, 1)
+        with torch.no_grad():
+            experiment.agent.head.linear.weight *= 300
+        return experiment
+
+    return make
+
+
+def plain_actions(experiment: Any, observations: torch.Tensor) -> np.ndarray:
+    """As the environment gets them, one observation after the other."""
+    agent = experiment.agent
+    rows = [agent.distribution.to_environment(agent.act_greedily(row[None]))[0] for row in observations]
+    return torch.stack(rows).numpy()
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+def test_the_files_act_as_the_agent_does_in_batches_of_any_size(
+    kind: str, agent_of: Callable[[str], Any], tmp_path: Path
+) -> None:
+    experiment = agent_of(kind)
+    made = export(experiment, ["pt2", "onnx"], tmp_path, "The agent.")
+    assert [each.file.name for each in made] == ["policy.pt2", "policy.onnx"]
+    observations = seen(experiment)[:50]
+    expected = plain_actions(experiment, observations)
+    assert len(np.unique(expected)) > 1
+    traced = torch.export.load(tmp_path / "policy.pt2").module()
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    for size in (1, 2, 7):
+        parts = observations.split(size)
+        ours = torch.cat([traced(part) for part in parts]).detach().numpy()
+        theirs = np.concatenate([session.run(None, {"observations": part.numpy()})[0] for part in parts])
+        for actions in (ours, theirs):
+            assert actions.dtype == expected.dtype and actions.shape == expected.shape
+            np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
+    if kind == "box, tanh" or "clipped" in kind:
+        assert np.abs(expected).max() > 0.9 * experiment.training_env.single_action_space.high.max()
+
+
+def plain_return(experiment: Any) -> float:
+    """Of the episode from seed 0, played with the agent in gymnasium alone."""
+    sheet = experiment.values["env"]
+    env = gymnasium.make(
+        sheet["id"], disable_env_checker=True, max_episode_steps=sheet["max_episode_steps"], **sheet["kwargs"]
+    )
+    if not isinstance(env.observation_space, gymnasium.spaces.Box):
+        env = FlattenObservation(env)
+    (observation, _), total, over = env.reset(seed=0), 0.0, False
+    dtype = torch.uint8 if observation.dtype == np.uint8 else torch.float32
+    while not over:
+        action = plain_actions(experiment, torch.as_tensor(observation, dtype=dtype)[None])[0]
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total, over = total + float(reward), terminated or truncated
+    env.close()
+    return total
+
+
+@pytest.mark.parametrize("kind", ["choice, normalised", "box, clipped, normalised", "image", "dict"])
+def test_the_scripts_play_the_episode_that_the_agent_plays_and_cannot_see_plexp(
+    kind: str, agent_of: Callable[[str], Any], tmp_path: Path
+) -> None:
+    experiment = agent_of(kind)
+    # for a stranger's environment its module stands before the colon; here that imports nothing of plexp
+    values = experiment.values["env"]
+    values["id"] = f"tests.support.environments:{values['id']}" if "plexp-tests" in values["id"] else values["id"]
+    expected = plain_return(experiment)
+    for made in export(experiment, ["pt2", "onnx"], tmp_path, "The agent."):
+        assert made.script is not None
+        text = made.script.read_text()
+        assert "plexp" not in text.replace("plexp-tests", "") and ("torch" in text) == (made.file.suffix == ".pt2")
+        assert ("FlattenObservation" in text) == (kind == "dict")
+        assert ("--show" in text) == ("plexp-tests" not in values["id"]), "a window, where there can be one"
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_PLEXP, str(made.script)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=Path(__file__).parents[3],
+        )
+        assert done.stdout == f"return {expected:.2f}\n", done.stderr
+
+
+def test_an_environment_that_gymnasium_does_not_make_gets_no_script(
+    agent_of: Callable[[str], Any], tmp_path: Path
+) -> None:
+    experiment = agent_of("choice, normalised")
+    experiment.values["env"]["id"] = "Pong-v5-of-another-library"
+    assert export(experiment, ["pt2"], tmp_path, "")[0].script is None
+    del experiment.values["env"]["id"]
+    assert export(experiment, ["pt2"], tmp_path, "")[0].script is None
+
+
+def test_a_file_that_acts_differently_is_noticed_and_removed(
+    agent_of: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = agent_of("box, tanh")
+
+    def careless(policy: Any, example: Any, kind: str, file: Path) -> Any:
+        reader = write(policy, example, kind, file)
+        return lambda observations: reader(observations) + 0.01
+
+    monkeypatch.setattr(exporting, "write", careless)
+    with pytest.raises(ConfigError, match="acts differently from the agent"):
+        export(experiment, ["pt2"], tmp_path, "")
+    assert not (tmp_path / "policy.pt2").exists()
+
+
+def test_the_share_of_other_choices_is_what_counts_of_integers() -> None:
+    ours, theirs = (torch.tensor([[0, 1], [1, 1], [2, 0], [0, 0]]) for _ in range(2))
+    theirs = theirs.clone()
+    theirs[3, 1] = 1
+    index = torch.arange(4)
+
+    class Table(torch.nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return ours[rows]
+
+    assert compare(lambda rows: theirs[rows], Table(), index) == 1 / 8
+    assert compare(lambda rows: ours[rows], Table(), index) == 0
+
+
+def test_a_policy_that_cannot_be_traced_is_one_line(tmp_path: Path) -> None:
+    class Choosy(torch.nn.Module):
+        def forward(self, observations: torch.Tensor) -> torch.Tensor:
+            return observations if bool(observations.sum() > 0) else -observations
+
+    for kind in ("pt2", "onnx"):
+        with pytest.raises(ConfigError, match="torch cannot trace this policy") as caught:
+            write(Choosy(), torch.ones(2, 3), kind, tmp_path / "policy")
+        assert len(str(caught.value).splitlines()) == 1
+        assert not (tmp_path / "policy").exists()
+
+
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_formats(["pt2", "onnx"])
+    find = exporting.importlib.util.find_spec
+    monkeypatch.setattr(
+        exporting.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
+    )
+    check_formats(["pt2"])
+    with pytest.raises(
+        ConfigError, match=r'needs the package onnxscript, which is missing; pip install "plexp\[onnx\]"'
+    ):
+        check_formats(["pt2", "onnx"])
+
+
+def test_the_greedy_policy_gives_what_the_environment_takes(agent_of: Callable[[str], Any]) -> None:
+    experiment = agent_of("several choices")
+    observations = seen(experiment)[:9]
+    actions = GreedyPolicy(experiment.agent)(observations).numpy()
+    np.testing.assert_array_equal(actions, plain_actions(experiment, observations))
+    assert all(experiment.training_env.single_action_space.contains(action) for action in actions)

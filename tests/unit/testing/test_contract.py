@@ -1,0 +1,219 @@
+"""`plexp new` writes plugins that hold their contract, and `plexp check` notices each way to break it."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import plexp
+from plexp.cli.commands.new import KINDS, written
+from plexp.cli.main import main
+from plexp.config import registry
+from plexp.errors import ConfigError
+
+numbers = itertools.count()
+Written = Callable[..., str]
+
+
+@pytest.fixture
+def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
+    """Writes a new plugin into the current folder, its code and sheet changed by regular expressions; its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plexp, "__path__", [*plexp.__path__, str(tmp_path)])
+
+    def write(group: str, *changes: tuple[str, str]) -> str:
+        name = f"stranger{os.getpid()}x{next(numbers)}"  # a module is imported once
+        for file, text in written(group, name, tmp_path).items():
+            for old, replacement in changes:
+                text = re.sub(old, replacement, text)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        importlib.invalidate_caches()
+        return name
+
+    return write
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_new_writes_passes_its_own_test_and_is_clean(kind: str, tmp_path: Path) -> None:
+    def run(*command: str) -> str:
+        done = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    said = run("plexp", "new", kind, "my_idea").splitlines()
+    files = [tmp_path / line for line in said[:3]]
+    assert all(file.is_file() for file in files) and "python -m plexp" in said[3]
+    assert "2 passed" in run("pytest", "-q", "-p", "no:cacheprovider", str(files[2]))
+    configuration = str(Path(__file__).parents[3] / "pyproject.toml")
+    run("ruff", "check", "--ignore", "I001", "--config", configuration, *map(str, files[::2]))
+    run("ruff", "format", "--check", "--config", configuration, *map(str, files[::2]))
+
+
+LEAKS = (r"targets = rollout.rewards", "targets = rollout.rewards + rollout.rewards.flip(0).cumsum(0).flip(0)")
+BROKEN: list[tuple[str, str, list[tuple[str, str]], str]] = [
+    ("algo", "signature", [(r": PositiveInt\)", ")")], "parameter num_steps has no type"),
+    ("algo", "signature", [(r"num_steps: PositiveInt\)", "num_steps: PositiveInt = 4)")], "has a default"),
+    ("algo", "signature", [(r"learner: Learner, \*", "learner: Learner, memory: int, *")], "memory is positional"),
+    ("algo", "signature", [(r'    """The plainest(.|\n)*?"""\n', "")], "has no docstring"),
+    ("algo", "sheet", [(r"(?m)^num_steps: .*$", "")], "no value for num_steps"),
+    ("algo", "sheet", [(r"(?m)^num_steps: ", "num_stepz: 3  # more\nnum_steps: ")], "has num_stepz"),
+    ("algo", "sheet", [(r"  +# steps of each.*", "")], "does not say in a comment what num_steps does"),
+    ("algo", "sheet", [(r"plugin: \w+", "plugin: ppo")], "does not say plugin"),
+    ("algo", "trains", [(r"-> Metrics:\n.*", "-> Metrics:\n        return {}\n")], "changed no weight"),
+    ("algo", "updates", [(r"-> Metrics:\n", "-> Metrics:\n        rollout.rewards.zero_()\n")], "changes the rollout"),
+    ("algo", "updates", [(r"-> Metrics:\n.*", "-> Metrics:\n        return {'x': 'y'}\n")], "as no number"),
+    ("algo", "updates", [(r"complete_episodes = False", "complete_episodes = None")], "complete_episodes"),
+    (
+        "algo",
+        "trains",
+        [(r"total\(policy_losses", "total(float('nan') * policy_losses")],
+        "raised TrainingError: the loss's policy_loss is not finite",
+    ),
+    (
+        "algo",
+        "determinism",
+        [
+            (r"total\(policy_losses", "total(policy_losses * __import__('random').SystemRandom().random()"),
+        ],
+        "the same seed gives other weights",
+    ),
+    (
+        "algo",
+        "taken up again",
+        [
+            (r"(self.agent, self.learner, self.num_steps = .*)", r"\1\n        self.calls = 0"),
+            (r"(-> Metrics:\n)", r"\1        self.calls += 1\n"),
+            (r"total\(policy_losses", "total(policy_losses * self.calls"),
+        ],
+        "goes another way",
+    ),
+    ("algo", "device", [(r"losses = ", "losses = __import__('torch').ones(16) * ")], "on another device"),
+    ("advantage", "shapes", [(r"targets - rollout.values", "(targets - rollout.values)[0]")], "has the shape"),
+    ("advantage", "shapes", [(r"value_targets=targets", "value_targets=None")], "value_targets is None"),
+    ("advantage", "shapes", [(r"targets - rollout.values", "(targets - rollout.values) / 0")], "is not finite"),
+    ("advantage", "shapes", [(r"(targets = )", r"rollout.rewards.mul_(2)\n        \1")], "changes the rollout"),
+    (
+        "advantage",
+        "termination and truncation",
+        [(r"~rollout.terminated \* ", "")],
+        "a terminated step looks at next_values",
+    ),
+    (
+        "advantage",
+        "termination and truncation",
+        [(r"~rollout.terminated", "~(rollout.terminated | rollout.truncated)")],
+        "a truncated step does not look at next_values",
+    ),
+    ("advantage", "termination and truncation", [LEAKS], "the next episode leaks"),
+    ("net", "builds", [(r"math.prod\(shape\), self.width\)", "math.prod(shape), 3)")], "do not fit observations"),
+    ("net", "shapes", [(r"(    def head.*\n)", r"\1        outputs += outputs == 3\n")], "not \\[B, 3\\]"),
+    ("net", "shapes", [(r"nn.Tanh\(\)", "nn.BatchNorm1d(self.width)")], "depends on the others|raised ValueError"),
+    ("net", "shapes", [(r"nn.Tanh\(\)", "nn.Dropout()")], "or on chance"),
+    ("net", "builds", [(r"self.label = .*", "pass")], "label"),
+    (
+        "env",
+        "steps, termination and truncation",
+        [(r"TimeLimit\((.*), self.max_episode_steps\)", r"\1"), (r"(max\(.*\))", r"min(1, \1)")],
+        "no episode ended",
+    ),
+    (
+        "env",
+        "steps, termination and truncation",
+        [(r"self.cell / \(", "9 + self.cell / (")],
+        "an observation is outside its space",
+    ),
+    (
+        "env",
+        "steps, termination and truncation",
+        [(r"1.0 if arrived", "float('inf') if arrived")],
+        "is not finite",
+    ),
+    (
+        "env",
+        "steps, termination and truncation",
+        [(r"self.np_random.integers\(", "__import__('random').SystemRandom().randrange(")],
+        "the same seeds and actions give other episodes",
+    ),
+    (
+        "env",
+        "taken up again",
+        [
+            (r"self.length = length", "self.length, self.ever = length, 0"),
+            (r"(        self.cell = max)", r"        self.ever += 1\n\1"),
+            (r"\[self.cell / \(self.length - 1\)\]", "[min(1.0, self.ever / 1e4)]"),
+        ],
+        "a reset must forget everything",
+    ),
+    ("callbacks", "hands off", [(r"on_end", "at_end")], "it needs on_end"),
+    ("callbacks", "hands off", [(r"self.best\}\)", "float('nan')})")], "which is no finite number"),
+    (
+        "callbacks",
+        "hands off",
+        [(r"progress.log\(", "__import__('torch').rand(1); progress.log(")],
+        "torch's own stream",
+    ),
+    ("callbacks", "hands off", [(r"progress.finished", "progress.trainer")], "raised TrainingError: callbacks"),
+]
+
+
+@pytest.mark.parametrize(("group", "title", "changes", "said"), BROKEN, ids=lambda each: str(each)[:40])
+def test_check_notices(group: str, title: str, changes: list[tuple[str, str]], said: str, new: Written) -> None:
+    from plexp.testing.contract import faults
+
+    name = new(group, *changes)
+    found = faults(group, name, only=[title])
+    assert any(re.search(f"^{title}: .*{said}", fault) for fault in found), found
+    assert all("\n" not in fault for fault in found)
+
+
+def test_a_plugin_that_does_not_import_is_told_in_one_line(new: Written, capsys: pytest.CaptureFixture[str]) -> None:
+    name = new("algo", (r"from plexp import", "import nothing_of_that_name\nfrom plexp import"))
+    assert main(["check", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"plugins/algo/{name}.py does not import (ModuleNotFoundError" in line and "mend the file" in line
+
+
+def test_check_prints_a_line_for_each_thing_and_exits_with_1(new: Written, capsys: pytest.CaptureFixture[str]) -> None:
+    name = new("callbacks", (r"on_end", "at_end"))
+    assert main(["check", f"callbacks/{name}"]) == 1
+    printed = capsys.readouterr()
+    assert "  holds  signature" in printed.out.splitlines() and "  wrong  hands off" in printed.out.splitlines()
+    assert printed.err.strip().endswith("1 fault")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check", "pppo"], "check=pppo: there is no such plugin; did you mean ppo?"),
+        (["check", "net/ppo"], "check=net/ppo: there is no such plugin"),
+        (["new", "algo", "ppo"], "there is one already"),
+        (["new", "algo", "Mine"], "this is no name for a plugin"),
+        (["new", "algo", "../mine"], "this is no name for a plugin"),
+        (["new", "net", "mine", "--to", "/proc/nowhere"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_new_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_mine.py").write_text("")
+    with pytest.raises(ConfigError, match="is there already"):
+        written("algo", "mine", tmp_path)
+
+
+@pytest.mark.parametrize("group", registry.GROUPS)
+def test_every_kind_has_a_template(group: str) -> None:
+    assert group in KINDS.values()

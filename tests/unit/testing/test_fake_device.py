@@ -1,0 +1,30 @@
+"""A whole run on a fake device (plexp/testing/fake_device.py), in a process of its own: it is registered for good."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+RUNS = (
+    "env=cartpole algo.num_steps=16",
+    "env=pendulum algo.num_steps=16 policy.bounds=tanh policy.log_std=state algo.critic_epochs=2 algo.clip_value=0.2",
+    "env=lunarlander_continuous algo.num_steps=16 algo.num_minibatches=4 net.share_trunk=true net.layer_norm=true",
+    "env=cartpole algo=reinforce",
+    "env=cartpole algo=a2c advantage=vtrace algo.replay_rollouts=2 algo.standardize_advantages=episode",
+    "env=pendulum algo=a2c advantage=q_baseline algo.target_update_every=2",
+)
+
+
+def test_on_another_device_tensors_meet_only_there_and_give_the_same_weights() -> None:
+    checkout = str(Path(__file__).parents[3])
+    result = subprocess.run(
+        [sys.executable, "-m", "plexp.testing.fake_device", *RUNS],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": checkout},
+    )
+    assert result.returncode == 0, f"{result.stdout}{result.stderr[-2000:]}"
+    assert result.stdout.splitlines() == [f"equal {run}" for run in RUNS]

@@ -1,0 +1,70 @@
+"""Stores of another MLflow, and outputs folders that were moved, are told as what they are."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from plexp.errors import ConfigError, StoreError
+from plexp.tracking.format import sqlite_uri
+from plexp.tracking.lookup import open_run
+from plexp.tracking.tracker import Tracker
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    """A run that was kept by MLflow 9.8.7."""
+    outputs, tags = tmp_path / "out", {"kind": "training", "version.mlflow": "9.8.7"}
+    started = {"outputs": outputs, "outbox": outputs / "outbox", "experiment": "lake", "run_name": "one", "params": {}}
+    tracker = Tracker(uri=None, tags=tags, **started)
+    tracker.log_text("seed: 0", "config.yaml")
+    tracker.finish("FINISHED")
+    return outputs
+
+
+def with_schema(outputs: Path, version: str) -> Path:
+    """A copy: MLflow looks at the tables of a file once."""
+    shutil.copytree(outputs, copy := outputs.with_name(f"schema-{version}"))
+    with closing(sqlite3.connect(copy / "mlflow.db")) as store, store:
+        assert store.execute("UPDATE alembic_version SET version_num = ?", (version,)).rowcount == 1
+    return copy
+
+
+@pytest.mark.parametrize("by_uri", [False, True])
+def test_a_newer_store_says_who_wrote_it_and_what_to_install(by_uri: bool, outputs: Path) -> None:
+    outputs = with_schema(outputs, "ffffffffffff")
+    uri = sqlite_uri(outputs / "mlflow.db") if by_uri else None
+    newer = f"its tables are of an MLflow newer than the {mlflow.__version__} here"
+    said = rf"{newer} \(its newest run is by MLflow 9.8.7\); pip install -U plexp$"
+    with pytest.raises(StoreError, match=said) as error, open_run("one", outputs=outputs, uri=uri):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_an_older_store_says_how_to_bring_it_up(outputs: Path) -> None:
+    versions = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    older = next(file.name.partition("_")[0] for file in sorted(versions.glob("*_add_*.py")))
+    outputs = with_schema(outputs, older)
+    said = rf"older than {mlflow.__version__}; keep a copy of it, then: mlflow db upgrade sqlite:///"
+    with pytest.raises(StoreError, match=said), open_run("one", outputs=outputs, uri=None):
+        pass
+
+
+def test_a_moved_folder_is_told_as_that_and_a_missing_file_is_not(outputs: Path) -> None:
+    with open_run("one", outputs=outputs, uri=None) as run:
+        with pytest.raises(ConfigError, match=r"it has no agent\.safetensors; train one to its end"):
+            run.file("agent.safetensors")
+        assert run.values == {"seed": 0}
+    moved = outputs.rename(outputs.with_name("elsewhere"))
+    with (
+        open_run("one", outputs=moved, uri=None) as run,
+        pytest.raises(
+            ConfigError, match=r"the folder of its files is gone \(.*/out/.*; if it was moved, .*plexp repair$"
+        ),
+    ):
+        run.file("config.yaml")

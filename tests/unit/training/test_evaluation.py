@@ -1,0 +1,171 @@
+"""Greedy evaluation against a plain loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from plexp.envs.seeding import EpisodeSeeds, SeededEpisodes
+from plexp.errors import EnvironmentFault, TrainingError
+from plexp.training.evaluation import PARALLEL, evaluate
+from tests.support.environments import QUIET
+
+SEEDS = EpisodeSeeds(2, (4, 0))
+SETTINGS = ("env.id=plexp-tests/Counter-v0", "env.num_envs=2", "algo.num_minibatches=1", "algo.num_steps=4", *QUIET)
+
+
+class Problem:
+    """An environment plugin with either kind of automatic reset, which remembers what it made."""
+
+    def __init__(self, mode: AutoresetMode, **kwargs: Any) -> None:
+        self.mode, self.kwargs, self.made = mode, {"id": "plexp-tests/Counter-v0", **kwargs}, []
+
+    def make(self, num_envs: int, episode_seed: EpisodeSeeds) -> SyncVectorEnv:
+        def one(index: int) -> gymnasium.Env[Any, Any]:
+            return SeededEpisodes(gymnasium.make(**self.kwargs, disable_env_checker=True), index, episode_seed)
+
+        self.made.append(
+            SyncVectorEnv([partial(one, i) for i in range(num_envs)], copy=False, autoreset_mode=self.mode)
+        )
+        return self.made[-1]
+
+
+@pytest.fixture
+def experiment(build: Callable[..., Any]) -> Any:
+    """With weights so large that the greedy action depends on the observation."""
+    experiment = build(*SETTINGS)
+    for parameter in experiment.agent.trunk.parameters():
+        parameter.data.uniform_(-0.01, 0.01, generator=torch.Generator().manual_seed(1))
+    return experiment
+
+
+def plain_episode(agent: Any, seed: int) -> tuple[float, int, set[int]]:
+    """Return, length and actions of one greedy episode, played alone."""
+    env = gymnasium.make("plexp-tests/Counter-v0")
+    observation, ended, rewards, actions = env.reset(seed=seed)[0], False, [], set()
+    while not ended:
+        action = int(agent.act_greedily(torch.as_tensor(observation)[None])[0])
+        observation, reward, terminated, truncated, _ = env.step(action)
+        rewards.append(float(reward))
+        actions.add(action)
+        ended = terminated or truncated
+    return sum(rewards), len(rewards), actions
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+@pytest.mark.parametrize(("episodes", "num_envs"), [(1, 1), (7, 7), (10, 10), (11, 10), (12, 10), (40, 10)])
+def test_exactly_so_many_greedy_episodes_as_many_of_each_environment_as_was_fixed_before(
+    episodes: int, num_envs: int, mode: AutoresetMode, experiment: Any
+) -> None:
+    problem = Problem(mode)
+    result = evaluate(experiment.agent, problem, SEEDS, episodes)
+    quotas = [len(range(i, episodes, num_envs)) for i in range(num_envs)]
+    assert problem.made[0].num_envs == num_envs <= PARALLEL
+    expected = [plain_episode(experiment.agent, SEEDS(i, k)) for i in range(num_envs) for k in range(quotas[i])]
+    assert result.returns.tolist() == [total for total, _, _ in expected]
+    assert result.lengths.tolist() == [length for _, length, _ in expected]
+    assert (result.returns.dtype, result.lengths.dtype) == (np.float64, np.int64)
+    if episodes >= 10:
+        assert len(set(result.lengths.tolist())) > 2, "the check must have met episodes of several lengths"
+        assert len(set.union(*[actions for _, _, actions in expected])) > 1, "and more than one action"
+
+
+def test_the_same_evaluation_twice_is_the_same_and_another_one_has_other_episodes(experiment: Any) -> None:
+    streams, problem = experiment.streams, Problem(AutoresetMode.SAME_STEP)
+    first, again, other = (evaluate(experiment.agent, problem, streams.evaluation(i), 10).returns for i in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_evaluation_touches_nothing_that_training_depends_on(
+    build: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    experiment = build("env.num_envs=2", "algo.num_minibatches=1", "algo.num_steps=16", "net.width=8")
+    train(experiment, 1)
+
+    def state() -> list[Any]:
+        streams, collector = experiment.streams, experiment.trainer.collector
+        envs = [(env.unwrapped.state, env.get_wrapper_attr("episode")) for env in experiment.training_env.envs]
+        randomness = [
+            streams.actions.bit_generator.state,
+            streams.minibatches.bit_generator.state,
+            torch.get_rng_state(),
+        ]
+        tensors = copy.deepcopy(experiment.agent.state_dict())
+        scaler = copy.deepcopy(vars(collector.scaler))
+        return copy.deepcopy([envs, randomness, tensors, scaler, collector.observations, collector.returns])
+
+    before = state()
+    evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(0), 10)
+    assert_same(state(), before)
+
+
+def assert_same(one: Any, two: Any) -> None:
+    """Equality of nested lists, dicts, arrays and tensors, bit for bit."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        one, two = list(one.values()), list(two.values())
+    if isinstance(one, list | tuple):
+        assert len(one) == len(two)
+        for a, b in zip(one, two, strict=True):
+            assert_same(a, b)
+    else:
+        assert np.array_equal(np.asarray(one), np.asarray(two))
+
+
+@pytest.mark.parametrize("fault", ["step", "reset"])
+def test_an_environment_that_breaks_in_evaluation_is_closed_and_said_in_one_line(
+    fault: str, build: Callable[..., Any]
+) -> None:
+    agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
+    problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=1)
+    with pytest.raises(TrainingError, match=r"environment \d raised ValueError in \w+: the \w+ broke") as raised:
+        evaluate(agent, problem, SEEDS, 3)
+    assert "\n" not in str(raised.value)
+    assert problem.made[0].closed
+
+
+@pytest.mark.parametrize("fault", ["step", "nan reward"])
+def test_a_fault_in_evaluation_has_the_episode_that_it_is_in(fault: str, build: Callable[..., Any]) -> None:
+    agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
+    problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=4)
+    with pytest.raises(EnvironmentFault) as raised:
+        evaluate(agent, problem, SEEDS, 3)
+    episode = raised.value.episode
+    assert episode is not None and episode["episode"] == 0
+    assert episode["seed"] == SEEDS(raised.value.index, 0) and len(episode["actions"]) == 4  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("fault", "episode", "actions"), [("nan observation", 0, 4), ("nan first observation", 1, 0)])
+def test_an_observation_that_is_not_finite_ends_an_evaluation(
+    fault: str, episode: int, actions: int, build: Callable[..., Any]
+) -> None:
+    """`at` is a step of an episode, or the number of a reset; the second reset begins the second episode."""
+    agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
+    at = 4 if fault == "nan observation" else 2
+    problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=at)
+    with pytest.raises(
+        EnvironmentFault, match=r"returned the observation \[nan nan\] in step \d of the evaluation"
+    ) as raised:
+        evaluate(agent, problem, SEEDS, 23)
+    found = raised.value.episode
+    assert found is not None and (found["episode"], len(found["actions"])) == (episode, actions)  # type: ignore[arg-type]
+
+
+def test_an_observation_outside_its_space_ends_an_evaluation_unless_bounds_are_not_checked(
+    build: Callable[..., Any],
+) -> None:
+    agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
+    problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault="outside", at=3)
+    with pytest.raises(EnvironmentFault, match=r"outside its space, as env\.check_bounds=true"):
+        evaluate(agent, problem, SEEDS, 3)
+    problem.check_bounds = False
+    assert evaluate(agent, problem, SEEDS, 3).lengths.tolist() == [10, 10, 10]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest runs on all cores already
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported, also in tests/support/forks.py
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored, and so its children
 CHECKOUT = Path(__file__).parents[1]
 if (
@@ -36,9 +39,57 @@ if TYPE_CHECKING:
     from plexp.execution.experiment import Experiment
 
 
+MARKERS_OF_FOLDERS = {
+    "integration/browser": "browser",
+    "integration/faults": "faults",
+    "integration/launchers": "launcher",
+    "integration/packaging": "packaging",
+    "integration/servers": "server",
+}
+"""Folder below tests/ → marker of every test in it."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Box2D's swig types warn while they are imported, and as an error that ends the interpreter with a segfault."""
     config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folder; whatever has a marker of pyproject.toml is slow too."""
+    for item in items:
+        folder = item.path.parent.relative_to(Path(__file__).parent).as_posix()
+        if folder in MARKERS_OF_FOLDERS:
+            item.add_marker(MARKERS_OF_FOLDERS[folder])
+        if any(item.get_closest_marker(name) for name in ("compiler", "server", *MARKERS_OF_FOLDERS.values())):
+            item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Copy the empty tables of MLflow's store instead of migrating to them, 1 s and more each time, in this process."""
+    if "plexp.tracking.store" not in sys.modules:  # a test that needs it has imported it, with the settings it makes
+        return
+    from mlflow.store.db import utils
+
+    initialize = utils._initialize_tables  # of MLflow 3.17
+    tables: list[bytes] = []
+
+    def copy_tables(engine: Any) -> None:
+        file = Path(engine.url.database or "") if engine.url.get_backend_name() == "sqlite" else None
+        if file is None or not file.is_file() or file.stat().st_size:
+            initialize(engine)
+            return
+        if not tables:
+            initialize(engine)
+            with closing(sqlite3.connect(file)) as connection:
+                tables.append(connection.serialize())
+            return
+        with closing(sqlite3.connect(file)) as connection, closing(sqlite3.connect(":memory:")) as empty:
+            empty.deserialize(tables[0])
+            empty.backup(connection)
+
+    if initialize.__name__ != copy_tables.__name__:
+        utils._initialize_tables = copy_tables
 
 
 @cache

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SHORT = {
     "algo=": ("total_timesteps=4000", "evaluation.every=1000", "evaluation.episodes=2", "evaluation.final_episodes=5"),
@@ -24,6 +26,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True)[3:] for line in block.splitlines()]
 
 
+@pytest.mark.server
 def test_from_new_to_a_trained_compared_and_filmed_run_in_under_ten_commands(tmp_path: Path) -> None:
     asked = commands()
     assert len(asked) < 10 and [each[0] for each in asked][-1] == "ui"

@@ -250,14 +250,16 @@ def test_what_needs_no_training_answers_at_once(arguments: tuple[str, ...], tmp_
         "import sys; before = set(sys.modules); from plexp.cli.main import main; main(sys.argv[1:]);"
         "print('IMPORTED', *{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
     )
+    done, _ = shell(*arguments, f"outputs={tmp_path}", code=code)
+    first, *imported = done.stdout.splitlines()[-1].split()
+    assert first == "IMPORTED" and not {name for name in imported if name[0] != "_"} - COMPOSING
+
+
+def test_composing_takes_little_more_than_a_start_of_hydra(tmp_path: Path) -> None:
+    """In CPU time, which a busy machine changes less; measured in turn, as it is now quicker and now slower."""
     hydra_alone = "import hydra; hydra.main(version_base='1.3', config_path=None)(lambda cfg: None)()"
-    ratios = []
-    for _ in range(3):  # in turn, as the machine is now quicker and now slower
-        done, seconds = shell(*arguments, f"outputs={tmp_path}", code=code)
-        first, *imported = done.stdout.splitlines()[-1].split()
-        assert first == "IMPORTED" and not {name for name in imported if name[0] != "_"} - COMPOSING
-        ratios.append(seconds / shell("--help", code=hydra_alone)[1])
-    assert min(ratios) < 4  # 2 with all extras, the most of it Hydra's list of the groups
+    ratios = (shell("--cfg", "job", f"outputs={tmp_path}")[1] / shell("--help", code=hydra_alone)[1] for _ in range(3))
+    assert any(ratio < 4 for ratio in ratios)  # 2 with all extras, the most of it Hydra's list of the groups
 
 
 def test_a_run_that_is_not_compiled_imports_no_compiler(tmp_path: Path) -> None:

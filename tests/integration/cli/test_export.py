@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache as art
 from plexp.cli.main import main
 from plexp.tracking.format import sqlite_uri
 from plexp.tracking.lookup import open_run
+from tests.support import forks
 
 SHORT = ("compile=false", "net.width=8", "total_timesteps=1024", "evaluation.every=512", "evaluation.episodes=2")
 NAME = "ppo-mlp2x8-gae-cartpole-s"
@@ -114,9 +112,8 @@ def test_without_a_folder_it_goes_to_one_of_the_runs_name(run: Run, folder: Path
 
 def loaded(folder: Path, model: str, rows: list[list[float]]) -> list[list[int]]:
     """Its actions by pyfunc, by torch, and by torch for the first row alone; in a process that cannot import plexp."""
-    command = [sys.executable, "-c", LOADS, sqlite_uri(folder / "outputs" / "mlflow.db"), model, json.dumps(rows)]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd="/", env=environment)
+    arguments = [sqlite_uri(folder / "outputs" / "mlflow.db"), model, json.dumps(rows)]
+    done = forks.run(arguments, code=LOADS, cwd="/")
     assert done.returncode == 0, done.stderr
     actions: list[list[int]] = json.loads(done.stdout.splitlines()[-1])
     return actions

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.integration.cli.test_cli import QUICK, Main, main, shell
+from tests.integration.cli.test_cli import QUICK, Main, main
 from tests.integration.resume.test_resume import LONG, stop_at
+from tests.support import forks
 from tests.support.processes import EPISODES, differences, runs
 from tests.unit.envs.test_film import Screen
 
@@ -97,7 +98,7 @@ def test_actions_can_be_left_out_also_when_a_run_is_taken_up(
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outputs of a run on seven steps an episode, which is finished."""
     outputs = tmp_path_factory.mktemp("finished")
-    done, _ = shell(*QUICK, "compile=false", "env=gymnasium", SCREEN, f"outputs={outputs}")
+    done = forks.run([*QUICK, "compile=false", "env=gymnasium", SCREEN, f"outputs={outputs}"])
     assert done.returncode == 0, done.stderr
     return outputs
 

@@ -55,7 +55,9 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
 
 def test_the_wheel_alone_does_the_main_job_in_an_empty_folder(python: Path, tmp_path: Path) -> None:
     code = "from plexp.config import paths; print(paths.CHECKOUT, paths.PACKAGE)"
-    where = subprocess.run([str(python), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    outside = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [str(python), "-c", code]
+    where = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True, check=True).stdout
     assert where.startswith("None ") and str(CHECKOUT) not in where
     said = run(python, tmp_path, "algo=ppo", "env=lunarlander", "net.layers=3", "total_timesteps=4000", *SHORT)
     assert "ppo-mlp3x64-gae-lunarlander-s0" in said and "final return" in said

@@ -154,6 +154,7 @@ def test_a_threshold_that_is_never_reached_counts_as_the_budget(main: Main, tmp_
     assert facts["confirmation"]["confirmation"] == [64.0, 64.0]
 
 
+@pytest.mark.faults
 def test_a_search_that_is_sigkilled_ends_as_the_one_that_never_was(tmp_path: Path) -> None:
     command = [
         *(
@@ -191,6 +192,7 @@ def ended(outputs: Path) -> list[Path]:
     return [f for f in outputs.glob("state/*/run.json") if '"status": "RUNNING"' not in f.read_text()]
 
 
+@pytest.mark.slow
 def test_a_search_finds_a_learning_rate_that_learns(tmp_path: Path) -> None:
     """One that hardly moves the policy against one that solves CartPole: apart by a factor of two and more."""
     command = [

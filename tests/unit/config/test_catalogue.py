@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from plexp.cli.main import main
 from plexp.config import catalogue, registry
 from plexp.config.paths import CONF
 from plexp.errors import ConfigError
+from tests.support import forks
 
 SHEETS = [(group, file.stem) for group in registry.GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 
@@ -101,9 +101,7 @@ def test_plugins_of_ones_own_in_the_current_folder_are_found(tmp_path: Path) -> 
         (tmp_path / kind / "algo" / f"mine.{suffix}").write_text(text.replace(old, new))
 
     def plexp(*arguments: str) -> str:
-        environment = os.environ | {"PYTHONPATH": str(CONF.parent)}
-        command = [sys.executable, "-m", "plexp", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = forks.run(arguments, cwd=tmp_path)
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 

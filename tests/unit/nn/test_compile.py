@@ -46,6 +46,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name == "plexp" and record.levelno >= logging.WARNING]
 
 
+@pytest.mark.compiler
 def test_a_compiled_function_gives_what_the_plain_one_gives_for_any_number_of_rows(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

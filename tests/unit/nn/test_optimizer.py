@@ -158,6 +158,7 @@ def test_every_algorithm_traces(
     assert {"the gradient step", "acting", "appraising"} <= set(seen)
 
 
+@pytest.mark.compiler
 def test_a_compiled_run_is_the_plain_run_but_for_the_last_bits_and_the_same_every_time(
     build: Any, small: Any, compose: Any, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from plexp.errors import ConfigError
 from plexp.recorded import export as exporting
 from plexp.recorded.export import check_formats, compare, export, seen, write
 from plexp.training.agent import GreedyPolicy
+from tests.support import forks
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx]"')
 WITHOUT_PLEXP = "import sys, runpy; sys.modules['plexp'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
@@ -116,13 +115,7 @@ def test_the_scripts_play_the_episode_that_the_agent_plays_and_cannot_see_plexp(
         assert "plexp" not in text.replace("plexp-tests", "") and ("torch" in text) == (made.file.suffix == ".pt2")
         assert ("FlattenObservation" in text) == (kind == "dict")
         assert ("--show" in text) == ("plexp-tests" not in values["id"]), "a window, where there can be one"
-        done = subprocess.run(
-            [sys.executable, "-c", WITHOUT_PLEXP, str(made.script)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            cwd=Path(__file__).parents[3],
-        )
+        done = forks.run([str(made.script)], code=WITHOUT_PLEXP)
         assert done.stdout == f"return {expected:.2f}\n", done.stderr
 
 

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,20 +43,40 @@ def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
     return write
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_new_writes_passes_its_own_test_and_is_clean(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("group", registry.GROUPS)
+def test_what_new_writes_passes_its_own_tests(
+    group: str, new: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, without the check on another device, which needs a process and is in the test below."""
+    monkeypatch.setattr("plexp.testing.checks.on_another_device", lambda _: iter(()))
+    name = new(group)
+    tests = [
+        test for key, test in runpy.run_path(str(tmp_path / "tests" / f"test_{name}.py")).items() if "test_" in key
+    ]
+    assert len(tests) == 2
+    for test in tests:
+        test()
+
+
+@pytest.mark.slow
+def test_what_new_writes_is_clean_and_pytest_finds_its_tests(tmp_path: Path) -> None:
+    """By the commands, as their users call them; all kinds in one folder."""
+
     def run(*command: str) -> str:
         done = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    said = run("plexp", "new", kind, "my_idea").splitlines()
-    files = [tmp_path / line for line in said[:3]]
-    assert all(file.is_file() for file in files) and "python -m plexp" in said[3]
-    assert "2 passed" in run("pytest", "-q", "-p", "no:cacheprovider", str(files[2]))
+    files: list[str] = []
+    for kind in KINDS:
+        printed = run("plexp", "new", kind, f"my_{kind}").splitlines()
+        assert all((tmp_path / line).is_file() for line in printed[:3]) and "python -m plexp" in printed[3]
+        files += printed[:3]
+    assert f"{2 * len(KINDS)} passed" in run("pytest", "-q", "-p", "no:cacheprovider", "tests")
     configuration = str(Path(__file__).parents[3] / "pyproject.toml")
-    run("ruff", "check", "--ignore", "I001", "--config", configuration, *map(str, files[::2]))
-    run("ruff", "format", "--check", "--config", configuration, *map(str, files[::2]))
+    sources = [file for file in files if file.endswith(".py")]
+    run("ruff", "check", "--ignore", "I001", "--config", configuration, *sources)
+    run("ruff", "format", "--check", "--config", configuration, *sources)
 
 
 LEAKS = (r"targets = rollout.rewards", "targets = rollout.rewards + rollout.rewards.flip(0).cumsum(0).flip(0)")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from tests.support import forks
 
 RUNS = (
     "env=cartpole algo.num_steps=16",
@@ -18,13 +15,7 @@ RUNS = (
 
 
 def test_on_another_device_tensors_meet_only_there_and_give_the_same_weights() -> None:
-    checkout = str(Path(__file__).parents[3])
-    result = subprocess.run(
-        [sys.executable, "-m", "plexp.testing.fake_device", *RUNS],
-        capture_output=True,
-        text=True,
-        cwd=checkout,
-        env={**os.environ, "PYTHONPATH": checkout},
-    )
+    code = "import runpy; runpy.run_module('plexp.testing.fake_device', run_name='__main__', alter_sys=True)"
+    result = forks.run(RUNS, code=code)
     assert result.returncode == 0, f"{result.stdout}{result.stderr[-2000:]}"
     assert result.stdout.splitlines() == [f"equal {run}" for run in RUNS]

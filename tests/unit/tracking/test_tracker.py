@@ -39,6 +39,7 @@ from plexp.tracking.format import masked, sqlite_uri, ui_command
 from plexp.tracking.outbox import Outbox
 from plexp.tracking.tracker import Tracker
 from plexp.tracking.views import TABLE, is_same_view, link, saved_views
+from tests.support import forks
 
 
 def free_port() -> int:
@@ -531,14 +532,11 @@ def test_a_model_loads_without_plexp_and_acts_the_same_at_every_batch_size(
     assert (model.name, str(model.status), model.source_run_id) == ("policy", "READY", run.run_id)
 
     batches = [torch.randn(size, 8) for size in (1, 2, 7)]
-    command = [sys.executable, "-c", LOAD, sqlite_uri(outputs / "mlflow.db"), f"models:/{kept.model_id}"]
-    loaded = subprocess.run(
-        command,
-        input=json.dumps([batch.tolist() for batch in batches]),
-        env=os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
+    loaded = forks.run(
+        [sqlite_uri(outputs / "mlflow.db"), f"models:/{kept.model_id}"],
+        code=LOAD,
+        text=json.dumps([batch.tolist() for batch in batches]),
+        env={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
     )
     assert loaded.returncode == 0, loaded.stderr
     expected = [policy(batch).tolist() for batch in batches]
@@ -601,6 +599,7 @@ def test_serve_says_in_one_line_why_it_cannot(
     assert "http://***@example.org:5000/#/experiments" in shown and "secret" not in shown
 
 
+@pytest.mark.server
 def test_serve_prints_links_keeps_runs_over_http_and_ends_with_its_children(
     server: tuple[subprocess.Popen[str], str, list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from plexp_spo.objective import simple_surrogate
 from torch import Tensor
 
-from plexp import Agent, Fraction, Learner, Metrics, Minibatch, PositiveInt, Rollout, Terms, register
+from plexp import Agent, Fraction, Learner, Metrics, Minibatch, PositiveInt, Rollout, Terms, losses, register
 
 
 @register("algo", "spo")
@@ -42,5 +42,6 @@ class SPO:
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
         evaluation = self.agent.evaluate(minibatch)
         log_ratios = evaluation.log_probs - minibatch.log_probs
-        losses = simple_surrogate(log_ratios.exp(), minibatch.advantages, self.epsilon)
-        return self.learner.total(losses, evaluation, minibatch, approx_kl=losses.approximate_kl(log_ratios.detach()))
+        policy_losses = simple_surrogate(log_ratios.exp(), minibatch.advantages, self.epsilon)
+        approx_kl = losses.approximate_kl(log_ratios.detach())
+        return self.learner.total(policy_losses, evaluation, minibatch, approx_kl=approx_kl)

@@ -14,25 +14,25 @@ from gymnasium.wrappers import FlattenObservation
 
 from plexp.errors import ConfigError
 from plexp.recorded import export as exporting
-from plexp.recorded.export import check_formats, compare, export, seen, write
+from plexp.recorded.export import Exported, check_formats, compare, export, seen, write
 from plexp.training.agent import GreedyPolicy
 from tests.support import forks
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx]"')
 WITHOUT_PLEXP = "import sys, runpy; sys.modules['plexp'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
 SMALL = ("env.num_envs=2", "algo.num_steps=8", "algo.num_minibatches=1", "compile=false")
+ANY = "env.id=tests.support.environments:plexp-tests/Any2Any-v0"
+"""As for a stranger's environment its module stands before the colon, for the script to import; it imports nothing of plexp."""
 AGENTS = {
     "choice, normalised": ("env=cartpole",),
     "box, clipped, normalised": ("env=lunarlander_continuous",),
     "box, tanh": ("env=pendulum", "policy.bounds=tanh"),
     "log σ of the state": ("env=pendulum", "policy.log_std=state", "net.share_trunk=true"),
-    "image": ("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=image", "+env.kwargs.acts=discrete"),
-    "small pictures, channels first": (
-        *("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=channels first", "+env.kwargs.acts=box"),
-    ),
-    "dict": ("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=dict", "+env.kwargs.acts=doubles"),
-    "several choices": ("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=tuple", "+env.kwargs.acts=multidiscrete"),
-    "coins": ("env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=matrix", "+env.kwargs.acts=multibinary"),
+    "image": (ANY, "+env.kwargs.sees=image", "+env.kwargs.acts=discrete"),
+    "small pictures, channels first": (ANY, "+env.kwargs.sees=channels first", "+env.kwargs.acts=box"),
+    "dict": (ANY, "+env.kwargs.sees=dict", "+env.kwargs.acts=doubles"),
+    "several choices": (ANY, "+env.kwargs.sees=tuple", "+env.kwargs.acts=multidiscrete"),
+    "coins": (ANY, "+env.kwargs.sees=matrix", "+env.kwargs.acts=multibinary"),
 }
 
 
@@ -59,29 +59,6 @@ def plain_actions(experiment: Any, observations: torch.Tensor) -> np.ndarray:
     return torch.stack(rows).numpy()
 
 
-@pytest.mark.parametrize("kind", AGENTS)
-def test_the_files_act_as_the_agent_does_in_batches_of_any_size(
-    kind: str, agent_of: Callable[[str], Any], tmp_path: Path
-) -> None:
-    experiment = agent_of(kind)
-    made = export(experiment, ["pt2", "onnx"], tmp_path, "The agent.")
-    assert [each.file.name for each in made] == ["policy.pt2", "policy.onnx"]
-    observations = seen(experiment)[:50]
-    expected = plain_actions(experiment, observations)
-    assert len(np.unique(expected)) > 1
-    traced = torch.export.load(tmp_path / "policy.pt2").module()
-    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
-    for size in (1, 2, 7):
-        parts = observations.split(size)
-        ours = torch.cat([traced(part) for part in parts]).detach().numpy()
-        theirs = np.concatenate([session.run(None, {"observations": part.numpy()})[0] for part in parts])
-        for actions in (ours, theirs):
-            assert actions.dtype == expected.dtype and actions.shape == expected.shape
-            np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
-    if kind == "box, tanh" or "clipped" in kind:
-        assert np.abs(expected).max() > 0.9 * experiment.training_env.single_action_space.high.max()
-
-
 def plain_return(experiment: Any) -> float:
     """Of the episode from seed 0, played with the agent in gymnasium alone."""
     sheet = experiment.values["env"]
@@ -100,23 +77,45 @@ def plain_return(experiment: Any) -> float:
     return total
 
 
-@pytest.mark.parametrize("kind", ["choice, normalised", "box, clipped, normalised", "image", "dict"])
-def test_the_scripts_play_the_episode_that_the_agent_plays_and_cannot_see_plexp(
+WITH_SCRIPTS = ("choice, normalised", "box, clipped, normalised", "image", "dict")
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+def test_the_files_act_as_the_agent_does_and_their_scripts_play_its_episode(
     kind: str, agent_of: Callable[[str], Any], tmp_path: Path
 ) -> None:
     experiment = agent_of(kind)
-    # for a stranger's environment its module stands before the colon; here that imports nothing of plexp
-    values = experiment.values["env"]
-    values["id"] = f"tests.support.environments:{values['id']}" if "plexp-tests" in values["id"] else values["id"]
-    expected = plain_return(experiment)
-    for made in export(experiment, ["pt2", "onnx"], tmp_path, "The agent."):
-        assert made.script is not None
-        text = made.script.read_text()
-        assert "plexp" not in text.replace("plexp-tests", "") and ("torch" in text) == (made.file.suffix == ".pt2")
-        assert ("FlattenObservation" in text) == (kind == "dict")
-        assert ("--show" in text) == ("plexp-tests" not in values["id"]), "a window, where there can be one"
-        done = forks.run([str(made.script)], code=WITHOUT_PLEXP)
-        assert done.stdout == f"return {expected:.2f}\n", done.stderr
+    exported = export(experiment, ["pt2", "onnx"], tmp_path, "The agent.")
+    assert [each.file.name for each in exported] == ["policy.pt2", "policy.onnx"]
+    observations = seen(experiment)[:50]
+    expected = plain_actions(experiment, observations)
+    assert len(np.unique(expected)) > 1
+    traced = torch.export.load(tmp_path / "policy.pt2").module()
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    for size in (1, 2, 7):
+        parts = observations.split(size)
+        ours = torch.cat([traced(part) for part in parts]).detach().numpy()
+        theirs = np.concatenate([session.run(None, {"observations": part.numpy()})[0] for part in parts])
+        for actions in (ours, theirs):
+            assert actions.dtype == expected.dtype and actions.shape == expected.shape
+            np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
+    if kind == "box, tanh" or "clipped" in kind:
+        assert np.abs(expected).max() > 0.9 * experiment.training_env.single_action_space.high.max()
+    if kind in WITH_SCRIPTS:
+        expected_return = plain_return(experiment)
+        for each in exported:
+            check_script(each, kind, expected_return)
+
+
+def check_script(exported: Exported, kind: str, expected_return: float) -> None:
+    """Run the script in a process that cannot import plexp; it plays the same episode as the agent."""
+    assert exported.script is not None
+    text = exported.script.read_text()
+    assert "plexp" not in text.replace("plexp-tests", "") and ("torch" in text) == (exported.file.suffix == ".pt2")
+    assert ("FlattenObservation" in text) == (kind == "dict")
+    assert ("--show" in text) == (ANY not in AGENTS[kind]), "a window, where there can be one"
+    done = forks.run([str(exported.script)], code=WITHOUT_PLEXP)
+    assert done.stdout == f"return {expected_return:.2f}\n", done.stderr
 
 
 def test_an_environment_that_gymnasium_does_not_make_gets_no_script(

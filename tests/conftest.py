@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.utils import JobRuntime
 from omegaconf import DictConfig, OmegaConf
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest runs on all cores already
@@ -66,30 +68,55 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Copy the empty tables of MLflow's store instead of migrating to them, 1 s and more each time, in this process."""
-    if "plexp.tracking.store" not in sys.modules:  # a test that needs it has imported it, with the settings it makes
-        return
+    """Make two things quicker that most tests do: composing a configuration, and making MLflow's tables."""
+    remember_configurations()
+    if "plexp.tracking.store" in sys.modules:  # a test that needs MLflow has imported it, with the settings made there
+        copy_tables()
+
+
+def remember_configurations() -> None:
+    """Let Hydra compose what it has composed before by copying it: 7 ms instead of 100.
+
+    Only from the folders of this checkout, which do not change while tests run.
+    """
+    load = ConfigLoaderImpl._load_configuration_impl  # of Hydra 1.3
+    remembered: dict[Any, DictConfig] = {}
+
+    def load_or_copy(self: ConfigLoaderImpl, config_name: str, overrides: list[str], *args: Any, **kwargs: Any) -> Any:
+        folders = tuple((element.provider, element.path) for element in self.config_search_path.get_path())
+        is_fixed = all(path in (CONF.as_uri(), f"file://{CONF}") for _, path in folders if path.startswith("file:"))
+        if not is_fixed or any("searchpath" in override for override in overrides):
+            return load(self, config_name, overrides, *args, **kwargs)
+        circumstances = (Path.cwd(), JobRuntime.instance().conf.get("name"), folders)  # they stand in the section hydra
+        key = (config_name, *overrides, *args, *sorted(kwargs.items()), circumstances)
+        if key not in remembered:
+            remembered[key] = deepcopy(load(self, config_name, overrides, *args, **kwargs))
+        return deepcopy(remembered[key])
+
+    ConfigLoaderImpl._load_configuration_impl = load_or_copy
+
+
+def copy_tables() -> None:
+    """Let MLflow copy the tables of an empty database instead of migrating to them: 0.07 s instead of 0.9."""
     from mlflow.store.db import utils
 
     initialize = utils._initialize_tables  # of MLflow 3.17
     tables: list[bytes] = []
 
-    def copy_tables(engine: Any) -> None:
+    def initialize_or_copy(engine: Any) -> None:
         file = Path(engine.url.database or "") if engine.url.get_backend_name() == "sqlite" else None
         if file is None or not file.is_file() or file.stat().st_size:
             initialize(engine)
-            return
-        if not tables:
+        elif not tables:
             initialize(engine)
             with closing(sqlite3.connect(file)) as connection:
                 tables.append(connection.serialize())
-            return
-        with closing(sqlite3.connect(file)) as connection, closing(sqlite3.connect(":memory:")) as empty:
-            empty.deserialize(tables[0])
-            empty.backup(connection)
+        else:
+            with closing(sqlite3.connect(file)) as connection, closing(sqlite3.connect(":memory:")) as empty:
+                empty.deserialize(tables[0])
+                empty.backup(connection)
 
-    if initialize.__name__ != copy_tables.__name__:
-        utils._initialize_tables = copy_tables
+    utils._initialize_tables = initialize_or_copy
 
 
 @cache
@@ -100,7 +127,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The configuration that these overrides compose to; the caller may change it."""
+    """Return the configuration that these overrides compose to; the caller may change it."""
     return deepcopy(_composed(overrides))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support import forks
 
 RUNS = (
@@ -14,8 +16,9 @@ RUNS = (
 )
 
 
-def test_on_another_device_tensors_meet_only_there_and_give_the_same_weights() -> None:
+@pytest.mark.parametrize("runs", [RUNS[1:2], pytest.param(RUNS, marks=pytest.mark.slow)], ids=["one", "all"])
+def test_on_another_device_tensors_meet_only_there_and_give_the_same_weights(runs: tuple[str, ...]) -> None:
     code = "import runpy; runpy.run_module('plexp.testing.fake_device', run_name='__main__', alter_sys=True)"
-    result = forks.run(RUNS, code=code)
+    result = forks.run(runs, code=code)
     assert result.returncode == 0, f"{result.stdout}{result.stderr[-2000:]}"
-    assert result.stdout.splitlines() == [f"equal {run}" for run in RUNS]
+    assert result.stdout.splitlines() == [f"equal {run}" for run in runs]

@@ -262,6 +262,7 @@ def test_composing_takes_little_more_than_a_start_of_hydra(tmp_path: Path) -> No
     assert any(ratio < 4 for ratio in ratios)  # 2 with all extras, the most of it Hydra's list of the groups
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_compiled_imports_no_compiler(tmp_path: Path) -> None:
     """Which is more than a second at every start."""
     code = "import sys; from plexp.cli.main import main; print(main(sys.argv[1:]), 'torch._dynamo' in sys.modules)"

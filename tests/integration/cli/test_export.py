@@ -119,7 +119,13 @@ def loaded(folder: Path, model: str, rows: list[list[float]]) -> list[list[int]]
     return actions
 
 
-@pytest.mark.parametrize("seed", [0, 1], ids=["whose model is kept", "that was trained without log_model"])
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(0, id="whose model is kept", marks=pytest.mark.slow),
+        pytest.param(1, id="trained without log_model"),
+    ],
+)
 def test_a_registered_model_loads_without_plexp_and_without_pickle(seed: int, run: Run, folder: Path) -> None:
     status, said, errors = run("export", f"{NAME}{seed}", "--register")
     assert status == 0 and not errors

@@ -91,6 +91,7 @@ def test_a_trial_is_the_mean_over_the_same_seeds_and_the_best_is_run_again_on_ot
     assert status == 0 and any(line.startswith(f"best trial {best}: ") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_pruned_run_stops_early_is_told_so_everywhere_and_is_never_gone_on_with(main: Main, tmp_path: Path) -> None:
     hard = sized(n_trials=5, trials_at_once=1, prune_below=1.0, prune_warmup=0.0, prune_after_trials=1)
     command = ("-m", "hydra/sweeper=optuna", "algo.learning_rate=tag(log, interval(1e-9, 1e-1))", *SMALL, *hard)
@@ -130,6 +131,7 @@ def killed(outputs: Path) -> list[Path]:
     return [file for file in files if json.loads(file.read_text())["status"] == "PRUNED"]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_fails_its_trial_with_the_reason_and_the_search_goes_on(main: Main, tmp_path: Path) -> None:
     ranges = ("algo.num_steps=choice(16,24)", "algo.num_minibatches=choice(2,32)")  # 24 · 2 rows make no 32 minibatches
     status, lines = main("-m", "hydra/sweeper=optuna", *SMALL, *ranges, *sized(n_trials=9, prune_below=None))

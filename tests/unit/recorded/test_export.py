@@ -78,9 +78,13 @@ def plain_return(experiment: Any) -> float:
 
 
 WITH_SCRIPTS = ("choice, normalised", "box, clipped, normalised", "image", "dict")
+ALWAYS = (*WITH_SCRIPTS, "box, tanh")
+"""The others are slow: they differ from these by the shapes of actions or observations."""
 
 
-@pytest.mark.parametrize("kind", AGENTS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ALWAYS else pytest.mark.slow) for kind in AGENTS]
+)
 def test_the_files_act_as_the_agent_does_and_their_scripts_play_its_episode(
     kind: str, agent_of: Callable[[str], Any], tmp_path: Path
 ) -> None:

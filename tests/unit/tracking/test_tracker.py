@@ -39,7 +39,7 @@ from plexp.tracking.format import masked, sqlite_uri, ui_command
 from plexp.tracking.outbox import Outbox
 from plexp.tracking.tracker import Tracker
 from plexp.tracking.views import TABLE, is_same_view, link, saved_views
-from tests.support import forks
+from tests.support import database, forks
 
 
 def free_port() -> int:
@@ -407,39 +407,40 @@ def test_an_experiment_that_was_deleted_is_said_in_one_line(outputs: Path, clien
         tracker(outputs, experiment="gone")
 
 
-PROCESSES, STEPS = 16, 2000
-
-
-def _one_of_many(outputs: Path, barrier: Any) -> None:
+def _one_of_many(outputs: Path, barrier: Any, steps: int) -> None:
+    database.migrate_for_real()
     barrier.wait()
     run = tracker(outputs, experiment="fresh", params={"a": 1})
-    for step in range(STEPS):
+    for step in range(steps):
         run.log({"x": float(step)}, step)
     sys.exit(0 if run.finish("FINISHED") else 3)
 
 
-def test_many_processes_start_at_once_on_a_fresh_folder_and_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "steps"), [(4, 200), pytest.param(16, 2000, marks=pytest.mark.slow)])
+def test_many_processes_start_at_once_on_a_fresh_folder_and_lose_nothing(
+    number: int, steps: int, tmp_path: Path
+) -> None:
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     for leftover in ("mlflow.db.draft", "mlflow.db.draft-journal"):
         (outputs / leftover).write_bytes(b"of a process killed while it made the file")
     context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(PROCESSES)
+    barrier = context.Barrier(number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 about forking with threads
-        processes = [context.Process(target=_one_of_many, args=(outputs, barrier)) for _ in range(PROCESSES)]
+        processes = [context.Process(target=_one_of_many, args=(outputs, barrier, steps)) for _ in range(number)]
         for process in processes:
             process.start()
     for process in processes:
         process.join(120)
-    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    assert [process.exitcode for process in processes] == [0] * number
 
     client = MlflowClient(sqlite_uri(outputs / "mlflow.db"))
     runs = client.search_runs([client.get_experiment_by_name("fresh").experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * PROCESSES
+    assert [run.info.status for run in runs] == ["FINISHED"] * number
     for run in runs:
         points = client.get_metric_history(run.info.run_id, "x")
-        assert sorted((point.step, point.value) for point in points) == [(step, float(step)) for step in range(STEPS)]
+        assert sorted((point.step, point.value) for point in points) == [(step, float(step)) for step in range(steps)]
     with contextlib.closing(sqlite3.connect(outputs / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert not list(outputs.glob("*.draft*")) and not list(outputs.glob("state/*/outbox"))

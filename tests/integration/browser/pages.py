@@ -17,7 +17,7 @@ from typing import Any
 
 CHECKOUT = Path(__file__).parents[3]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WAIT = 60_000.0
+WAIT = 180_000.0
 """Milliseconds until something is said to be missing; pages need 2–10 s, on a busy machine more."""
 OF_MLFLOW = ("users/current", "ResizeObserver loop", "favicon")
 """Complaints of MLflow's own: it asks who the user is, which a server without accounts answers with 404."""

@@ -107,7 +107,7 @@ def points(client: MlflowClient, experiment_id: str) -> int:
     return len(client.get_metric_history(runs[0].info.run_id, "eval/return")) if runs else 0
 
 
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
+def until(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it does not come true"

@@ -72,7 +72,7 @@ def shell(*arguments: str, code: str = "") -> tuple[subprocess.CompletedProcess[
     start = ["-c", code] if code else ["-m", "plexp"]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *start, *arguments], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *start, *arguments], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=600
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

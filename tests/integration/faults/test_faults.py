@@ -17,7 +17,7 @@ from tests.support.processes import CHECKOUT, differences, finish, runs, start, 
 HERE = Path(__file__).parent
 
 
-def script(name: str, *options: str, seconds: float = 420.0) -> str:
+def script(name: str, *options: str, seconds: float = 900.0) -> str:
     """What a script says, if it ends well."""
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", str(HERE / f"{name}.py"), *options]
@@ -76,7 +76,7 @@ def _seconds_to_checkpoint(number: int, status: int, outputs: Path) -> float:
     wait_for(lambda: any(json.loads(file.read_text() or "[0]")[0] for file in outputs.glob("state/*/heartbeat")))
     began = time.time()
     os.kill(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     (kept,) = outputs.glob("state/*/checkpoints/step-*")
     assert process.returncode == status
     assert (
@@ -99,7 +99,7 @@ def test_an_environment_that_hangs_ends_the_run_with_what_shows_it(tmp_path: Pat
         "algo.num_minibatches=2",
         "compile=false",
     )
-    status, said = finish([*HANGS, *apart, "evaluation.every=null", f"outputs={tmp_path}"], seconds=120)
+    status, said = finish([*HANGS, *apart, "evaluation.every=null", f"outputs={tmp_path}"], seconds=300)
     assert status == 1 and said.startswith("environment 0 did not answer a step within env.step_timeout=2 seconds")
     (run,) = runs(tmp_path)
     fault = json.loads((run["folder"] / "fault.json").read_text())

@@ -228,15 +228,15 @@ def test_a_slow_step_may_take_as_long_as_it_may(start: Start) -> None:
 
 
 def test_an_answer_that_comes_just_too_late_is_too_late(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = start(makers(2), step_timeout=0.05)
+    env = start(makers(2), step_timeout=0.5)
     env.reset()
 
     def all_answer_after_it(timeout: float | None) -> bool:
-        time.sleep(0.3)
+        time.sleep(0.8)
         return False
 
     monkeypatch.setattr(env, "_poll_pipe_envs", all_answer_after_it)
-    with pytest.raises(EnvironmentFault, match=r"did not answer a step within env\.step_timeout=0\.05 seconds"):
+    with pytest.raises(EnvironmentFault, match=r"did not answer a step within env\.step_timeout=0\.5 seconds"):
         env.step(actions(0, 0))
 
 

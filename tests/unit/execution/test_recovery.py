@@ -333,7 +333,7 @@ def test_processes_that_settle_at_once_do_it_once(outputs: Path, started: Start)
     context = multiprocessing.get_context("fork")
     others, results = context.Barrier(3), context.Queue()
     processes = [started(_settle_many_times, outputs, others, results) for _ in range(3)]
-    lines = [line for _ in processes for line in results.get(timeout=60)]
+    lines = [line for _ in processes for line in results.get(timeout=300)]
     assert len(lines) == 1
     record = RunFolder(state_folder(outputs) / NAME).record()
     assert record is not None and record.run_id is not None

@@ -575,7 +575,7 @@ def test_the_export_leaves_the_logging_as_it_was() -> None:
         results = context.Queue()
         process = context.Process(target=_export_with_bare_logging, args=(results,))
         process.start()
-    assert results.get(timeout=60) == (logging.WARNING, 0), "importing mlflow.pytorch calls logging.basicConfig"
+    assert results.get(timeout=300) == (logging.WARNING, 0), "importing mlflow.pytorch calls logging.basicConfig"
     process.join()
 
 

@@ -1,4 +1,4 @@
-"""The README says what CI runs, and shows what is there."""
+"""The READMEs say what CI runs, and show what is there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from plexp.config.catalogue import GROUPS
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+FOLDERS = (".", "conf", "plexp", "plexp/analysis", "plugins", "tests")
+READMES = [ROOT / folder / "README.md" for folder in FOLDERS if (ROOT / folder / "README.md").is_file()]
+TEXT = "\n".join(file.read_text() for file in READMES)
 CI = (ROOT / ".ci" / "run").read_text()
 
 
@@ -21,33 +23,56 @@ def shell_commands(text: str) -> list[str]:
     return [command.strip() for line in lines for command in line.split("&&")]
 
 
-@pytest.mark.parametrize("command", [c for c in shell_commands(README) if c.startswith(("pip ", "pytest"))])
+TOP = shell_commands((ROOT / "README.md").read_text())
+
+
+@pytest.mark.parametrize("command", [command for command in TOP if command.startswith(("pip ", "pytest"))])
 def test_set_up_and_test_commands_are_those_that_ci_runs(command: str) -> None:
     assert command in [line.strip() for line in CI.splitlines()]
 
 
 def test_the_main_job_is_the_one_that_ci_runs_shorter() -> None:
-    (main_job,) = {c for c in shell_commands(README) if "env=lunarlander net.layers=3" in c and "-m plexp -m" not in c}
+    (main_job,) = {
+        command for command in TOP if "env=lunarlander net.layers=3" in command and " -m " not in command[12:]
+    }
     assert f"{main_job} total_timesteps=" in CI
+
+
+def test_ci_runs_the_slow_tests_too() -> None:
+    assert "pytest" in TOP and "pytest -m slow" in shell_commands((ROOT / "tests" / "README.md").read_text())
+    assert "pytest -m slow" in CI.splitlines()
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_is_named(group: str) -> None:
-    row = next(line for line in README.splitlines() if line.startswith(f"| `{group}` |"))
+    row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{group}` |"))
     options = {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
     assert options <= set(re.findall(r"`([a-z0-9_]+)`", row))
 
 
-def test_every_picture_is_there() -> None:
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
-    assert pictures
-    assert all((ROOT / picture).is_file() for picture in pictures)
+@pytest.mark.parametrize("readme", READMES, ids=lambda file: str(file.parent.relative_to(ROOT)))
+def test_every_picture_is_there(readme: Path) -> None:
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme.read_text())
+    assert pictures or readme.parent != ROOT
+    assert all((readme.parent / picture).is_file() for picture in pictures)
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda file: str(file.parent.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(readme: Path) -> None:
+    links = re.findall(r"(?<!!)\[[^\]]+\]\(([^)#]+)[^)]*\)", readme.read_text())
+    missing = [link for link in links if "://" not in link and not (readme.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("marker", re.findall(r'^  "(\w+): ', (ROOT / "pyproject.toml").read_text(), re.M))
+def test_every_marker_is_described(marker: str) -> None:
+    assert f"| `{marker}` |" in (ROOT / "tests" / "README.md").read_text()
 
 
 def test_the_plugin_it_shows_is_the_one_that_new_writes() -> None:
     templates = ROOT / "plexp" / "templates" / "algo"
-    code = re.search(r'```python\n(@register\("algo", "mine"\)\n.*?)```', README, re.S)
-    sheet = re.search(r"```yaml\n# conf/algo/mine\.yaml\n(.*?)```", README, re.S)
+    code = re.search(r'```python\n(@register\("algo", "mine"\)\n.*?)```', TEXT, re.S)
+    sheet = re.search(r"```yaml\n# conf/algo/mine\.yaml\n(.*?)```", TEXT, re.S)
     assert code and sheet
     assert sheet[1] in (templates / "sheet.yaml").read_text()
     written = (templates / "plugin.py").read_text()

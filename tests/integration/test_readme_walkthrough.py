@@ -1,4 +1,4 @@
-"""From an idea to a film of it: the README's commands, each as it stands there, on a short budget."""
+"""From an idea to a film of it: the READMEs' commands, each as it stands there, on a short budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+TEXT = "\n".join(file.read_text() for file in (ROOT / "README.md", *sorted(ROOT.glob("p*/README.md"))))
+"""Of the READMEs at the top, in plexp/ and in plugins/."""
 SHORT = {
     "algo=": ("total_timesteps=4000", "evaluation.every=1000", "evaluation.episodes=2", "evaluation.final_episodes=5"),
     "film": ("--episodes", "3"),
@@ -22,7 +24,7 @@ SECONDS = 300
 
 def commands() -> list[list[str]]:
     """Of the block that begins with `plexp new`, behind `python -m plexp`."""
-    (block,) = re.findall(r"```bash\n(python -m plexp new .*?)```", README, re.S)
+    (block,) = re.findall(r"```bash\n(python -m plexp new .*?)```", TEXT, re.S)
     return [shlex.split(line, comments=True)[3:] for line in block.splitlines()]
 
 

@@ -291,7 +291,9 @@ def test_the_command_line_goes_before_the_sheet_and_a_value_takes_a_key_out_of_t
 SHEETS = sorted(file.stem for file in (Path(__file__).parents[3] / "conf" / "search").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("sheet", SHEETS)
+@pytest.mark.parametrize(
+    "sheet", [pytest.param(sheet, marks=() if sheet == "ppo" else pytest.mark.slow) for sheet in SHEETS]
+)
 def test_every_sheet_of_ranges_fits_and_holds_the_untuned_configuration(
     sheet: str, main: Main, compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

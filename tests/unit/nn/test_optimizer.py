@@ -132,8 +132,14 @@ def test_what_is_not_finite_changes_nothing_in_the_function_either(monkeypatch: 
     assert not torch.equal(weights(agent), before)
 
 
-@pytest.mark.parametrize("env", ["cartpole", "pendulum"])
-@pytest.mark.parametrize("algo", ["ppo", "a2c", "reinforce", "actor_critic"])
+@pytest.mark.parametrize(
+    ("algo", "env"),
+    [
+        *(("ppo", "pendulum"), ("a2c", "cartpole"), ("reinforce", "cartpole"), ("actor_critic", "pendulum")),
+        *(pytest.param(algo, "pendulum", marks=pytest.mark.slow) for algo in ("a2c", "reinforce")),
+        *(pytest.param(algo, "cartpole", marks=pytest.mark.slow) for algo in ("ppo", "actor_critic")),
+    ],
+)
 def test_every_algorithm_traces(
     algo: str, env: str, build: Any, small: Any, compose: Any, train: Any, monkeypatch: Any
 ) -> None:

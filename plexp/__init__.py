@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from plexp.training.interfaces import AdvantageEstimator as AdvantageEstimator
     from plexp.training.interfaces import Algorithm as Algorithm
     from plexp.training.interfaces import TrainingCallback as TrainingCallback
-    from plexp.training.interfaces import TrainingProgress as TrainingProgress
     from plexp.training.learner import Learner as Learner
+    from plexp.training.progress import TrainingProgress as TrainingProgress
     from plexp.training.types import AgentOutput as AgentOutput
     from plexp.training.types import Metrics as Metrics
     from plexp.training.types import Minibatch as Minibatch
     from plexp.training.types import Rollout as Rollout
     from plexp.training.types import Targets as Targets
+    from plexp.training.types import Trajectory as Trajectory
 
 _HOMES = {
     "plexp.config.fields": (
@@ -62,9 +63,10 @@ _HOMES = {
     "plexp.nn.optimizer": ("Terms",),
     "plexp.training": ("losses",),
     "plexp.training.agent": ("Agent",),
-    "plexp.training.interfaces": ("AdvantageEstimator", "Algorithm", "TrainingCallback", "TrainingProgress"),
+    "plexp.training.interfaces": ("AdvantageEstimator", "Algorithm", "TrainingCallback"),
     "plexp.training.learner": ("Learner",),
-    "plexp.training.types": ("AgentOutput", "Metrics", "Minibatch", "Rollout", "Targets"),
+    "plexp.training.progress": ("TrainingProgress",),
+    "plexp.training.types": ("AgentOutput", "Metrics", "Minibatch", "Rollout", "Targets", "Trajectory"),
 }
 """The public names of each module; the imports above tell type checkers and editors the same."""
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

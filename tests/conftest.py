@@ -134,10 +134,10 @@ def build() -> Iterator[Callable[..., Experiment]]:
 @pytest.fixture
 def train() -> Callable[[Experiment, int], list[dict[str, float]]]:
     """So many updates; the metrics of each."""
-    from plexp.training.progress import Progress
+    from plexp.training.progress import TrainingProgress
 
     def updates(experiment: Experiment, number: int) -> list[dict[str, float]]:
-        progress = Progress()
+        progress = TrainingProgress()
         return [dict(experiment.trainer.iterate(progress)) for _ in range(number)]
 
     return updates

@@ -18,14 +18,14 @@ from plexp.execution.experiment import Experiment
 from plexp.execution.outcome import Outcome, describe, objective
 from plexp.tracking.tracker import Tracker
 from plexp.training.agent import GreedyPolicy
-from plexp.training.progress import Progress
+from plexp.training.progress import TrainingProgress
 
 
 def keep(
     experiment: Experiment,
     tracker: Tracker,
     evaluator: Evaluator,
-    progress: Progress,
+    progress: TrainingProgress,
     folder: Path,
 ) -> Outcome:
     """Log all of it; `folder` is where files may be made. Returns how the run went."""

@@ -31,9 +31,8 @@ from plexp.execution.state import RunFolder
 from plexp.tracking.format import masked
 from plexp.tracking.tracker import Status, Tracker
 from plexp.training.evaluation import EvaluationResult, evaluate
-from plexp.training.interfaces import Stateful
-from plexp.training.progress import Progress
-from plexp.training.trainer import Callback
+from plexp.training.interfaces import Stateful, TrainingCallback
+from plexp.training.progress import TrainingProgress
 
 log = logging.getLogger("plexp")
 
@@ -90,24 +89,25 @@ class Run:
             tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
         films = EvaluationFilms(experiment, tracker.log_file, folder.path) if values["evaluation"]["film"] else None
         settings = {**values["evaluation"], "film": films, "solved_return": experiment.environment.solved_return}
-        self.evaluator = Evaluator(self._play, tracker.log, **settings)
-        self.recorder = Recorder(tracker.log, values["tracker"]["every"])
+        profile = experiment.trainer.profile
+        self.evaluator = Evaluator(self._play, tracker.log, profile=profile, **settings)
+        self.recorder = Recorder(tracker.log, values["tracker"]["every"], profile)
         collector, kept = experiment.trainer.collector, values["tracker"]["log_actions"]
         self.episodes = EpisodeLog(collector, folder.path / "episodes" if kept else None)
         self.pruning = [] if judge is None else [Pruning(judge, self.evaluator)]
         self.bar = ProgressBar(experiment.name, self.evaluator, console)
-        self.progress = Progress(profile=experiment.trainer.profile)
-        self.plugins = CallbackDispatcher(experiment.callbacks, self.evaluator, tracker.log, tracker.set_tags)
+        self.progress = TrainingProgress()
+        self.plugins = CallbackDispatcher(experiment.callbacks, tracker.log, tracker.set_tags)
         own: dict[str, Stateful] = {"recorder": self.recorder, "evaluator": self.evaluator, "progress": self.progress}
-        own |= {"callbacks": self.plugins, "episodes": self.episodes}
+        own |= {"callbacks": self.plugins, "episodes": self.episodes, "profile": profile}
         self.parts = None if experiment.remembers is None else {**experiment.remembers, **own}
-        self.checkpointer = Checkpointer(self.parts or {}, self._write, values["checkpoint"]["every"])
+        self.checkpointer = Checkpointer(self.parts or {}, self._write, values["checkpoint"]["every"], profile)
 
     def train(self) -> Outcome:
         """Go on from the last checkpoint, if there is one, to the end."""
         try:
             self._take_up()
-            callbacks: list[Callback] = [
+            callbacks: list[TrainingCallback] = [
                 self.recorder,
                 self.episodes,
                 self.evaluator,

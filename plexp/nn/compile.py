@@ -1,33 +1,38 @@
-"""Functions of tensors, traced once and compiled ahead of time; the compiled code is kept on disk for every later run.
+"""Ahead-of-time compilation of functions of tensors, with a cache on disk for later runs.
 
 Tracing records the operations of one call (`make_fx`), with any number of rows; AOTInductor turns them into C++ and a shared
-library that is called without Python. Loading one takes milliseconds, making one 10 to 20 s.
+library that is called without Python. Loading a library takes milliseconds, compiling one 10 to 20 s.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from types import MethodType
+from typing import Any, TypeAlias
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from plexp.errors import one_line
 
 log = logging.getLogger("plexp")
 TensorFunction: TypeAlias = Callable[..., tuple[Tensor, ...]]
-OPTIONS = {"cpp.use_decompose_tanh": True}  # tanh by exp: within 2e-7 of torch's, and five times as fast
-ROWS = (67, 71, 73, 79, 89, 97, 101, 103)  # to trace with: such as no other dimension is likely to have
-TOLERANCE = 1e-3  # relative, in the L2 norm: far above rounding, far below a mistake
+Library: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
+"""Compiled code: takes and returns lists of contiguous tensors."""
+OPTIONS = {"cpp.use_decompose_tanh": True}
+"""Options of the compiler. tanh by exp is within 2e-7 of torch's, and five times as fast."""
+ROWS = (67, 71, 73, 79, 89, 97, 101, 103)
+"""Numbers of rows to trace with: primes that no other dimension is likely to have."""
+TOLERANCE = 1e-3
+"""Largest relative difference to the plain function, in the L2 norm: far above rounding, far below a mistake."""
 
 
 class Untraceable(Exception):
@@ -35,17 +40,17 @@ class Untraceable(Exception):
 
 
 class Compiled:
-    """A function that is compiled when it is first called; where that cannot be, the function itself.
+    """A function of tensors that is compiled when it is first called, and runs as it is where that is not possible.
 
-    The first result is compared with the plain function's. Whatever goes wrong (no compiler, operations that do not trace,
-    random numbers, another result) is said in one line, once, and the plain function goes on: slower, and right.
+    The first result is compared with the plain function's. Whatever goes wrong (no compiler, operations that cannot be
+    traced, random numbers, another result) is logged in one line, once; then the plain function runs: slower, and right.
 
     Args:
         function: tensors -> tensors. It may change its `fixed` inputs in place, and must be pure otherwise.
-        name: what the line calls it.
-        fixed: so many leading inputs always have one shape; the others share their number of rows, dim 0.
-        watched: objects that the function reads numbers from; it is compiled with the values that they have then, and
-            goes back to the plain function when one changes.
+        name: what log messages call it.
+        fixed: number of leading inputs whose shapes never change; the others share their number of rows, dim 0.
+        reads: attributes that the function reads and that are compiled in as constants; it runs as the plain function
+            once one of them changes.
         on_compile: called with the seconds that compiling took.
     """
 
@@ -55,58 +60,54 @@ class Compiled:
         name: str,
         *,
         fixed: int = 0,
-        watched: Sequence[object] = (),
+        reads: AttributeReads | None = None,
         on_compile: Callable[[float], object] | None = None,
     ) -> None:
-        self.function, self.name, self.fixed, self.watched = function, name, fixed, watched
+        self.function, self.name, self.fixed, self.reads = function, name, fixed, reads
         self.on_compile, self.enabled = on_compile, True
-        self.loaded: dict[bool, Callable[[list[Tensor]], list[Tensor]]] = {}
-        self.read: list[tuple[object, str, object]] = []
+        self.libraries: dict[bool, Library] = {}
+        """Compiled code for a single row (True) and for any other number of rows (False)."""
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         if not self.enabled:
             return self.function(*inputs)
-        single = len(inputs[-1]) == 1  # a dimension of one broadcasts, so it is another function
-        if single not in self.loaded:
-            began = time.perf_counter()
+        single = len(inputs[-1]) == 1  # a dimension of one broadcasts, so that is another function
+        if single not in self.libraries:
+            start = time.perf_counter()
             try:
-                self.loaded[single] = self._compile(inputs)
+                self.libraries[single] = self._compile(inputs)
             except Exception as error:
-                return self.give_up(_reason(error))(*inputs)
+                return self.disable(_reason(error))(*inputs)
             finally:
                 if self.on_compile is not None:
-                    self.on_compile(time.perf_counter() - began)
-        return self.loaded[single]([x if x.is_contiguous() else x.contiguous() for x in inputs])
+                    self.on_compile(time.perf_counter() - start)
+        return self.libraries[single]([x if x.is_contiguous() else x.contiguous() for x in inputs])
 
-    def give_up(self, why: str) -> TensorFunction:
-        """From now on the plain function."""
-        if not self.enabled:
-            return self.function
-        self.enabled = False
-        log.warning("%s is not compiled (%s); training goes on without, slower", self.name, why)
+    def disable(self, reason: str) -> TensorFunction:
+        """Run the plain function from now on, and return it."""
+        if self.enabled:
+            self.enabled = False
+            log.warning("%s is not compiled (%s); training continues without, slower", self.name, reason)
         return self.function
 
-    def check_watched(self) -> None:
-        """Give up if a number that was compiled in has changed."""
-        for owner, attribute, value in self.read if self.enabled else ():
-            if getattr(owner, attribute) != value:
-                self.give_up(f"{type(owner).__name__}.{attribute} changes, and it is not an argument of the loss")
+    def check_reads(self) -> None:
+        """Disable the compiled code if a number that was compiled in has changed."""
+        if self.enabled and self.reads is not None and (changed := self.reads.changed()):
+            self.disable(f"{changed} changes, and it is not an argument of the loss")
 
-    def _compile(self, inputs: Sequence[Tensor]) -> Callable[[list[Tensor]], list[Tensor]]:
-        with torch.inference_mode(False), torch.no_grad(), _recorded_reads(self.watched) as reads:
+    def _compile(self, inputs: Sequence[Tensor]) -> Library:
+        with torch.inference_mode(False), torch.no_grad():
             graph, lifted = _trace(self.function, inputs, self.fixed)
-        self.read += reads
         path = _library(graph, [*inputs, *lifted], self.fixed, len(inputs), self.name)
-        loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
+        library = _load(path)
 
         def call(arguments: list[Tensor]) -> list[Tensor]:
-            result: list[Tensor] = loader.boxed_run(arguments + lifted)
-            return result
+            return library(arguments + lifted)
 
         self._compare(call, inputs)
         return call
 
-    def _compare(self, call: Callable[[list[Tensor]], list[Tensor]], inputs: Sequence[Tensor]) -> None:
+    def _compare(self, call: Library, inputs: Sequence[Tensor]) -> None:
         """Raise Untraceable if compiled and plain function differ, in their results or in what they do to their inputs."""
         ours, theirs = ([x.clone() for x in inputs] for _ in range(2))
         results = [*call(list(ours)), *ours], [*self.function(*theirs), *theirs]
@@ -118,15 +119,58 @@ class Compiled:
                 )
 
 
-def _trace(function: TensorFunction, inputs: Sequence[Tensor], fixed: int) -> tuple[torch.fx.GraphModule, list[Tensor]]:
-    """The operations of one call, and the tensors from outside that they use (parameters, buffers), lifted to inputs.
+class AttributeReads:
+    """The plain attributes (numbers, strings, None) that a function reads from some objects, with their values.
 
-    Lifted tensors are those objects themselves, so that what happens to them in place is seen by later calls.
+    Tracing turns such values into constants. `watch` returns the function with its object replaced by a stand-in that
+    records what is read through it, also in the methods that it calls and in other watched objects.
+
+    Args:
+        owners: the objects to watch.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
 
-    trace = make_fx(lambda *inputs: function(*inputs), tracing_mode="symbolic", _allow_non_fake_inputs=True)
-    graph: torch.fx.GraphModule = trace(*_examples(inputs, fixed))
+    def __init__(self, owners: Sequence[object]) -> None:
+        self.values: dict[tuple[int, str], tuple[object, str, object]] = {}
+        self.stand_ins = {id(owner): _StandIn(owner, self) for owner in owners}
+
+    def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method of a watched object as one of its stand-in; any other function as it is."""
+        stand_in = self.stand_ins.get(id(getattr(function, "__self__", None)))
+        return function if stand_in is None else MethodType(function.__func__, stand_in)  # type: ignore[attr-defined]
+
+    def changed(self) -> str | None:
+        """Return the name of an attribute whose value has changed since it was read; None if there is none."""
+        for owner, name, value in self.values.values():
+            if getattr(owner, name) != value:
+                return f"{type(owner).__name__}.{name}"
+        return None
+
+
+class _StandIn:
+    """Stands for an object, and records which plain attributes are read from it."""
+
+    def __init__(self, owner: object, reads: AttributeReads) -> None:
+        vars(self).update(_owner=owner, _reads=reads)
+
+    def __getattr__(self, name: str) -> Any:
+        owner, reads = self._owner, self._reads
+        value = getattr(owner, name)
+        if isinstance(value, bool | int | float | str | None):
+            reads.values[id(owner), name] = (owner, name, value)
+        elif isinstance(value, MethodType) and value.__self__ is owner:
+            return MethodType(value.__func__, self)
+        return reads.stand_ins.get(id(value), value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._owner, name, value)
+
+
+def _trace(function: TensorFunction, inputs: Sequence[Tensor], fixed: int) -> tuple[torch.fx.GraphModule, list[Tensor]]:
+    """Return the operations of one call, and the outside tensors that they use (parameters, buffers), lifted to inputs.
+
+    Lifted tensors are those objects themselves, so that later calls see what happens to them in place.
+    """
+    graph = _make_graph(function, _examples(inputs, fixed))
     lifted: dict[str, Tensor] = {}
     placeholders: dict[str, torch.fx.Node] = {}
     last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
@@ -146,7 +190,7 @@ def _trace(function: TensorFunction, inputs: Sequence[Tensor], fixed: int) -> tu
 
 
 def _examples(inputs: Sequence[Tensor], fixed: int) -> list[Tensor]:
-    """The inputs, with a number of rows that says nothing; one row stays one."""
+    """Return the inputs with a number of rows that no other dimension has; a single row stays single."""
     rows = len(inputs[-1])
     if rows > 1:
         taken = {size for x in inputs for size in x.shape}
@@ -155,7 +199,7 @@ def _examples(inputs: Sequence[Tensor], fixed: int) -> list[Tensor]:
 
 
 def _library(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], fixed: int, given: int, name: str = "it") -> Path:
-    """The file of the compiled graph, made if there is none; one process makes it, others wait for it."""
+    """Return the file of the compiled graph, and compile it if there is none: one process does, others wait for it."""
     folder = Path(os.environ.get("PLEXP_CACHE") or Path.home() / ".cache" / "plexp")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     single = len(inputs[given - 1]) == 1
@@ -166,8 +210,7 @@ def _library(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], fixed: int, 
     path = folder / f"{hashlib.sha256(repr(described).encode()).hexdigest()[:32]}.pt2"
     if path.exists():
         return path
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_suffix(".lock")):
         if not path.exists():
             log.info("compiling %s, once for this and later runs", name)
             rows = {0: torch.export.Dim.DYNAMIC}
@@ -178,15 +221,13 @@ def _library(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], fixed: int, 
                 program = torch.export.export(
                     graph, (*_examples(inputs[:given], fixed), *inputs[given:]), dynamic_shapes=shapes
                 )
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=str(unfinished), inductor_configs={**OPTIONS}
-                )
+                _compile_ahead(program, unfinished)
             unfinished.replace(path)
     return path
 
 
 def _processor() -> str:
-    """What the code was made for: it uses all that the processor of this machine can do."""
+    """Return what identifies the processor, since compiled code uses all of its instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -194,33 +235,29 @@ def _processor() -> str:
     return " ".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
 
 
-@contextmanager
-def _recorded_reads(owners: Sequence[object]) -> Iterator[list[tuple[object, str, object]]]:
-    """The plain values among the attributes that are read from the owners meanwhile."""
-    reads: dict[tuple[int, str], tuple[object, str, object]] = {}
+def _make_graph(function: TensorFunction, inputs: list[Tensor]) -> torch.fx.GraphModule:
+    """Trace a function with `make_fx`, which torch calls experimental; tried with torch 2.6 to 2.13."""
+    from torch.fx.experimental.proxy_tensor import make_fx
 
-    def recording(cls: type) -> type:
-        def get(self: object, name: str) -> object:
-            value = cls.__getattribute__(self, name)  # type: ignore[call-arg, arg-type]
-            if isinstance(value, bool | int | float | str | None):
-                reads[id(self), name] = (self, name, value)
-            return value
+    trace = make_fx(lambda *inputs: function(*inputs), tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    graph: torch.fx.GraphModule = trace(*inputs)
+    return graph
 
-        return type(cls.__name__, (cls,), {"__getattribute__": get})
 
-    classes = [type(owner) for owner in owners]
-    result: list[tuple[object, str, object]] = []
-    try:
-        for owner, cls in zip(owners, classes, strict=True):
-            owner.__class__ = recording(cls)
-        yield result
-    finally:
-        for owner, cls in zip(owners, classes, strict=True):
-            owner.__class__ = cls
-        result += reads.values()
+def _compile_ahead(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Compile with AOTInductor, whose entry point is in a private module; tried with torch 2.6 to 2.13."""
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={**OPTIONS})
+
+
+def _load(path: Path) -> Library:
+    """Load what `_compile_ahead` wrote, without Python between calls: a private class, tried with torch 2.13."""
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
+    run: Library = loader.boxed_run
+    return run
 
 
 def _reason(error: Exception) -> str:
+    """Return why a function cannot be compiled, in one line."""
     if isinstance(error, Untraceable):
         return str(error)
     if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:

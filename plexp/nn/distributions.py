@@ -1,7 +1,7 @@
-"""What a policy is over each action space.
+"""Action distributions: the policy's distribution over each kind of action space.
 
-Each class turns what the actor's head gives, `parameters` [B, P], into log-probabilities, entropies and actions. They hold
-no tensors that learn. Noise is drawn for a whole rollout at once from numpy's stream; `sample` only transforms it.
+Each class turns the output of the actor's head, `parameters` [B, P], into log-probabilities, entropies and actions. It has
+no learnable tensors. Noise is drawn for a whole rollout at once, from a NumPy generator; `sample` only transforms it.
 """
 
 from __future__ import annotations
@@ -20,40 +20,45 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class ActionDistribution(Protocol):
-    """π(·|s) over one action space, given the actor's output."""
+    """The distribution π(·|s) over one action space, given the actor's output."""
 
     num_parameters: int
-    """P: the width of the actor's output."""
+    """P, width of the actor's output."""
     num_features: int
-    """The width of `encode`: how an action enters a Q critic."""
+    """Width of an encoded action, the input of a Q critic."""
 
     def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
-        """[*shape, ...] float32: what `sample` needs for that many actions."""
+        """Return the noise [*shape, ...], float32, from which `sample` makes that many actions."""
         ...
 
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """[B, *act] an action of each row, from noise [B, ...]."""
+        """Return an action of each row, [B, *act], from noise [B, ...]."""
         ...
 
     def mode(self, parameters: Tensor) -> Tensor:
-        """[B, *act] the greedy action."""
+        """Return the most likely action of each row, [B, *act]."""
         ...
 
     def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """log π(a|s) [B] and the entropy of π(·|s) [B], both in nats."""
+        """Return log π(a|s) [B] and the entropy of π(·|s) [B], both in nats."""
         ...
 
     def encode(self, actions: Tensor) -> Tensor:
-        """[B, num_features] float32: an action as the input of a Q critic."""
+        """Return actions as the input of a Q critic, [B, num_features], float32."""
         ...
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        """[B, *space.shape] what the environment gets."""
+        """Return actions as the environment takes them, [B, *space.shape]."""
         ...
 
 
 class Categorical:
-    """softmax(logits) over n actions; sampled as argmax(logits + Gumbel noise)."""
+    """Softmax policy over n actions (Discrete), sampled as argmax(logits + Gumbel noise).
+
+    Args:
+        n: number of actions.
+        start: first action of the space.
+    """
 
     def __init__(self, n: int, start: int = 0) -> None:
         self.num_parameters = self.num_features = n
@@ -74,7 +79,7 @@ class Categorical:
         return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropy
 
     def probabilities(self, parameters: Tensor) -> Tensor:
-        """[B, n] π(a|s) of every action."""
+        """Return π(a|s) of every action, [B, n]."""
         return functional.softmax(parameters, -1)
 
     def encode(self, actions: Tensor) -> Tensor:
@@ -85,7 +90,7 @@ class Categorical:
 
 
 class MultiCategorical:
-    """Independent softmax policies over several choices (MultiDiscrete); the joint log-probability is their sum."""
+    """Independent softmax policies over several choices (MultiDiscrete), whose log-probabilities add up."""
 
     def __init__(self, sizes: Array, start: Array) -> None:
         self.parts = [Categorical(int(n)) for n in sizes.reshape(-1)]
@@ -116,7 +121,7 @@ class MultiCategorical:
 
 
 class Bernoulli:
-    """Independent coins (MultiBinary), each with a logit; sampled as logit + logistic noise > 0."""
+    """Independent coins (MultiBinary), each with a logit, sampled as logit + logistic noise > 0."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -144,9 +149,13 @@ class Bernoulli:
 
 
 class DiagonalGaussian:
-    """N(μ, diag σ²); `parameters` is μ and log σ side by side. The environment gets the action clipped to its bounds.
+    """Gaussian policy N(μ, diag σ²) over a Box, whose actions are clipped to the bounds for the environment.
 
-    Log-probabilities and entropies are those of the unclipped action, as is usual in policy-gradient implementations.
+    `parameters` is μ and log σ side by side. Log-probabilities and entropies are those of the unclipped action, as is usual
+    in implementations of policy gradients.
+
+    Args:
+        low, high: bounds of the actions.
     """
 
     LOG_STD_RANGE = (-10.0, 4.0)
@@ -170,12 +179,12 @@ class DiagonalGaussian:
 
     def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.split(parameters)
-        standardised = (actions - mean) * (-log_std).exp()
-        log_probs = (-0.5 * standardised.square() - log_std - 0.5 * LOG_2PI).sum(-1)
+        standardized = (actions - mean) * (-log_std).exp()
+        log_probs = (-0.5 * standardized.square() - log_std - 0.5 * LOG_2PI).sum(-1)
         return log_probs, (log_std + (0.5 + 0.5 * LOG_2PI)).sum(-1)
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and log σ, [B, dims] each; log σ is kept within LOG_STD_RANGE."""
+        """Return μ and log σ, [B, dims] each, with log σ clamped to LOG_STD_RANGE."""
         mean, log_std = torch.split(parameters, self.num_features, -1)
         return mean, log_std.clamp(*self.LOG_STD_RANGE)
 
@@ -188,16 +197,19 @@ class DiagonalGaussian:
 
 
 def _float32_below(numbers: Array) -> Array:
-    """The largest float32 that is not above each number."""
+    """Return the largest float32 that is not above each number."""
     near = numbers.astype(np.float32)
     return np.where(near > numbers, np.nextafter(near, np.float32(-np.inf)), near)
 
 
 class SquashedGaussian(DiagonalGaussian):
-    """u ~ N(μ, diag σ²), a = low + (high − low)(tanh u + 1)/2: never outside the bounds. Actions are stored as u.
+    """Gaussian policy squashed by tanh, whose actions never leave the bounds.
 
-    log π(a) = log N(u) − Σ log[(high − low)/2 · (1 − tanh² u)] (Haarnoja et al. 2018, appendix C). The entropy adds
-    E[log(1 − tanh² u)], which has no closed form, by Gauss–Hermite quadrature: differentiable, and no noise.
+        u ~ N(μ, diag σ²),  a = low + (high − low)·(tanh u + 1)/2
+        log π(a) = log N(u) − Σ log[(high − low)/2 · (1 − tanh² u)]          (Haarnoja et al. 2018, appendix C)
+
+    Actions are stored as u. The entropy contains E[log(1 − tanh² u)], which has no closed form; Gauss–Hermite quadrature
+    gives it, differentiable and without noise.
     """
 
     NODES = 32
@@ -219,7 +231,7 @@ class SquashedGaussian(DiagonalGaussian):
 
     @staticmethod
     def _log_slope(u: Tensor) -> Tensor:
-        """log(1 − tanh² u) = 2 (log 2 − u − softplus(−2u)), which does not overflow."""
+        """Return log(1 − tanh² u) as 2·(log 2 − u − softplus(−2u)), which does not overflow."""
         return 2 * (math.log(2) - u - functional.softplus(-2 * u))
 
     def encode(self, actions: Tensor) -> Tensor:

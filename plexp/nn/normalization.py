@@ -1,4 +1,7 @@
-"""Running statistics of what the agent meets. Both change only between updates, so a rollout and its loss see one scale."""
+"""Running statistics that bring observations and rewards to unit scale.
+
+Both change only between updates, so that a rollout and its loss see the same scale.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,13 @@ from torch import Tensor, nn
 
 
 class ObservationNormalizer(nn.Module):
-    """(x − mean)/√(var + ε), clipped to ±10; saved with the agent, frozen in evaluation.
+    """Standardizes observations to (x − mean)/√(var + ε), clipped to ±10.
 
-    Mean and variance are those of all observations so far, merged rollout by rollout (Chan et al. 1979).
+    Mean and variance are those of all observations so far, merged rollout by rollout (Chan et al. 1979). They are saved
+    with the agent and frozen in evaluation.
+
+    Args:
+        shape: shape of one observation.
     """
 
     mean: Tensor
@@ -33,12 +40,12 @@ class ObservationNormalizer(nn.Module):
         self.register_buffer("offset", torch.zeros(shape))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """[..., *obs] -> [..., *obs]"""
+        """Return observations [..., *obs] standardized."""
         return torch.addcmul(self.offset, observations, self.scale).clamp(-self.CLIP, self.CLIP)
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:
-        """Merge [B, *obs] into the statistics."""
+        """Merge observations [B, *obs] into the statistics."""
         if not len(observations):
             return
         rows = observations.to(self.mean.device, torch.float64)
@@ -55,10 +62,14 @@ class ObservationNormalizer(nn.Module):
 
 
 class RewardScaler:
-    """Divides rewards by the running standard deviation of the discounted return, so that a critic meets values near one.
+    """Divides rewards by the running standard deviation of the discounted return, so that values are near one.
 
-    It does not shift them: a shift would change what is optimal wherever episodes end. Returns that plexp reports are
-    those of the environment.
+    Rewards are not shifted: a shift would change which policy is optimal wherever episodes end. The returns that plexp
+    reports are those of the environment.
+
+    Args:
+        num_envs: N, number of environments.
+        gamma: discount of the return.
     """
 
     EPSILON = 1e-8
@@ -76,13 +87,17 @@ class RewardScaler:
         self.mean, self.var, self.count = (state_dict[name] for name in ("mean", "var", "count"))
 
     def forget(self, environment: int) -> None:
-        """Its episode does not go on."""
+        """Begin a new return for an environment whose episode was abandoned."""
         self.returns[environment] = 0.0
 
     def __call__(
         self, rewards: npt.NDArray[Any], done: npt.NDArray[np.bool_], valid: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.float32]:
-        """rewards, done, valid [T, N] -> rewards [T, N] of one scale, that of all returns so far including these."""
+        """Return rewards [T, N] scaled by the statistics of all returns so far, including these.
+
+        Args:
+            rewards, done, valid: [T, N]; steps that are not valid are in no return.
+        """
         discounted = np.empty(rewards.shape)
         for t in range(rewards.shape[0]):
             self.returns = discounted[t] = np.where(valid[t], self.gamma * self.returns + rewards[t], self.returns)

@@ -1,4 +1,4 @@
-"""One step of gradient descent on all parameters at once."""
+"""One gradient step on all parameters at once: loss, gradient, clipping and Adam on one flat vector."""
 
 from __future__ import annotations
 
@@ -11,28 +11,71 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from plexp.errors import TrainingError
-from plexp.nn.compile import Compiled
+from plexp.nn.compile import AttributeReads, Compiled
+from plexp.nn.pytree import TreeSpec, unflatten
 
 Terms: TypeAlias = dict[str, Tensor]
-"""The parts of a loss by name, for the record and for the message when one is not finite."""
+"""The parts of a loss by name, 0-dimensional, for the record and for the message when one is not finite."""
 
 Loss: TypeAlias = Callable[..., tuple[Tensor, Terms]]
-"""A minibatch, and numbers by name -> what is minimised, and its terms (detached) for the record."""
+"""A function of a minibatch, and of numbers by name, that returns what is minimised and its terms."""
 
 BETA1, BETA2 = 0.9, 0.999
 
 
-class FlatAdam:
-    """One step of Adam on parameters that are views of one flat vector: one norm and one update whatever the network.
+def adam_(
+    parameters: Tensor,
+    means: Tensor,
+    squares: Tensor,
+    gradient: Tensor,
+    *,
+    count: float | Tensor,
+    step_size: float | Tensor,
+    eps: float,
+) -> None:
+    """Take one step of Adam in place (Kingma and Ba 2015, algorithm 1).
 
-    Kingma and Ba 2015, algorithm 1; gradient clipping by the global norm as in Pascanu et al. 2013.
+        m ← β₁·m + (1 − β₁)·g          v ← β₂·v + (1 − β₂)·g²
+        θ ← θ − αₙ · m / (√(v/(1 − β₂ⁿ)) + ε)          αₙ = α/(1 − β₁ⁿ)
 
     Args:
-        module: what the losses evaluate; the parameters of `groups` are among its own.
-        groups: parameters, and their learning rate.
-        transform: done to every minibatch first; part of what is compiled.
+        parameters, means, squares: θ, m and v, [P]; changed in place.
+        gradient: g, [P].
+        count: n, this step's number, from 1.
+        step_size: αₙ, one for all parameters or [P]; see `bias_corrected`.
+    """
+    means.mul_(BETA1).add_(gradient, alpha=1 - BETA1)
+    squares.mul_(BETA2).add_(gradient.square(), alpha=1 - BETA2)
+    denominators = (squares / (1 - BETA2**count)).sqrt_().add_(eps)
+    parameters.sub_((means * step_size).div_(denominators))
+
+
+def bias_corrected(rate: float | Tensor, count: float | Tensor) -> float | Tensor:
+    """Return Adam's step size α/(1 − β₁ⁿ) of step number n, whose mean of gradients began at zero."""
+    return rate / (1 - BETA1**count)
+
+
+def clip_factor(norm: float | Tensor, max_norm: float) -> float | Tensor:
+    """Return the factor that scales a gradient of this L2 norm down to `max_norm`, at most 1 (Pascanu et al. 2013)."""
+    factor = max_norm / (norm + 1e-6)
+    return factor.clamp(max=1.0) if isinstance(factor, Tensor) else min(factor, 1.0)
+
+
+class FlatAdam:
+    """Adam with gradient clipping, on parameters that are views of one flat vector.
+
+    One norm and one update serve the whole network, whatever its layers. A step is the same sequence of operations
+    whether it runs eagerly or compiled; only where the parameters live differs (see `_differentiate`).
+
+    Args:
+        module: the module that the losses evaluate; the parameters of `groups` are among its own.
+        groups: parameters, and the learning rate of each group.
+        eps: ε of Adam.
+        max_grad_norm: gradients are scaled down to this L2 norm, of all parameters together; None: never.
+        transform: applied to every minibatch first; part of what is compiled.
         compiled: loss, gradient, clipping and Adam become one compiled function (`Compiled`).
         watched: objects, beside the loss's own, that the loss may read numbers from.
+        on_compile: called with the seconds that compiling took.
     """
 
     def __init__(
@@ -54,116 +97,142 @@ class FlatAdam:
         self.shapes = [p.shape for p in parameters]
         self.places = _places(module, parameters)
         self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.gradients, self.means, self.squares = (torch.zeros_like(self.flat) for _ in range(3))
+        self.gradient, self.means, self.squares = (torch.zeros_like(self.flat) for _ in range(3))
         for p, value, gradient in zip(
-            parameters, self._unflatten(self.flat), self._unflatten(self.gradients), strict=True
+            parameters, self._unflatten(self.flat), self._unflatten(self.gradient), strict=True
         ):
             p.data, p.grad = value, gradient
-        self.rates, self.sizes = [rate for _, rate in groups], [sum(p.numel() for p in part) for part, _ in groups]
-        self.counts = torch.zeros(len(groups), device=self.flat.device)
-        columns = [x.split_with_sizes(self.sizes) for x in (self.flat, self.gradients, self.means, self.squares)]
-        self.adam: list[tuple[list[Tensor], ...]] = [
-            ([p], [g], [m], [s], [], [n]) for p, g, m, s, n in zip(*columns, self.counts, strict=True)
-        ]
-        """What Adam works on, as views: parameters, gradients, means, squares, (their maxima), the number of steps."""
-        self.learning_rates = self.rates
-        """Those of this update."""
+        self.count = torch.zeros((), device=self.flat.device)
+        """Number of steps so far, as a tensor: compiled code counts too."""
+        self.base_rates, self.sizes = [rate for _, rate in groups], [sum(map(torch.numel, part)) for part, _ in groups]
         self.names: list[str] = []
-        """Of what a step returns."""
-        self.objective: _Objective | None = None
+        """Names of what a step returns: the loss's terms, and `grad_norm`."""
+        self.loss: Loss | None = None
         self.compiled: Compiled | None = None
 
-    def prepare(self, loss: Loss, factor: float, arguments: Mapping[str, float]) -> None:
-        """Before an update: what is minimised, the numbers it takes, and the share of the first learning rates."""
-        if self.objective is None and self.is_compiled:
+    def prepare(self, loss: Loss, spec: TreeSpec, rate_factor: float, arguments: Mapping[str, float]) -> None:
+        """Set what the next steps minimise.
+
+        Args:
+            loss: the function to minimise.
+            spec: structure of its minibatches; a step gets their tensors.
+            rate_factor: share of the first learning rates, for annealing.
+            arguments: numbers that the loss takes by name.
+        """
+        if self.loss is None and self.is_compiled:
             owners = [*self.watched, getattr(loss, "__self__", None)]
-            watched = list({id(owner): owner for owner in owners if owner is not None}.values())
+            self.reads = AttributeReads([owner for owner in owners if owner is not None])
             self.compiled = Compiled(
-                self.functional, "the gradient step", fixed=5, watched=watched, on_compile=self.on_compile
+                self._compiled_step, "the gradient step", fixed=5, reads=self.reads, on_compile=self.on_compile
             )
-        if self.objective is None or loss != self.objective.loss:
-            if self.objective is not None and self.compiled is not None:
-                self.compiled.give_up("the loss is another function in every update")
-            self.objective = _Objective(self.module, loss)
-        self.arguments = dict(arguments)
-        self.learning_rates = [rate * factor for rate in self.rates]
+        elif self.compiled is not None and loss != self.loss:
+            self.compiled.disable("the loss is another function in every update")
+        self.loss = loss
+        self.spec, self.arguments = spec, dict(arguments)
+        self.learning_rates = [rate * rate_factor for rate in self.base_rates]
         numbers = torch.tensor([*self.learning_rates, *arguments.values()], dtype=torch.float64)
         self.numbers = numbers.to(self.flat.device)
         if self.compiled is not None:
-            self.compiled.check_watched()
+            self.compiled.check_reads()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What Adam remembers; the parameters are the module's."""
-        return {"means": self.means, "squares": self.squares, "counts": self.counts}
+        """Return what Adam remembers; the parameters are the module's."""
+        return {"means": self.means, "squares": self.squares, "count": self.count}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         for name, value in self.state_dict().items():
             value.copy_(state_dict[name])
 
-    def __call__(self, minibatch: Any) -> Tensor:
-        """One step on a minibatch; the loss's terms, and the gradient's norm before clipping, as `names` says.
+    def __call__(self, leaves: list[Tensor]) -> Tensor:
+        """Take one step on a minibatch, given as its tensors, and return the record of it, in the order of `names`.
 
         Raises TrainingError, before a parameter is touched, if the loss or its gradient is not finite.
         """
-        assert self.objective is not None
-        self.batch_type = type(minibatch)
         if self.compiled is not None and self.compiled.enabled:
-            record, reached = self.compiled(
-                self.flat, self.means, self.squares, self.counts, self.numbers, *minibatch.tensors()
-            )
+            record, reached = self.compiled(self.flat, self.means, self.squares, self.count, self.numbers, *leaves)
             self._check(float(reached), record)
             return record
-        self.gradients.zero_()
-        total, terms = self.objective.loss(self.transform(minibatch), **self.arguments)
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.linalg.vector_norm(self.gradients)
-        record = self._record(terms, norm)
-        size = float(norm + 0 * total.detach())  # inf or nan if either is
-        self._check(size, record)
-        if self.max_grad_norm is not None and size > self.max_grad_norm:
-            self.gradients.mul_(self.max_grad_norm / (size + 1e-6))
-        self.counts += 1
-        for group, rate in zip(self.adam, self.learning_rates, strict=True):
-            # what torch.optim.Adam(fused=True) calls; making one imports all of torch's compiler, a second at every start
-            torch._fused_adam_(
-                *group, lr=rate, beta1=BETA1, beta2=BETA2, eps=self.eps, weight_decay=0.0, amsgrad=False, maximize=False
-            )
+        total, terms, gradient = self._differentiate(None, leaves, self.arguments)
+        with torch.no_grad():
+            norm = torch.linalg.vector_norm(gradient)
+            record, size = self._record(terms, norm), float(norm + 0 * total)
+            self._check(size, record)
+            self.count += 1
+            if self.max_grad_norm is not None and size > self.max_grad_norm:
+                gradient.mul_(clip_factor(size, self.max_grad_norm))
+            self._update(self.flat, self.means, self.squares, gradient, float(self.count), self.learning_rates)
         return record
 
-    def functional(
-        self, flat: Tensor, means: Tensor, squares: Tensor, counts: Tensor, numbers: Tensor, *fields: Tensor
+    def _compiled_step(
+        self, flat: Tensor, means: Tensor, squares: Tensor, count: Tensor, numbers: Tensor, *leaves: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same step as a function of all it uses; changes the first four in place, unless something is not finite."""
-        module = self.objective
-        assert module is not None
-        arguments = dict(zip(self.arguments, numbers[len(self.rates) :].unbind(), strict=True))
+        """Take the step as a function of all that it uses, which can be traced and compiled.
 
-        def objective(flat: Tensor) -> tuple[Tensor, Terms]:
-            values = self._unflatten(flat)
-            parameters = {f"module.{name}": values[i] for name, i in self.places.items()}
-            minibatch = self.transform(self.batch_type(*fields))
-            # with tie_weights it puts back the wrong tensors where one module has two names, as a shared trunk has
-            result: tuple[Tensor, Terms] = functional_call(
-                module, parameters, (minibatch,), arguments, tie_weights=False
-            )
-            return result
-
-        gradient, (total, terms) = grad_and_value(objective, has_aux=True)(flat)
+        Changes its first four arguments in place, unless the loss or gradient is not finite. Returns the record, and a
+        number that is finite if and only if both are.
+        """
+        arguments = dict(zip(self.arguments, numbers[len(self.base_rates) :].unbind(), strict=True))
+        total, terms, gradient = self._differentiate(flat, list(leaves), arguments)
         norm = torch.linalg.vector_norm(gradient)
         size = norm + 0 * total
         if self.max_grad_norm is not None:
-            gradient = gradient * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        count = counts + 1
-        mean = BETA1 * means + (1 - BETA1) * gradient
-        square = BETA2 * squares + (1 - BETA2) * gradient.square()
-        exact = count[0].double()  # 1 − 0.999 has four digits in single precision
-        scales = (numbers[: len(self.rates)] / (1 - BETA1**exact)).to(flat.dtype)
-        rates = torch.cat([scales[i].expand(size) for i, size in enumerate(self.sizes)])
-        step = rates * mean / ((square / (1 - BETA2**exact)).sqrt() + self.eps)
+            gradient = gradient * clip_factor(norm, self.max_grad_norm)
+        rates = numbers[: len(self.base_rates)].unbind()
+        flat_new, means_new, squares_new = flat.clone(), means.clone(), squares.clone()
+        exact = (count + 1).double()  # 1 − 0.999 has four digits in single precision
+        self._update(flat_new, means_new, squares_new, gradient, exact, rates)
         finite = size.isfinite()
-        for old, new in ((flat, flat - step), (means, mean), (squares, square), (counts, count)):
+        updates = ((flat, flat_new), (means, means_new), (squares, squares_new), (count, count + 1))
+        for old, new in updates:
             old.copy_(torch.where(finite, new, old))
         return self._record(terms, norm), size
+
+    def _differentiate(
+        self, flat: Tensor | None, leaves: list[Tensor], arguments: Mapping[str, Any]
+    ) -> tuple[Tensor, Terms, Tensor]:
+        """Return the loss, its terms, and its gradient [P].
+
+        Without `flat` the parameters are the module's own, which are views of `self.flat`, and gradients accumulate in
+        views of `self.gradient`: nothing is copied. With it they are taken from `flat`, as tracing needs.
+        """
+        assert self.loss is not None
+        minibatch = unflatten(leaves, self.spec)
+        if flat is None:
+            self.gradient.zero_()
+            total, terms = self.loss(self.transform(minibatch), **arguments)
+            total.backward()  # type: ignore[no-untyped-call]
+            return total.detach(), terms, self.gradient
+        objective = _Objective(self.module, self.reads.watch(self.loss))
+        transform = self.reads.watch(self.transform)
+
+        def evaluate(flat: Tensor) -> tuple[Tensor, Terms]:
+            values = self._unflatten(flat)
+            parameters = {f"module.{name}": values[i] for name, i in self.places.items()}
+            # with tie_weights it puts back the wrong tensors where one module has two names, as a shared trunk has
+            result: tuple[Tensor, Terms] = functional_call(
+                objective, parameters, (transform(minibatch),), dict(arguments), tie_weights=False
+            )
+            return result
+
+        gradient, (total, terms) = grad_and_value(evaluate, has_aux=True)(flat)
+        return total, terms, gradient
+
+    def _update(
+        self,
+        flat: Tensor,
+        means: Tensor,
+        squares: Tensor,
+        gradient: Tensor,
+        count: float | Tensor,
+        rates: Sequence[float | Tensor],
+    ) -> None:
+        """Take a step of Adam in place, with the learning rate of each group."""
+        sizes = [bias_corrected(rate, count) for rate in rates]
+        step_size = sizes[0]
+        if len(sizes) > 1 or isinstance(step_size, Tensor):
+            columns = [torch.as_tensor(size, dtype=flat.dtype, device=flat.device) for size in sizes]
+            step_size = torch.cat([column.expand(n) for column, n in zip(columns, self.sizes, strict=True)])
+        adam_(flat, means, squares, gradient, count=count, step_size=step_size, eps=self.eps)
 
     def _unflatten(self, flat: Tensor) -> list[Tensor]:
         parts = flat.split_with_sizes([shape.numel() for shape in self.shapes])
@@ -175,23 +244,23 @@ class FlatAdam:
 
     def _check(self, size: float, record: Tensor) -> None:
         if not math.isfinite(size):
-            found = dict(zip(self.names, record.tolist(), strict=True))
-            values = ", ".join(f"{name} {x:g}" for name, x in found.items())
-            bad = [name for name, x in found.items() if not math.isfinite(x) and name != "grad_norm"]
+            numbers = dict(zip(self.names, record.tolist(), strict=True))
+            values = ", ".join(f"{name} {x:g}" for name, x in numbers.items())
+            bad = [name for name, x in numbers.items() if not math.isfinite(x) and name != "grad_norm"]
             what = f"the loss's {' and '.join(bad)}" if bad else "the gradient of the loss"
             advice = "a smaller algo.learning_rate or max_grad_norm may help"
             raise TrainingError(f"{what} is not finite ({values}); {advice}")
 
 
 def _places(module: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[str, int]:
-    """Where in the module each parameter is, by name: each attribute of each submodule once, whatever names those have."""
-    numbers = {p: i for i, p in enumerate(parameters)}
-    found = {}
+    """Return the index of each parameter by its name in the module; a tied parameter has several names."""
+    indices = {p: i for i, p in enumerate(parameters)}
+    places = {}
     for prefix, part in module.named_modules():
         for name, p in part.named_parameters(recurse=False, remove_duplicate=False):
-            if p in numbers:
-                found[f"{prefix}.{name}".lstrip(".")] = numbers[p]
-    return found
+            if p in indices:
+                places[f"{prefix}.{name}".lstrip(".")] = indices[p]
+    return places
 
 
 class _Objective(nn.Module):
@@ -201,5 +270,5 @@ class _Objective(nn.Module):
         super().__init__()
         self.module, self.loss = module, loss
 
-    def forward(self, minibatch: Any, **arguments: Tensor) -> tuple[Tensor, Terms]:
+    def forward(self, minibatch: Any, **arguments: Any) -> tuple[Tensor, Terms]:
         return self.loss(minibatch, **arguments)

@@ -22,8 +22,8 @@ from plexp.execution.provenance import provenance
 from plexp.recorded.restore import rebuilt
 from plexp.tracking.format import name_for_mlflow
 from plexp.tracking.lookup import RunHandle
-from plexp.training.progress import Progress
-from plexp.training.trainer import Callback
+from plexp.training.interfaces import TrainingCallback
+from plexp.training.progress import TrainingProgress
 
 LATER = ("time/", "speed/", "stability/", "evaluate/", "eval/seconds", "eval/normalised_score")
 """Metrics that measure time, are made of others, or were added when the run was over."""
@@ -124,14 +124,15 @@ def _train(experiment: Experiment, comparison: _Comparison, console: Console) ->
     evaluator = Evaluator(
         lambda index, episodes: evaluate(experiment.agent, experiment.environment, streams.evaluation(index), episodes),
         comparison.log,
+        profile=experiment.trainer.profile,
         **settings,
     )
-    recorder = Recorder(comparison.log, values["tracker"]["every"])
+    recorder = Recorder(comparison.log, values["tracker"]["every"], experiment.trainer.profile)
     bar = ProgressBar(f"{experiment.name}, again", evaluator, console)
-    plugins = CallbackDispatcher(experiment.callbacks, evaluator, comparison.log, lambda tags: None)
-    listeners: list[Callback] = [recorder, evaluator, plugins, bar]
+    plugins = CallbackDispatcher(experiment.callbacks, comparison.log, lambda tags: None)
+    listeners: list[TrainingCallback] = [recorder, evaluator, plugins, bar]
     try:
-        experiment.trainer.run(listeners, Progress(profile=experiment.trainer.profile))
+        experiment.trainer.run(listeners, TrainingProgress())
     finally:
         bar.close()
     return recorder

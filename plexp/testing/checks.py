@@ -25,8 +25,8 @@ from plexp.execution.experiment import Experiment, make
 from plexp.nn.networks import Network
 from plexp.testing.fixtures import _random_rollout
 from plexp.training.evaluation import EvaluationResult
-from plexp.training.interfaces import AdvantageEstimator
-from plexp.training.trainer import Callback
+from plexp.training.interfaces import AdvantageEstimator, TrainingCallback
+from plexp.training.progress import Profile
 from plexp.training.types import Targets
 
 Check: TypeAlias = Callable[[Experiment, type], Iterator[str]]
@@ -152,14 +152,14 @@ def _updates_of_algorithms(experiment: Experiment, cls: type) -> Iterator[str]:
         yield "it needs num_steps: steps of each environment in a rollout"
     if not isinstance(getattr(algorithm, "complete_episodes", None), bool):
         yield "it needs complete_episodes: whether rollouts are whole episodes"
-    rollout = experiment.trainer.collector.collect()
-    before = {name: value.clone() for name, value in vars(rollout).items()}
-    metrics = algorithm.update(rollout, 0.0)
+    trajectory = experiment.trainer.collector.collect()
+    before = {name: value.clone() for name, value in vars(trajectory).items()}
+    metrics = algorithm.update(trajectory, 0.0)
     if not isinstance(metrics, Mapping):
         yield f"update returns {type(metrics).__name__}, not its metrics by name"
     elif odd := [name for name, value in metrics.items() if not isinstance(value, int | float)]:
         yield f"update returns {', '.join(odd)} as no number"
-    if any(not torch.equal(value, before[name]) for name, value in vars(rollout).items()):
+    if any(not torch.equal(value, before[name]) for name, value in vars(trajectory).items()):
         yield "update changes the rollout that it is given"
 
 
@@ -171,11 +171,9 @@ def _hands_off(experiment: Experiment, cls: type) -> Iterator[str]:
     logged: dict[str, float] = {}
     result = EvaluationResult(np.ones(1), np.ones(1, np.int64))
     nothing: dict[str, Any] = {"every": 16, "episodes": 1, "final_episodes": 1, "solved_return": None}
-    evaluator = Evaluator(lambda *_: result, lambda *_: None, stop_when_solved=False, **nothing)
-    plugins = CallbackDispatcher(
-        {name: make(cls, values)}, evaluator, lambda m, step: logged.update(m), lambda tags: None
-    )
-    listeners: list[Callback] = [evaluator, plugins]
+    evaluator = Evaluator(lambda *_: result, lambda *_: None, stop_when_solved=False, profile=Profile(), **nothing)
+    plugins = CallbackDispatcher({name: make(cls, values)}, lambda m, step: logged.update(m), lambda tags: None)
+    listeners: list[TrainingCallback] = [evaluator, plugins]
     before = torch.random.get_rng_state()
     experiment.trainer.run(listeners)
     if not torch.equal(before, torch.random.get_rng_state()):

@@ -24,7 +24,7 @@ from plexp.execution.checkpoint import copied
 from plexp.execution.experiment import Experiment, build
 from plexp.testing import checks
 from plexp.testing.fixtures import PIXELS
-from plexp.training.progress import Progress
+from plexp.training.progress import TrainingProgress
 
 TINY = {
     "env.num_envs": 2,
@@ -192,7 +192,7 @@ def _resumed(subject: Subject) -> Iterator[str]:
         if first.remembers is None or second.remembers is None:
             yield "it learns by itself and has no state_dict: its runs cannot be taken up again"
             return
-        progress = Progress()
+        progress = TrainingProgress()
         _iterate(first, 2, progress)
         state = {name: copied(part.state_dict()) for name, part in first.remembers.items()}
         for name, part in second.remembers.items():
@@ -244,8 +244,8 @@ def _weights(overrides: tuple[str, ...], *, updates: int) -> tuple[list[Tensor],
         experiment.training_env.close()
 
 
-def _iterate(experiment: Experiment, updates: int, progress: Progress | None = None) -> dict[str, float]:
-    progress, metrics = progress or Progress(), {}
+def _iterate(experiment: Experiment, updates: int, progress: TrainingProgress | None = None) -> dict[str, float]:
+    progress, metrics = progress or TrainingProgress(), {}
     for _ in range(updates):
         metrics = dict(experiment.trainer.iterate(progress))
     return metrics

@@ -93,7 +93,7 @@ def main(overrides: list[str]) -> None:
     """Train two updates here and elsewhere; print what differs."""
     from plexp.config.compose import compose, resolve
     from plexp.execution.experiment import build
-    from plexp.training.progress import Progress
+    from plexp.training.progress import TrainingProgress
 
     torch.__future__.set_swap_module_params_on_conversion(True)
     weights = []
@@ -101,7 +101,7 @@ def main(overrides: list[str]) -> None:
         config = compose(*overrides, f"device={device}", *SMALL)
         with FakeDevice():  # type: ignore[no-untyped-call]
             experiment = build(resolve(config))
-            agent, progress = experiment.agent, Progress()
+            agent, progress = experiment.agent, TrainingProgress()
             assert {p.device.type for p in agent.parameters()} == {device}
             for _ in range(2):
                 rollout = experiment.trainer.collector.collect()

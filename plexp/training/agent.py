@@ -1,9 +1,8 @@
-"""The agent: actor, critic, target critic, observation normaliser."""
+"""The agent: actor, critic, target critic and observation normalizer."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,21 +15,25 @@ from plexp.nn.distributions import ActionDistribution, Categorical
 from plexp.nn.networks import Critic, CriticKind, Network, PolicyHead
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.training.progress import Profile
-from plexp.training.types import AgentOutput, Minibatch, Rollout
+from plexp.training.types import AgentOutput, Minibatch, Rollout, Trajectory
 
-CHUNK = 4096  # rows of one forward pass over a rollout: keeps the memory of large image rollouts flat
+CHUNK_ROWS = 4096
+"""Rows of one forward pass over a trajectory; a larger number needs more memory for images."""
 
 
 class Agent(nn.Module):
-    """What acts and what judges. `normalizer` belongs to it: saved with it, frozen in evaluation.
+    """Actor and critic, with the observation normalizer that is saved with them and frozen in evaluation.
 
     Args:
-        net: the actor's network; `critic_net` the critic's, by default the actor's.
-        log_std: of a Gaussian policy: `free` of the state (one learnt number a dimension), of the `state`, or `identity`
-            (σ = 1, fixed, as in plain policy-gradient texts).
-        log_std_init: where log σ starts; 0 is σ = 1.
+        shape: shape of one observation.
+        net: network of the actor.
+        critic_net: network of the critic; None: the actor's.
+        critic_kind: kind of critic that the advantage estimator needs.
+        rng: source of the noise for Σ_a π(a|s) Q(s, a) over continuous actions.
+        log_std, log_std_init: see `PolicyHead`.
         bounds: how actions are kept within a Box: `clip` what the environment gets, or `tanh` in the policy.
-        action_samples: with Q(s, a) over continuous actions, Σ_a π(a|s) Q(s, a) is the mean over so many sampled actions.
+        action_samples: number of sampled actions whose mean Q(s, a) stands for Σ_a π(a|s) Q(s, a), if actions are
+            continuous.
     """
 
     def __init__(
@@ -53,9 +56,8 @@ class Agent(nn.Module):
         self.bounds, self.action_samples = bounds, action_samples
         if net.share_trunk and critic_net is not None:
             cause = "a shared trunk leaves no room for a network of the critic's own"
-            raise ConfigError(
-                Problem("net.share_trunk", True, cause, "give net.share_trunk=false or leave out net@critic_net")
-            )
+            remedy = "give net.share_trunk=false or leave out net@critic_net"
+            raise ConfigError(Problem("net.share_trunk", True, cause, remedy))
         self.trunk, features = net.trunk(shape)
         self.head = PolicyHead(net, features, distribution, log_std, log_std_init)
         shared = (self.trunk, features) if net.share_trunk else None
@@ -65,27 +67,36 @@ class Agent(nn.Module):
         )
         self.target_critic: Critic | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the networks."""
+        return next(self.parameters()).device
+
     def add_target_critic(self) -> None:
-        """From now on rollouts are appraised by a copy of the critic that follows it (Mnih et al. 2015)."""
+        """Add a copy of the critic, which evaluates rollouts and follows the critic slowly (Mnih et al. 2015)."""
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)  # type: ignore[union-attr]
 
     def compile(self, profile: Profile) -> None:
-        """From now on acting and appraising are compiled code."""
-        self._sample = Compiled(self._sample, "acting", on_compile=profile.count_compiling)  # type: ignore[assignment, method-assign]
-        if self.critic is None or not self.critic.takes_actions:  # which draws noise
-            self._judge = Compiled(self._judge, "appraising", on_compile=profile.count_compiling)  # type: ignore[assignment, method-assign]
+        """Compile acting and evaluating."""
+
+        def count(seconds: float) -> None:
+            profile.count("compiling", seconds)
+
+        self._sample = Compiled(self._sample, "acting", on_compile=count)  # type: ignore[assignment, method-assign]
+        if self.critic is None or not self.critic.takes_actions:  # that one draws noise
+            self._evaluate = Compiled(self._evaluate, "evaluating", on_compile=count)  # type: ignore[assignment, method-assign]
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """[B, *obs] as the networks see them."""
+        """Return observations [B, *obs] as the networks get them."""
         return observations if self.normalizer is None else self.normalizer(observations)
 
     def policy(self, observations: Tensor) -> Tensor:
-        """Normalised observations [B, *obs] -> the distribution's parameters [B, P]."""
+        """Return the parameters [B, P] of the action distribution for normalized observations [B, *obs]."""
         parameters: Tensor = self.head(self.trunk(observations))
         return parameters
 
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """Observations [N, *obs] as the environment gave them -> sampled actions [N, *act]."""
+        """Return sampled actions [N, *act] for observations [N, *obs] as the environment gave them."""
         return self._sample(observations, noise)[0]
 
     @torch.no_grad()
@@ -94,74 +105,83 @@ class Agent(nn.Module):
 
     @torch.inference_mode()
     def act_greedily(self, observations: Tensor) -> Tensor:
-        """Observations [N, *obs] as the environment gave them -> the mode of the policy [N, *act]."""
+        """Return the policy's most likely actions [N, *act] for observations [N, *obs] as the environment gave them."""
         return self.distribution.mode(self.policy(self.normalize(observations)))
 
     def evaluate(self, minibatch: Minibatch) -> AgentOutput:
-        """What today's networks say of a minibatch, with gradients; one pass through a shared trunk."""
+        """Return what the current networks say of a minibatch, with gradients; a shared trunk runs once."""
         features = self.trunk(minibatch.observations)
         log_probs, entropy = self.distribution.evaluate(self.head(features), minibatch.actions)
         if self.critic is None or minibatch.value_targets is None:
             return AgentOutput(log_probs, entropy, None)
-        predictions = self.predict(minibatch, features if self.shares_trunk else None)
-        return AgentOutput(log_probs, entropy, predictions)
+        return AgentOutput(log_probs, entropy, self.predict(minibatch, features if self.shares_trunk else None))
 
     def predict(self, minibatch: Minibatch, features: Tensor | None = None) -> Tensor:
-        """[B] what the critic is trained on: V(s), or Q(s, a) of the action that was taken."""
+        """Return what the critic is trained on [B]: V(s), or Q(s, a) of the actions taken.
+
+        `features` are those of a shared trunk, if they are known already.
+        """
         critic = self.critic
         assert critic is not None
         if critic.takes_actions:
             return self._action_values(critic, minibatch.observations, minibatch.actions)
-        output = critic(minibatch.observations) if features is None else critic.on_features(features)
+        output = critic(minibatch.observations) if features is None else critic.from_features(features)
         return output if not critic.per_action else output.gather(-1, minibatch.actions.unsqueeze(-1)).squeeze(-1)
 
     @torch.no_grad()
-    def evaluate_rollout(self, rollout: Rollout, *, fresh: bool) -> Rollout:
-        """The rollout with the values of today's critic (the target critic, if there is one) filled in.
+    def evaluate_trajectory(self, trajectory: Trajectory, old_log_probs: Tensor | None = None) -> Rollout:
+        """Return the trajectory with log-probabilities and values: those of the target critic, if there is one.
 
-        `fresh`: today's policy is the one that acted, so `log_probs` are filled in too; otherwise `log_ratios` are.
+        Args:
+            trajectory: T steps of N environments.
+            old_log_probs: [T, N] log π_old(a|s) of the policy that acted; None: the current policy did.
         """
-        steps, envs = rollout.rewards.shape
-        rows, every, actions = steps * envs, rollout.observations.flatten(0, 1), rollout.actions.flatten(0, 1)
+        steps, envs = trajectory.rewards.shape
+        rows = steps * envs
+        observations, actions = trajectory.observations.flatten(0, 1), trajectory.actions.flatten(0, 1)
         if self.critic is not None:
-            every = torch.cat([every, rollout.last_observations, rollout.final_observations])
-            actions = torch.cat([actions, actions.new_zeros(len(every) - rows, *actions.shape[1:])])
-        log_probs, values, action_values = self._judge_in_chunks(every, actions)
-        log_probs, action_values = log_probs[:rows].view(steps, envs), action_values[:rows].view(steps, envs)
-        changed = {"log_probs": log_probs} if fresh else {"log_ratios": log_probs - rollout.log_probs}
+            observations = torch.cat([observations, trajectory.last_observations, trajectory.final_observations])
+            actions = torch.cat([actions, actions.new_zeros(len(observations) - rows, *actions.shape[1:])])
+        log_probs, values, action_values = self._evaluate_in_chunks(observations, actions)
+        log_probs = log_probs[:rows].view(steps, envs)
+        zeros = torch.zeros_like(trajectory.rewards)
         if self.critic is None:
-            return replace(rollout, **changed)
-        next_values = values[envs : rows + envs]
-        if len(rollout.final_index):
-            next_values = next_values.index_copy(0, rollout.final_index, values[rows + envs :])
-        return replace(
-            rollout,
-            values=values[:rows].view(steps, envs),
-            next_values=next_values.view(steps, envs),
+            values = next_values = action_values = zeros
+        else:
+            next_values = values[envs : rows + envs]
+            if len(trajectory.final_index):
+                next_values = next_values.index_copy(0, trajectory.final_index, values[rows + envs :])
+            values, next_values = values[:rows].view(steps, envs), next_values.view(steps, envs)
+            action_values = action_values[:rows].view(steps, envs)
+        return Rollout(
+            **trajectory.given(),
+            log_probs=log_probs if old_log_probs is None else old_log_probs,
+            log_ratios=zeros if old_log_probs is None else log_probs - old_log_probs,
+            values=values,
+            next_values=next_values,
             action_values=action_values,
-            **changed,
         )
 
-    def _judge_in_chunks(self, observations: Tensor, actions: Tensor) -> list[Tensor]:
-        number, device = -(-len(observations) // CHUNK), next(self.parameters()).device
+    def _evaluate_in_chunks(self, observations: Tensor, actions: Tensor) -> list[Tensor]:
+        number, device = -(-len(observations) // CHUNK_ROWS), self.device
         if number == 1:
-            return [each.cpu() for each in self._judge(observations.to(device), actions.to(device))]
-        parts = zip(observations.tensor_split(number), actions.tensor_split(number), strict=True)
-        chunks = [self._judge(part.to(device), acted.to(device)) for part, acted in parts]
+            return [column.cpu() for column in self._evaluate(observations.to(device), actions.to(device))]
+        pairs = zip(observations.tensor_split(number), actions.tensor_split(number), strict=True)
+        chunks = [self._evaluate(part.to(device), taken.to(device)) for part, taken in pairs]
         return [torch.cat(column).cpu() for column in zip(*chunks, strict=True)]
 
-    def _judge(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log π(a|s), V(s) and Q(s, a) of each row [B]; zeros where there is no such critic."""
+    def _evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log π(a|s), V(s) and Q(s, a) of each row [B]; zeros where there is no such critic."""
         observations = self.normalize(observations)
         features = self.trunk(observations)
         parameters = self.head(features)
         log_probs, _ = self.distribution.evaluate(parameters, actions)
-        nothing, critic = torch.zeros_like(log_probs), self.target_critic or self.critic
+        zeros, critic = torch.zeros_like(log_probs), self.target_critic or self.critic
         if critic is None:
-            return log_probs, nothing, nothing
+            return log_probs, zeros, zeros
         if self.critic_kind == "v":
             shared = self.shares_trunk and self.target_critic is None
-            return log_probs, critic.on_features(features) if shared else critic(observations), nothing
+            return log_probs, critic.from_features(features) if shared else critic(observations), zeros
         if isinstance(self.distribution, Categorical):
             q = critic(observations)
             values = (self.distribution.probabilities(parameters) * q).sum(-1)
@@ -178,7 +198,7 @@ class Agent(nn.Module):
 
 
 class GreedyPolicy(nn.Module):
-    """What is handed on: observations [B, *obs] as the environment gives them -> actions as it takes them."""
+    """The greedy policy as one module, for export: observations [B, *obs] as the environment gives them -> its actions."""
 
     def __init__(self, agent: Agent) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""From rollouts to minibatches: targets, standardised advantages, valid rows, a new order for every pass."""
+"""From rollouts to minibatches: targets, standardized advantages, valid rows, and a new order for every pass."""
 
 from __future__ import annotations
 
@@ -16,35 +16,40 @@ from plexp.training.interfaces import AdvantageEstimator
 from plexp.training.types import Minibatch, Rollout, Targets
 
 Standardization: TypeAlias = Literal["minibatch", "rollout", "episode", "off"]
-"""Over what advantages are brought to mean 0 and deviation 1."""
+"""Set of rows over which advantages are brought to mean 0 and standard deviation 1."""
 
 
 @torch.no_grad()
-def assemble(
+def make_batch(
     agent: Agent, advantage: AdvantageEstimator, rollouts: Sequence[Rollout], standardization: Standardization
 ) -> Minibatch:
-    """All valid rows of the rollouts, normalised, with their targets, on the agent's device."""
-    parts = [_rows(each, advantage, standardization, agent.critic_kind == "q") for each in rollouts]
-    device = next(agent.parameters()).device
-    fields = {name: [part[name] for part in parts] for name in parts[0]}
-    columns = {name: (c[0] if len(c) == 1 else torch.cat(c)).to(device) for name, c in fields.items()}
-    columns["observations"] = agent.normalize(columns["observations"])
-    return Minibatch(**columns)
+    """Return all valid rows of the rollouts, with normalized observations and their targets, on the agent's device."""
+    parts = [_valid_rows(rollout, advantage, standardization, agent.critic_kind == "q") for rollout in rollouts]
+    columns = {name: [part[name] for part in parts] for name in parts[0]}
+    fields = {name: (c[0] if len(c) == 1 else torch.cat(c)).to(agent.device) for name, c in columns.items()}
+    fields["observations"] = agent.normalize(fields["observations"])
+    return Minibatch(**fields)
 
 
-def minibatches(batch: Minibatch, number: int, rng: np.random.Generator) -> Iterator[Minibatch]:
-    """The batch in a new order, in `number` parts of (almost) one size; in its own order if there is one part."""
-    rows, fields = len(batch.advantages), batch.tensors()
+def minibatches(leaves: list[Tensor], number: int, rng: np.random.Generator) -> Iterator[list[Tensor]]:
+    """Split a batch, given as its tensors [B, …], into `number` parts of (almost) one size, in a new random order.
+
+    A single part keeps the batch's order. There are never more parts than rows.
+    """
     if number == 1:
-        yield batch
+        yield leaves
         return
-    order = torch.from_numpy(rng.permutation(rows)).to(batch.advantages.device)
-    for parts in zip(*[field[order].tensor_split(min(number, rows)) for field in fields], strict=True):
-        yield Minibatch(*parts)
+    rows = len(leaves[0])
+    order = torch.from_numpy(rng.permutation(rows)).to(leaves[0].device)
+    for parts in zip(*[leaf[order].tensor_split(min(number, rows)) for leaf in leaves], strict=True):
+        yield list(parts)
 
 
-def _checked(advantage: AdvantageEstimator, rollout: Rollout) -> Targets:
-    """What the estimator makes of it. Raises TrainingError for another shape than [T, N], and for what is not finite."""
+def _estimate(advantage: AdvantageEstimator, rollout: Rollout) -> Targets:
+    """Return the estimator's targets of a rollout.
+
+    Raises TrainingError for another shape than [T, N], and for numbers that are not finite.
+    """
     targets, shape = advantage(rollout), rollout.rewards.shape
     for name, value in vars(targets).items():
         if value is None:
@@ -59,11 +64,11 @@ def _checked(advantage: AdvantageEstimator, rollout: Rollout) -> Targets:
     return targets
 
 
-def _rows(
+def _valid_rows(
     rollout: Rollout, advantage: AdvantageEstimator, standardization: Standardization, critic_is_q: bool
 ) -> dict[str, Tensor]:
-    """The fields of a Minibatch of the valid rows of one rollout; `value_targets` only if there is a critic."""
-    targets, done = _checked(advantage, rollout), rollout.terminated | rollout.truncated
+    """Return the fields of a Minibatch for the valid rows of one rollout; `value_targets` only if there is a critic."""
+    targets, done = _estimate(advantage, rollout), rollout.terminated | rollout.truncated
     advantages, valid = targets.advantages, rollout.valid
     if standardization == "episode":
         advantages = losses.standardize_episodes(advantages, done, valid)
@@ -80,5 +85,5 @@ def _rows(
     }
     if targets.value_targets is not None:
         fields["value_targets"] = targets.value_targets
-    whole = bool(valid.all())
-    return {name: field.flatten(0, 1) if whole else field[valid] for name, field in fields.items()}
+    all_valid = bool(valid.all())
+    return {name: field.flatten(0, 1) if all_valid else field[valid] for name, field in fields.items()}

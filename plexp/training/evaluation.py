@@ -1,4 +1,4 @@
-"""Plays whole episodes, greedily or sampled, on environments of its own."""
+"""Evaluation: whole episodes, greedy or sampled, in environments of their own."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import EnvironmentFault
 from plexp.training.agent import Agent
 
-PARALLEL = 10  # environments side by side
+PARALLEL = 10
+"""Environments stepped side by side."""
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Of E episodes."""
+    """Returns and lengths of E evaluation episodes."""
 
     returns: npt.NDArray[np.float64]
-    """[E] undiscounted, as the environment pays them."""
+    """[E] undiscounted returns of the environment's own rewards."""
     lengths: npt.NDArray[np.int64]
-    """[E] in steps."""
+    """[E] lengths in steps."""
     played: Sequence[PlayedEpisode] | None = None
-    """[E] the episodes; None where none can be played again, as they have no seed of their own (NEXT_STEP resets)."""
+    """[E] episodes to re-simulate; None where episodes have no seed of their own (NEXT_STEP resets)."""
 
 
 def evaluate(
@@ -40,10 +41,18 @@ def evaluate(
     episodes: int,
     sampling: np.random.Generator | None = None,
 ) -> EvaluationResult:
-    """The returns of exactly `episodes` episodes; how many each environment plays is fixed before.
+    """Play exactly `episodes` episodes and return their returns and lengths.
 
-    So short episodes are not favoured. Actions are the policy's mode, or with `sampling` drawn from it. Raises TrainingError
-    if an environment raises, or returns what it must not.
+    The number of episodes of each environment is fixed beforehand, so that short episodes are not favoured.
+
+    Args:
+        agent: the agent that acts.
+        environment: makes the environments.
+        seeds: seeds of the episodes.
+        episodes: E, number of episodes.
+        sampling: source of noise for actions sampled from the policy; None: the most likely action is taken.
+
+    Raises TrainingError if an environment raises, or returns something invalid.
     """
     num_envs = min(PARALLEL, episodes)
     quotas = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
@@ -56,23 +65,23 @@ def evaluate(
 
 
 def _actor(agent: Agent, num_envs: int, sampling: np.random.Generator | None) -> Callable[[Array], Tensor]:
-    """Observations [N, *obs] -> actions [N, *act]."""
-    device = next(agent.parameters()).device
+    """Return the function from observations [N, *obs] to actions [N, *act]."""
+    device = agent.device
 
     def act(observations: Array) -> Tensor:
-        seen = torch.from_numpy(observations).to(device)
+        inputs = torch.from_numpy(observations).to(device)
         if sampling is None:
-            return agent.act_greedily(seen).cpu()
+            return agent.act_greedily(inputs).cpu()
         noise = agent.distribution.draw_noise(sampling, 1, num_envs)[0]
-        return agent.act(seen, torch.from_numpy(noise).to(device)).cpu()
+        return agent.act(inputs, torch.from_numpy(noise).to(device)).cpu()
 
     return act
 
 
 def _play(
-    act: Callable[[Array], Tensor], stepper: EnvAdapter, quotas: list[int], seeds: EpisodeSeeds, bounds: Bounds | None
+    act: Callable[[Array], Tensor], adapter: EnvAdapter, quotas: list[int], seeds: EpisodeSeeds, bounds: Bounds | None
 ) -> EvaluationResult:
-    num_envs = stepper.num_envs
+    num_envs = adapter.num_envs
     totals, steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
     returns: list[list[float]] = [[] for _ in range(num_envs)]
     lengths: list[list[int]] = [[] for _ in range(num_envs)]
@@ -81,30 +90,30 @@ def _play(
     ends: list[Array] = []
 
     def located(fault: EnvironmentFault, begins: bool = False) -> EnvironmentFault:
-        """With the episode that it is in."""
-        if not stepper.same_step:
+        """Return the fault with the episode in which it happened."""
+        if not adapter.same_step:
             return fault
-        begun = EpisodesInProgress(num_envs)
-        begun.begin()
+        in_progress = EpisodesInProgress(num_envs)
+        in_progress.begin()
         done = np.array(ends, np.bool_).reshape(-1, num_envs)
-        return locate(fault, begun, acted, done, stepper.distribution, seeds, begins)
+        return locate(fault, in_progress, acted, done, adapter.distribution, seeds, begins)
 
     def check(what: str, array: Array, limits: Bounds | None = None) -> None:
-        found = find_fault(what, array[None], limits, len(acted) - 1, "of the evaluation")
-        if found is not None:
-            raise located(found.fault, begins=what == "observation")
+        located_fault = find_fault(what, array[None], limits, len(acted) - 1, "of the evaluation")
+        if located_fault is not None:
+            raise located(located_fault.fault, begins=what == "observation")
 
     try:
-        observations = stepper.reset()
+        observations = adapter.reset()
     except EnvironmentFault as fault:
         raise located(fault) from fault
     check("observation", observations, bounds)
     while any(len(played) < quota for played, quota in zip(returns, quotas, strict=True)):
         actions = act(observations)
-        counted = np.ones(num_envs, np.bool_) if stepper.same_step else ~ended
+        counted = np.ones(num_envs, np.bool_) if adapter.same_step else ~ended
         acted.append(actions)
         try:
-            observations, rewards, terminated, truncated, _ = stepper.step(actions)
+            observations, rewards, terminated, truncated, _ = adapter.step(actions)
         except EnvironmentFault as fault:
             raise located(fault) from fault
         check("reward", rewards)
@@ -118,19 +127,19 @@ def _play(
                 returns[i].append(float(totals[i]))
                 lengths[i].append(int(steps[i]))
             totals[i], steps[i] = 0, 0
-    played = _played(returns, lengths, stepper, acted, seeds) if stepper.same_step else None
+    played = _played(returns, lengths, adapter, acted, seeds) if adapter.same_step else None
     return EvaluationResult(np.concatenate(returns), np.concatenate(lengths), played)
 
 
 def _played(
-    returns: list[list[float]], lengths: list[list[int]], stepper: EnvAdapter, acted: list[Tensor], seeds: EpisodeSeeds
+    returns: list[list[float]], lengths: list[list[int]], adapter: EnvAdapter, acted: list[Tensor], seeds: EpisodeSeeds
 ) -> list[PlayedEpisode]:
-    """The episodes of each environment, which began where the one before it ended."""
-    given = stepper.distribution.to_environment(torch.cat(acted)).numpy()
-    table = given.reshape(len(acted), stepper.num_envs, *given.shape[1:])
+    """Return the episodes of each environment, each of which begins where the one before it ended."""
+    actions = adapter.distribution.to_environment(torch.cat(acted)).numpy()
+    table = actions.reshape(len(acted), adapter.num_envs, *actions.shape[1:])
     played = []
-    for i, (paid, long) in enumerate(zip(returns, lengths, strict=True)):
-        parts = np.split(table[:, i], np.cumsum(long))  # the last is of an episode that is not counted
-        episodes = enumerate(zip(parts, paid, strict=False))
+    for i, (totals, steps) in enumerate(zip(returns, lengths, strict=True)):
+        parts = np.split(table[:, i], np.cumsum(steps))  # the last part is of an episode that does not count
+        episodes = enumerate(zip(parts, totals, strict=False))
         played += [PlayedEpisode(seeds(i, number), part, total) for number, (part, total) in episodes]
     return played

@@ -1,100 +1,77 @@
-"""What each kind of plugin must be. Fulfil the Protocol; inheriting is not needed.
+"""What algorithms, advantage estimators and callbacks must provide. Fulfil the protocol; inheriting is not needed.
 
-A plugin's keyword-only parameters are its configuration. An algorithm's positional parameters are wired in by
-`experiment.build` by their names: `agent`, `learner`, and for one that does without plexp's learner `advantage` and `rng`.
+A plugin's keyword-only parameters are its configuration. An algorithm's positional parameters are wired in by their names:
+`agent`, `learner`, and for an algorithm that does without plexp's learner `advantage` and `rng`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from plexp.nn.networks import CriticKind
-from plexp.training.types import Metrics, Rollout, Targets
-
-if TYPE_CHECKING:
-    from plexp.envs.episodes import Episode
+from plexp.training.progress import TrainingProgress
+from plexp.training.types import Metrics, Rollout, Targets, Trajectory
 
 
 class Stateful(Protocol):
-    """What a checkpoint keeps of an object: as torch has it, nested tensors, numpy arrays, numbers and texts.
+    """An object whose state a checkpoint stores, with the methods that torch's modules and optimizers have.
 
-    An algorithm or estimator that remembers anything between updates (beside the learner that is wired in) fulfils it too;
-    one that does not is taken to remember nothing.
+    The state is nested dicts and lists of tensors, numpy arrays, numbers and strings. An algorithm, estimator or callback
+    that remembers anything between updates fulfils this protocol too; one that does not is taken to remember nothing.
     """
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Of now; a copy is made of it before anything changes."""
+        """Return the current state; whoever stores it copies it first."""
         ...
 
     def load_state_dict(self, state_dict: Any) -> object:
-        """Become what `state_dict` said, in place."""
+        """Restore the state in place."""
         ...
 
 
 class Algorithm(Protocol):
-    """How a policy becomes better: a loss and its schedule (group `algo`)."""
+    """A loss and its schedule: how the policy is improved (group `algo`)."""
 
     num_steps: int
-    """T: steps of each environment in one rollout; the least, where the estimator needs whole episodes."""
+    """T, steps of each environment in one trajectory; the minimum, where trajectories are complete episodes."""
     complete_episodes: bool
-    """True: each rollout begins with new episodes and ends with their ends."""
+    """True if each trajectory begins with new episodes and ends with their ends."""
 
-    def update(self, rollout: Rollout, progress: float) -> Metrics:
-        """Learn from one rollout; `progress` is the share of the training budget that is used up, 0…1 (for annealing)."""
+    def update(self, trajectory: Trajectory, progress: float) -> Metrics:
+        """Learn from one trajectory.
+
+        `progress` is the share of the training budget that has been used, 0…1, for annealing.
+        """
         ...
 
 
 class AdvantageEstimator(Protocol):
-    """Φ, the weight of ∇ log π in the policy gradient (group `advantage`)."""
+    """An estimator of Φ, the weight of ∇ log π in the policy gradient (group `advantage`)."""
 
     critic: CriticKind
-    """Which critic the agent must have: none, V(s), or Q(s, a)."""
+    """The critic that the agent must have: none, V(s), or Q(s, a)."""
     complete_episodes: bool
-    """True: it cannot bootstrap, so rollouts must end with the ends of episodes."""
+    """True if it cannot bootstrap, so that trajectories must end with the ends of episodes."""
     off_policy: bool
-    """True: it corrects for rollouts of an older policy, so that rollouts may be replayed."""
+    """True if it corrects for an older policy's actions, so that trajectories may be replayed."""
 
-    def __call__(self, rollout: Rollout) -> Targets: ...
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """What a callback is told: how far the training is, and what came of its last iteration."""
-
-    steps: int
-    """Environment steps learnt from."""
-    episodes: int
-    """That ended in them."""
-    updates: int
-    fraction: float
-    """Share of the training budget that is used up, 0…1."""
-    seconds: float
-    """Spent collecting and updating."""
-    finished: Sequence[Episode]
-    """The episodes that ended in the last iteration."""
-    metrics: Metrics
-    """What the last update said of itself: `policy_loss`, `approx_kl`, …; empty before the first."""
-    evaluations: Sequence[tuple[int, float]]
-    """(environment steps, mean greedy return) of all evaluations so far."""
-    log: Callable[[Mapping[str, float]], None]
-    """Keeps metrics of the callback's own, at this step, below `callbacks/` and its name."""
-    stop: Callable[[str], None]
-    """Ends the training after this iteration, as if its budget were used up; the reason becomes the run's tag `stopped`."""
+    def __call__(self, rollout: Rollout) -> Targets:
+        """Return the advantages, and the targets of the critic if there is one."""
+        ...
 
 
 class TrainingCallback(Protocol):
-    """Is told how the training goes (group `callbacks`). One that remembers anything between iterations is `Stateful` too."""
+    """An observer of the training (group `callbacks`); it acts by `progress.log` and `progress.stop` alone."""
 
     def on_start(self, progress: TrainingProgress) -> None:
-        """Before the first iteration, and again when a run is taken up."""
+        """Run before the first iteration, also of a resumed run."""
         ...
 
     def on_iteration(self, progress: TrainingProgress) -> None:
-        """After each rollout and what was learnt from it."""
+        """Run after each trajectory and the update that it was used for."""
         ...
 
     def on_end(self, progress: TrainingProgress) -> None:
-        """When the training has come to its end; not after an error or an interrupt."""
+        """Run when the training has reached its end; not after an error or an interrupt."""
         ...

@@ -3,31 +3,80 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from plexp.envs.episodes import Episode
+from plexp.training.types import Metrics
+
+
+@dataclass
+class TrainingProgress:
+    """How far the training is, and what its last iteration brought. Callbacks read it; the trainer alone changes it."""
+
+    steps: int = 0
+    """Number of environment steps learnt from."""
+    episodes: int = 0
+    """Number of episodes that ended in those steps."""
+    updates: int = 0
+    """Number of iterations: a trajectory and the update that it was used for."""
+    fraction: float = 0.0
+    """Share of the training budget that has been used, 0…1."""
+    seconds: float = 0.0
+    """Seconds spent collecting and updating, without compiling, evaluation and tracking."""
+    finished: Sequence[Episode] = ()
+    """Episodes that ended in the last iteration."""
+    metrics: Metrics = field(default_factory=dict)
+    """Metrics of the last update (`policy_loss`, `approx_kl`, …); empty before the first."""
+    evaluations: Sequence[tuple[int, float]] = ()
+    """(environment steps, mean greedy return) of every evaluation so far."""
+    stopped: bool = False
+    """True once the training ends after this iteration, as if its budget were used up."""
+    stop_reason: str = ""
+    """Reason that a callback gave for stopping."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """Metrics that a callback has logged and that are not recorded yet."""
+
+    def stop(self, reason: str) -> None:
+        """End the training after this iteration, as if its budget were used up.
+
+        The reason of a callback plugin becomes the run's tag `stopped`.
+        """
+        self.stopped, self.stop_reason = True, reason
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Record metrics of a callback plugin at this step, as `callbacks/<name of the callback>/<metric>`."""
+        self.logged |= metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("steps", "episodes", "updates", "fraction", "seconds", "stopped")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        vars(self).update(state_dict)
 
 
 @dataclass
 class Profile:
-    """Seconds of a run so far, by what they went into."""
+    """Seconds that a run has spent so far, by activity."""
 
     environment: float = 0.0
     """Stepping and resetting the environments."""
     acting: float = 0.0
-    """The policy's actions, and keeping what the environments gave."""
+    """Sampling the policy's actions, and storing what the environments gave."""
     estimating: float = 0.0
-    """Values, log-probabilities and targets of whole rollouts."""
+    """Values, log-probabilities and targets of whole trajectories."""
     updating: float = 0.0
-    """Gradient descent, and the running statistics."""
+    """Gradient descent and running statistics."""
     compiling: float = 0.0
-    """Tracing and compiling, or loading what is on disk; once in a run, and not in its `seconds`."""
+    """Tracing and compiling, or loading compiled code; not part of a run's `seconds`."""
     evaluation: float = 0.0
+    """Playing evaluation episodes, and filming them."""
     tracking: float = 0.0
-    """Metrics and the progress bar."""
+    """Recording metrics, and the progress bar."""
     checkpointing: float = 0.0
+    """Copying and writing checkpoints."""
 
     def state_dict(self) -> dict[str, float]:
         return dict(vars(self))
@@ -35,44 +84,15 @@ class Profile:
     def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
         vars(self).update(state_dict)
 
-    def count_compiling(self, seconds: float) -> None:
-        """Add to the seconds that went into compiling."""
-        self.compiling += seconds
-
-    def now(self) -> tuple[float, float]:
-        """For `add`."""
+    def start(self) -> tuple[float, float]:
+        """Return the present for `stop`: the clock, and the seconds counted so far."""
         return time.perf_counter(), sum(vars(self).values())
 
-    def add(self, part: str, began: tuple[float, float]) -> None:
-        """Count for `part` what has passed since `began = now()`, without what other parts have counted meanwhile."""
-        clock, counted = self.now()
-        setattr(self, part, getattr(self, part) + clock - began[0] - (counted - began[1]))
+    def stop(self, activity: str, started: tuple[float, float]) -> None:
+        """Count the seconds since `start` for an activity, without those that other activities have counted meanwhile."""
+        clock, counted = self.start()
+        self.count(activity, clock - started[0] - (counted - started[1]))
 
-
-@dataclass
-class Progress:
-    """How far a run is."""
-
-    steps: int = 0
-    """Environment steps learnt from."""
-    episodes: int = 0
-    updates: int = 0
-    fraction: float = 0.0
-    """Share of the training budget that is used up, 0…1."""
-    seconds: float = 0.0
-    """Spent collecting and updating; compiling, evaluation and tracking are not in it."""
-    finished: list[Episode] = field(default_factory=list)
-    """Episodes that ended in the last iteration."""
-    profile: Profile = field(default_factory=Profile)
-    stopped: bool = False
-    """Set by a callback to end the training early."""
-
-    def state_dict(self) -> dict[str, Any]:
-        names = ("steps", "episodes", "updates", "fraction", "seconds", "stopped")
-        return {**{name: getattr(self, name) for name in names}, "profile": self.profile.state_dict()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        for name, value in state_dict.items():
-            if name != "profile":
-                setattr(self, name, value)
-        self.profile.load_state_dict(state_dict["profile"])
+    def count(self, activity: str, seconds: float) -> None:
+        """Add seconds to an activity."""
+        setattr(self, activity, getattr(self, activity) + seconds)

@@ -1,31 +1,26 @@
-"""The loop: collect, update, tell the callbacks. It knows no algorithm."""
+"""The training loop: collect, update, call the callbacks. It knows no algorithm."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from plexp.training.agent import Agent
 from plexp.training.collector import Collector
-from plexp.training.interfaces import Algorithm
-from plexp.training.progress import Profile, Progress
+from plexp.training.interfaces import Algorithm, TrainingCallback
+from plexp.training.progress import Profile, TrainingProgress
 from plexp.training.types import Metrics
 
 
-class Callback(Protocol):
-    """Is told what happens; changes nothing but `Progress.stopped`."""
-
-    def on_start(self, progress: Progress) -> None: ...
-
-    def on_iteration(self, progress: Progress, metrics: Metrics) -> None: ...
-
-    def on_end(self, progress: Progress) -> None: ...
-
-
 class Trainer:
-    """Runs an algorithm until `total_timesteps` environment steps, or `total_episodes` if that is given, are reached."""
+    """Runs an algorithm until its budget is used up: `total_timesteps`, or `total_episodes` if that is given.
+
+    Args:
+        total_timesteps: environment steps to learn from, of all environments together.
+        total_episodes: episodes after which the training ends earlier; None: steps alone count.
+        profile: gets the seconds of each activity.
+    """
 
     def __init__(
         self,
@@ -41,44 +36,47 @@ class Trainer:
         self.total_timesteps, self.total_episodes = total_timesteps, total_episodes
         self.profile = profile or Profile()
 
-    def run(self, callbacks: Sequence[Callback], progress: Progress | None = None) -> Progress:
-        """Train, from `progress` on; `on_end` is called only if it came to its end."""
-        progress = progress or Progress(profile=self.profile)
-        with self._counted_as_tracking():
+    def run(self, callbacks: Sequence[TrainingCallback], progress: TrainingProgress | None = None) -> TrainingProgress:
+        """Train from `progress` to the end of the budget, and return how far it came.
+
+        Callbacks run in their order; `on_end` runs only if the training reached its end.
+        """
+        progress = progress or TrainingProgress()
+        with self._timed_as_tracking():
             for callback in callbacks:
                 callback.on_start(progress)
         while progress.fraction < 1 and not progress.stopped:
-            metrics = self.iterate(progress)
-            with self._counted_as_tracking():
+            self.iterate(progress)
+            with self._timed_as_tracking():
                 for callback in callbacks:
-                    callback.on_iteration(progress, metrics)
+                    callback.on_iteration(progress)
         for callback in callbacks:
             callback.on_end(progress)
         return progress
 
-    @contextmanager
-    def _counted_as_tracking(self) -> Iterator[None]:
-        """What callbacks take, but for evaluation, which counts itself."""
-        began = self.profile.now()
-        yield
-        self.profile.add("tracking", began)
-
-    def iterate(self, progress: Progress) -> Metrics:
-        """One rollout and what is learnt from it; moves `progress` on."""
+    def iterate(self, progress: TrainingProgress) -> Metrics:
+        """Collect one trajectory, learn from it, advance `progress`, and return the update's metrics."""
         started = time.perf_counter() - self.profile.compiling
-        rollout = self.collector.collect()
-        began = self.profile.now()
-        metrics = self.algorithm.update(rollout, progress.fraction)
+        trajectory = self.collector.collect()
+        updating = self.profile.start()
+        progress.metrics = self.algorithm.update(trajectory, progress.fraction)
         if self.agent.normalizer is not None:
-            self.agent.normalizer.update(rollout.observations[rollout.valid])
+            self.agent.normalizer.update(trajectory.observations[trajectory.valid])
         progress.finished = self.collector.episodes
-        progress.steps += rollout.num_valid
+        progress.steps += trajectory.num_valid
         progress.episodes += len(progress.finished)
         progress.updates += 1
         used = progress.steps / self.total_timesteps
         if self.total_episodes is not None:
             used = max(used, progress.episodes / self.total_episodes)
         progress.fraction = min(1.0, used)
-        self.profile.add("updating", began)
+        self.profile.stop("updating", updating)
         progress.seconds += time.perf_counter() - self.profile.compiling - started
-        return metrics
+        return progress.metrics
+
+    @contextmanager
+    def _timed_as_tracking(self) -> Iterator[None]:
+        """Count the callbacks' seconds as tracking, but for what they count themselves, such as evaluation."""
+        started = self.profile.start()
+        yield
+        self.profile.stop("tracking", started)

@@ -1,7 +1,9 @@
-"""What flows through plexp.
+"""The tensors that flow through the training loop.
 
-Glossary: T steps of N environments, time-major; B = rows of a minibatch; K = episodes that ended inside a rollout.
-`*obs` is the shape of one observation, `*act` that of one action.
+    collector ─▶ Trajectory ─▶ agent ─▶ Rollout ─▶ advantage estimator ─▶ Targets ─▶ Minibatch ─▶ loss
+
+Glossary: T steps of N environments, time-major; B rows of a minibatch; K episodes that ended inside a trajectory. `*obs` is
+the shape of one observation, `*act` that of one action.
 """
 
 from __future__ import annotations
@@ -10,98 +12,108 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch.export
 from torch import Tensor
 
 Metrics: TypeAlias = Mapping[str, float]
-"""Names without prefix (`policy_loss`, `approx_kl`) to numbers."""
+"""Metrics by name, without a prefix: `policy_loss`, `approx_kl`."""
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """T steps of N environments under one policy, and what the agent thinks of them.
-
-    `values`, `next_values`, `action_values` and `log_ratios` are filled in by `Agent.evaluate_rollout`; they are zero until
-    then, and where the agent has no such critic.
-    """
+class Trajectory:
+    """T steps of N environments as the environments gave them; nothing in it is estimated."""
 
     observations: Tensor
-    """[T, N, *obs] as the environment gave them, before the agent's normaliser."""
+    """[T, N, *obs] observations that the actions answered, before the agent's normalizer."""
     actions: Tensor
-    """[T, N, *act] as sampled, before any clipping to the bounds."""
-    log_probs: Tensor
-    """[T, N] log π_old(a|s) of the policy that acted, in nats."""
+    """[T, N, *act] actions as sampled, before any clipping to the bounds."""
     rewards: Tensor
-    """[T, N] after reward scaling, if that is on."""
-    values: Tensor
-    """[T, N] V(s_t); with a Q critic Σ_a π(a|s_t) Q(s_t, a)."""
-    next_values: Tensor
-    """[T, N] V(s_{t+1}) of the TRUE successor, never of the next episode's start."""
-    action_values: Tensor
-    """[T, N] Q(s_t, a_t); zero without a Q critic."""
-    log_ratios: Tensor
-    """[T, N] log π(a|s) − log π_old(a|s) of today's policy π; zero in a fresh rollout."""
+    """[T, N] rewards, scaled if `env.scale_rewards` is on."""
     terminated: Tensor
-    """[T, N] bool: no future after this step."""
+    """[T, N] bool: the step ended its episode, and the return has no future beyond it."""
     truncated: Tensor
-    """[T, N] bool: cut off by a time limit; the future exists, so bootstrap."""
+    """[T, N] bool: a time limit cut the episode off after the step, so an estimator bootstraps from the successor."""
     valid: Tensor
-    """[T, N] bool. False: padding or a reset row; in no loss, count or normaliser."""
+    """[T, N] bool: False for padding and for reset rows, which are in no loss, count or normalizer."""
     last_observations: Tensor
-    """[N, *obs] after the last step."""
+    """[N, *obs] observations after the last step."""
     final_observations: Tensor
-    """[K, *obs] the true last observations of episodes whose successor row shows the next episode (SAME_STEP resets)."""
+    """[K, *obs] true last observations of the episodes whose successor row shows the next episode (SAME_STEP resets)."""
     final_index: Tensor
-    """[K] int64: their rows in the flattened [T·N]."""
+    """[K] int64 rows of those episodes' last steps in the flattened [T·N]."""
+
+    def given(self) -> dict[str, Tensor]:
+        """Return the tensors that the environments gave, by name, without what a subclass adds."""
+        return {name: getattr(self, name) for name in Trajectory.__dataclass_fields__}
 
     @property
     def num_valid(self) -> int:
-        """How many environment steps this rollout holds."""
+        """Number of environment steps in the trajectory."""
         return int(self.valid.sum())
 
 
 @dataclass(frozen=True)
+class Rollout(Trajectory):
+    """A trajectory with what the agent's networks say of it: the input of an advantage estimator.
+
+    Values are zero where the agent has no critic of that kind.
+    """
+
+    log_probs: Tensor
+    """[T, N] log π_old(a|s) of the policy that acted, in nats."""
+    log_ratios: Tensor
+    """[T, N] log π(a|s) − log π_old(a|s) of the current policy π; zero unless the trajectory is replayed."""
+    values: Tensor
+    """[T, N] V(s_t); with a Q critic Σ_a π(a|s_t) Q(s_t, a)."""
+    next_values: Tensor
+    """[T, N] V(s_{t+1}) of the true successor, never of the next episode's first observation."""
+    action_values: Tensor
+    """[T, N] Q(s_t, a_t); zero without a Q critic."""
+
+
+@dataclass(frozen=True)
 class Targets:
-    """What an advantage estimator makes of a rollout."""
+    """What an advantage estimator computes from a rollout."""
 
     advantages: Tensor
     """[T, N] Φ, the weight of ∇ log π(a|s)."""
     value_targets: Tensor | None
-    """[T, N] what the critic regresses on; None: there is no critic."""
+    """[T, N] regression targets of the critic; None if there is no critic."""
     importance_weights: Tensor | None = None
-    """[T, N] min(ρ̄, π/π_old) for losses that have no ratio of their own; None: one everywhere (on-policy)."""
+    """[T, N] min(ρ̄, π/π_old), for losses without a ratio of their own; None stands for one everywhere (on-policy)."""
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """B valid rows of one or several rollouts, shuffled."""
+    """B valid rows of one or several rollouts, in random order."""
 
     observations: Tensor
-    """[B, *obs] normalised, if normalisation is on."""
+    """[B, *obs] observations, normalized if `env.normalize_observations` is on."""
     actions: Tensor
-    """[B, *act]"""
+    """[B, *act] actions as sampled."""
     log_probs: Tensor
-    """[B] of the policy that acted."""
+    """[B] log π_old(a|s) of the policy that acted, in nats."""
     advantages: Tensor
-    """[B] standardised, if that is on."""
+    """[B] advantages, standardized as `algo.standardize_advantages` says."""
     importance_weights: Tensor
-    """[B] see `Targets`."""
+    """[B] importance weights; see `Targets`."""
     values: Tensor
-    """[B] the critic's prediction when the rollout was appraised: V(s), or Q(s, a) with a Q critic."""
+    """[B] the critic's predictions when the rollout was evaluated: V(s), or Q(s, a) with a Q critic."""
     value_targets: Tensor | None = None
-    """[B]; None: this pass trains no critic."""
-
-    def tensors(self) -> list[Tensor]:
-        """The fields that it has, in this order."""
-        return [x for x in vars(self).values() if x is not None]
+    """[B] regression targets of the critic; None if the pass trains no critic."""
 
 
 @dataclass(frozen=True)
 class AgentOutput:
-    """What an agent says of a minibatch, with gradients."""
+    """What the agent's networks say of a minibatch, with gradients."""
 
     log_probs: Tensor
-    """[B] log π(a|s)"""
+    """[B] log π(a|s) of the current policy, in nats."""
     entropy: Tensor
-    """[B] of π(·|s), in nats."""
+    """[B] entropy of π(·|s), in nats."""
     predictions: Tensor | None
-    """[B] V(s) or Q(s, a); None where no critic is trained."""
+    """[B] V(s), or Q(s, a) with a Q critic; None if the pass trains no critic."""
+
+
+for _batch in (Trajectory, Rollout, Targets, Minibatch, AgentOutput):
+    torch.export.register_dataclass(_batch)  # as pytrees: flattened to tensors, and rebuilt by field name

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from plexp import Agent, Learner, Metrics, Minibatch, PositiveInt, Rollout, Terms, losses, register
+from plexp import Agent, Learner, Metrics, Minibatch, PositiveInt, Terms, Trajectory, losses, register
 
 
 @register("algo", "a2c")
@@ -31,10 +31,10 @@ class A2C:
     def __init__(self, agent: Agent, learner: Learner, *, num_steps: PositiveInt, num_minibatches: PositiveInt) -> None:
         self.agent, self.learner, self.num_steps, self.num_minibatches = agent, learner, num_steps, num_minibatches
 
-    def update(self, rollout: Rollout, progress: float) -> Metrics:
-        return self.learner.fit(rollout, self.loss, progress, num_minibatches=self.num_minibatches)
+    def update(self, trajectory: Trajectory, progress: float) -> Metrics:
+        return self.learner.fit(trajectory, self.loss, progress, num_minibatches=self.num_minibatches)
 
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
-        evaluation = self.agent.evaluate(minibatch)
-        policy_losses = losses.policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
-        return self.learner.total(policy_losses, evaluation, minibatch)
+        output = self.agent.evaluate(minibatch)
+        policy_losses = losses.policy_gradient(output.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total_loss(policy_losses, output, minibatch)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from plexp import Agent, Learner, Metrics, Minibatch, Rollout, Terms, losses, register
+from plexp import Agent, Learner, Metrics, Minibatch, Terms, Trajectory, losses, register
 
 
 @register("algo", "actor_critic")
@@ -30,10 +30,10 @@ class ActorCritic:
     def __init__(self, agent: Agent, learner: Learner) -> None:
         self.agent, self.learner = agent, learner
 
-    def update(self, rollout: Rollout, progress: float) -> Metrics:
-        return self.learner.fit(rollout, self.loss, progress)
+    def update(self, trajectory: Trajectory, progress: float) -> Metrics:
+        return self.learner.fit(trajectory, self.loss, progress)
 
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
-        evaluation = self.agent.evaluate(minibatch)
-        policy_losses = losses.policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
-        return self.learner.total(policy_losses, evaluation, minibatch)
+        output = self.agent.evaluate(minibatch)
+        policy_losses = losses.policy_gradient(output.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total_loss(policy_losses, output, minibatch)

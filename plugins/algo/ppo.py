@@ -14,8 +14,8 @@ from plexp import (
     Minibatch,
     PositiveFloat,
     PositiveInt,
-    Rollout,
     Terms,
+    Trajectory,
     losses,
     register,
 )
@@ -56,9 +56,9 @@ class PPO:
         self.clip_eps = math.inf if clip_eps is None else clip_eps
         self.anneal_clip, self.target_kl = anneal_clip and clip_eps is not None, target_kl
 
-    def update(self, rollout: Rollout, progress: float) -> Metrics:
+    def update(self, trajectory: Trajectory, progress: float) -> Metrics:
         return self.learner.fit(
-            rollout,
+            trajectory,
             self.loss,
             progress,
             arguments={"clip_eps": self.clip_eps * (1 - progress if self.anneal_clip else 1)},
@@ -68,14 +68,14 @@ class PPO:
         )
 
     def loss(self, minibatch: Minibatch, clip_eps: float | Tensor) -> tuple[Tensor, Terms]:
-        evaluation = self.agent.evaluate(minibatch)
-        log_ratios = evaluation.log_probs - minibatch.log_probs
+        output = self.agent.evaluate(minibatch)
+        log_ratios = output.log_probs - minibatch.log_probs
         ratios = log_ratios.exp()
         policy_losses = losses.clipped_surrogate(ratios, minibatch.advantages, clip_eps)
         change = ratios.detach()
-        return self.learner.total(
+        return self.learner.total_loss(
             policy_losses,
-            evaluation,
+            output,
             minibatch,
             approx_kl=losses.approximate_kl(log_ratios.detach()),
             clip_fraction=((change - 1).abs() > clip_eps).float().mean(),

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from plexp import Agent, Learner, Metrics, Minibatch, Rollout, Terms, losses, register
+from plexp import Agent, Learner, Metrics, Minibatch, Terms, Trajectory, losses, register
 
 
 @register("algo", "reinforce")
@@ -30,11 +30,11 @@ class REINFORCE:
     def __init__(self, agent: Agent, learner: Learner) -> None:
         self.agent, self.learner = agent, learner
 
-    def update(self, rollout: Rollout, progress: float) -> Metrics:
-        steps = rollout.num_valid / rollout.rewards.shape[1]
-        return self.learner.fit(rollout, self.loss, progress, arguments={"steps_per_episode": steps})
+    def update(self, trajectory: Trajectory, progress: float) -> Metrics:
+        steps = trajectory.num_valid / trajectory.rewards.shape[1]
+        return self.learner.fit(trajectory, self.loss, progress, arguments={"steps_per_episode": steps})
 
     def loss(self, minibatch: Minibatch, steps_per_episode: float | Tensor) -> tuple[Tensor, Terms]:
-        evaluation = self.agent.evaluate(minibatch)
-        policy_losses = losses.policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
-        return self.learner.total(policy_losses, evaluation, minibatch, weight=steps_per_episode)
+        output = self.agent.evaluate(minibatch)
+        policy_losses = losses.policy_gradient(output.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total_loss(policy_losses, output, minibatch, weight=steps_per_episode)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
     from plexp.execution.experiment import Experiment
-    from plexp.training.types import Rollout
+    from plexp.training.types import Trajectory
 
 OUTPUT = Path("outputs/benchmarks")
 GREY, BLUE, ORANGE, RED = "#7F7F7F", "#0072B2", "#E69F00", "#D55E00"  # after Okabe and Ito
@@ -73,18 +73,18 @@ class Plexp:
     """
 
     def __init__(self, overrides: Sequence[str], keeps_actions: bool) -> None:
-        from plexp.training.progress import Progress
+        from plexp.training.progress import TrainingProgress
 
-        self.experiment, self.progress = make_experiment(overrides), Progress()
-        self.rollouts: list[Rollout] = []
+        self.experiment, self.progress = make_experiment(overrides), TrainingProgress()
+        self.trajectories: list[Trajectory] = []
         self.twins: list[Any] = []
         if keeps_actions:
             collector = self.experiment.trainer.collector
             collect = collector.collect
 
-            def collect_and_keep() -> Rollout:
-                self.rollouts.append(collect())
-                return self.rollouts[-1]
+            def collect_and_keep() -> Trajectory:
+                self.trajectories.append(collect())
+                return self.trajectories[-1]
 
             collector.collect = collect_and_keep  # type: ignore[method-assign]
         self.learn(1)
@@ -106,9 +106,12 @@ class Plexp:
             for twin in self.twins:
                 twin.reset()
         translate = experiment.agent.distribution.to_environment
-        actions = [translate(step).numpy() for rollout in self.rollouts for step in rollout.actions]
-        steps, last = sum(rollout.num_valid for rollout in self.rollouts), self.rollouts[-1].last_observations
-        self.rollouts.clear()
+        actions = [translate(step).numpy() for trajectory in self.trajectories for step in trajectory.actions]
+        steps, last = (
+            sum(trajectory.num_valid for trajectory in self.trajectories),
+            self.trajectories[-1].last_observations,
+        )
+        self.trajectories.clear()
         began = time.perf_counter()
         for twin in self.twins:
             for each in actions:

@@ -1,4 +1,4 @@
-"""Callbacks that are plugins: what they are told, that they change nothing, that they stop a run and are taken up again."""
+"""Callback plugins: what they see, that they change nothing, that they stop a run, and that they are resumed."""
 
 from __future__ import annotations
 
@@ -13,67 +13,80 @@ from plexp.plugins.callbacks.time_limit import TimeLimit
 
 from plexp.errors import ConfigError, TrainingError
 from plexp.execution.callbacks.dispatcher import CallbackDispatcher
-from plexp.training.progress import Progress
+from plexp.training.progress import TrainingProgress
 
 
 class Witness:
-    """Notes what it is told."""
+    """A callback that remembers its events."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
+        self.events: list[tuple[str, Any]] = []
 
     def on_start(self, progress: Any) -> None:
-        self.told.append(("start", progress))
+        self.events.append(("start", progress))
 
     def on_iteration(self, progress: Any) -> None:
-        self.told.append(("iteration", progress))
+        self.events.append(("iteration", progress))
 
     def on_end(self, progress: Any) -> None:
-        self.told.append(("end", progress))
+        self.events.append(("end", progress))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seen": len(self.told)}
+        return {"seen": len(self.events)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.told = [("before", None)] * state_dict["seen"]
+        self.events = [("earlier", None)] * state_dict["seen"]
 
 
 def plugged(**plugins: Any) -> tuple[CallbackDispatcher, list[Any], dict[str, str]]:
     logged: list[Any] = []
     tags: dict[str, str] = {}
-    evaluator: Any = SimpleNamespace(curve=[(0, 10.0), (100, 20.0)])
-    return (
-        CallbackDispatcher(plugins, evaluator, lambda metrics, step: logged.append((dict(metrics), step)), tags.update),
-        logged,
-        tags,
-    )
+
+    def log(metrics: Mapping[str, float], step: int) -> None:
+        logged.append((dict(metrics), step))
+
+    return CallbackDispatcher(plugins, log, tags.update), logged, tags
 
 
-def test_they_are_told_the_progress_and_the_metrics_of_the_iteration() -> None:
+def test_they_see_the_progress_of_the_training_at_each_event() -> None:
     witness = Witness()
     plugins, _, _ = plugged(witness=witness)
-    progress = Progress(steps=100, episodes=3, updates=2, fraction=0.5, seconds=1.5)
+    progress = TrainingProgress(steps=100, metrics={"entropy": 0.6}, evaluations=[(0, 10.0), (100, 20.0)])
     plugins.on_start(progress)
-    plugins.on_iteration(progress, {"entropy": 0.6})
+    plugins.on_iteration(progress)
     plugins.on_end(progress)
-    assert [moment for moment, _ in witness.told] == ["start", "iteration", "end"]
-    told = witness.told[1][1]
-    assert (told.steps, told.episodes, told.updates, told.fraction, told.seconds) == (100, 3, 2, 0.5, 1.5)
-    assert told.metrics == {"entropy": 0.6} and told.evaluations == ((0, 10.0), (100, 20.0))
-    with pytest.raises(AttributeError):
-        told.steps = 0
-    assert not any(name in dir(told) for name in ("agent", "trainer", "profile", "experiment"))
+    assert witness.events == [("start", progress), ("iteration", progress), ("end", progress)]
+    assert not any(name in dir(progress) for name in ("agent", "trainer", "profile", "experiment"))
+
+
+@pytest.mark.parametrize("event", ["on_start", "on_iteration", "on_end"])
+@pytest.mark.parametrize("name", ["steps", "episodes", "updates", "fraction", "seconds"])
+def test_one_that_changes_the_progress_ends_the_run_with_its_name(event: str, name: str) -> None:
+    class Meddling(Witness):
+        def change(self, progress: TrainingProgress) -> None:
+            setattr(progress, name, 7)
+
+        on_start = on_iteration = on_end = change
+
+    plugins, _, _ = plugged(mine=Meddling())
+    with pytest.raises(TrainingError, match=rf"^callbacks\.mine changed the progress in {event}; "):
+        getattr(plugins, event)(TrainingProgress())
 
 
 def test_what_they_log_stands_below_their_name_and_why_they_stop_is_a_tag() -> None:
-    plugins, logged, tags = plugged(witness=(witness := Witness()))
-    progress = Progress(steps=100)
-    plugins.on_iteration(progress, {})
-    told = witness.told[0][1]
-    told.log({"x": 1.0})
-    assert logged == [({"callbacks/witness/x": 1.0}, 100)] and not progress.stopped
-    told.stop("enough")
-    assert progress.stopped and tags == {"stopped": "callbacks.witness at step 100: enough"}
+    class Stopping(Witness):
+        def on_iteration(self, progress: TrainingProgress) -> None:
+            progress.log({"x": 1.0})
+            if progress.steps == 200:
+                progress.stop("enough")
+
+    plugins, logged, tags = plugged(first=Stopping(), second=Witness())
+    plugins.on_iteration(progress := TrainingProgress(steps=100))
+    assert logged == [({"callbacks/first/x": 1.0}, 100)] and not progress.stopped and not tags
+    progress.steps = 200
+    plugins.on_iteration(progress)
+    assert logged[1:] == [({"callbacks/first/x": 1.0}, 200)]
+    assert progress.stopped and tags == {"stopped": "callbacks.first at step 200: enough"}
 
 
 def test_what_one_raises_ends_the_run_with_its_name() -> None:
@@ -83,13 +96,13 @@ def test_what_one_raises_ends_the_run_with_its_name() -> None:
 
     plugins, _, _ = plugged(mine=Broken())
     with pytest.raises(TrainingError, match=r"^callbacks\.mine raised ValueError in on_iteration: first second$"):
-        plugins.on_iteration(Progress(), {})
+        plugins.on_iteration(TrainingProgress())
 
 
-def test_those_that_remember_something_are_in_the_checkpoint() -> None:
+def test_the_state_of_those_that_have_one_is_in_the_checkpoint() -> None:
     first, second = Witness(), Witness()
     plugins, _, _ = plugged(witness=first, patience=Patience(evaluations=1, min_delta=0.0))
-    plugins.on_start(Progress())
+    plugins.on_start(TrainingProgress())
     others, _, _ = plugged(witness=second, patience=Patience(evaluations=1, min_delta=0.0))
     others.load_state_dict(plugins.state_dict())
     assert plugins.state_dict() == {"witness": {"seen": 1}} == others.state_dict()

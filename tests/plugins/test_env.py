@@ -64,7 +64,7 @@ def test_training_and_evaluation_in_processes_of_their_own_is_the_same_as_in_tur
     for kind in ("sync", "async"):
         experiment = build("env=pendulum", "env.num_envs=2", f"env.vectorization={kind}", "algo.num_steps=8")
         rollouts.append(experiment.trainer.collector.collect())
-    for name in ("observations", "actions", "rewards", "values", "next_values", "last_observations"):
+    for name in ("observations", "actions", "rewards", "terminated", "last_observations"):
         assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name)), name
 
 

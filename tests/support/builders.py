@@ -164,16 +164,15 @@ def random_rollout(
 
 def fresh_rollout(agent: Agent, seed: int, **kind: Any) -> Rollout:
     """A random rollout as if `agent` had just played it."""
-    rollout = random_rollout(seed, **kind)
-    return agent.evaluate_rollout(replace(rollout, log_ratios=torch.zeros_like(rollout.rewards)), fresh=True)
+    return agent.evaluate_trajectory(random_rollout(seed, **kind))
 
 
 def score_loss(learner: Learner) -> Any:
     """−A log π, as an algorithm would have it."""
 
     def loss(minibatch: Minibatch) -> tuple[Tensor, Terms]:
-        evaluation = learner.agent.evaluate(minibatch)
-        return learner.total(-minibatch.advantages * evaluation.log_probs, evaluation, minibatch)
+        output = learner.agent.evaluate(minibatch)
+        return learner.total_loss(-minibatch.advantages * output.log_probs, output, minibatch)
 
     return loss
 

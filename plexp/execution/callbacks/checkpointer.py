@@ -9,8 +9,7 @@ from plexp.execution.callbacks.recorder import StepSchedule
 from plexp.execution.checkpoint import State, copied
 from plexp.execution.state import RunFolder
 from plexp.training.interfaces import Stateful
-from plexp.training.progress import Progress
-from plexp.training.types import Metrics
+from plexp.training.progress import Profile, TrainingProgress
 
 
 class Heartbeat:
@@ -19,13 +18,13 @@ class Heartbeat:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
-    def on_start(self, progress: Progress) -> None:
+    def on_start(self, progress: TrainingProgress) -> None:
         self.folder.progress = (progress.steps, progress.fraction)
 
-    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+    def on_iteration(self, progress: TrainingProgress) -> None:
         self.folder.progress = (progress.steps, progress.fraction)
 
-    def on_end(self, progress: Progress) -> None: ...
+    def on_end(self, progress: TrainingProgress) -> None: ...
 
 
 class Checkpointer:
@@ -37,28 +36,34 @@ class Checkpointer:
 
     PAUSE, SHARE = 0.25, 0.05
 
-    def __init__(self, parts: Mapping[str, Stateful], write: Callable[[State, int], object], every: int | None) -> None:
-        self.parts, self.write, self.grid = parts, write, StepSchedule(every)
+    def __init__(
+        self,
+        parts: Mapping[str, Stateful],
+        write: Callable[[State, int], object],
+        every: int | None,
+        profile: Profile,
+    ) -> None:
+        self.parts, self.write, self.grid, self.profile = parts, write, StepSchedule(every), profile
         self.last: tuple[State, int] | None = None
         """The latest copy, and its step."""
         self.written = -1
         """The step of the latest one on disk."""
         self.next = 0.0
 
-    def on_start(self, progress: Progress) -> None:
+    def on_start(self, progress: TrainingProgress) -> None:
         self.grid.last, self.written = progress.steps, progress.steps
         self._copy(progress)
 
-    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+    def on_iteration(self, progress: TrainingProgress) -> None:
         due = bool(self.grid.passed(progress.steps)) or progress.fraction >= 1 or progress.stopped
         if due or time.perf_counter() >= self.next:
-            began = progress.profile.now()
+            started = self.profile.start()
             self._copy(progress)
             if due and self.grid.every is not None:
                 self.save_last()
-            progress.profile.add("checkpointing", began)
+            self.profile.stop("checkpointing", started)
 
-    def on_end(self, progress: Progress) -> None: ...
+    def on_end(self, progress: TrainingProgress) -> None: ...
 
     def save_last(self) -> None:
         """Write the latest copy, if it is not on disk."""
@@ -66,7 +71,7 @@ class Checkpointer:
             self.write(*self.last)
             self.written = self.last[1]
 
-    def _copy(self, progress: Progress) -> None:
+    def _copy(self, progress: TrainingProgress) -> None:
         began = time.perf_counter()
         self.last = ({name: copied(part.state_dict()) for name, part in self.parts.items()}, progress.steps)
         ended = time.perf_counter()

@@ -25,8 +25,7 @@ from plexp.envs.environment import EpisodeSeed
 from plexp.envs.episodes import Array, Episode, PlayedEpisode
 from plexp.errors import Problem, StoreError, one_line
 from plexp.training.collector import Collector
-from plexp.training.progress import Progress
-from plexp.training.types import Metrics
+from plexp.training.progress import TrainingProgress
 
 NAME = "episodes.safetensors"
 HEAD = struct.Struct("<iqqd")
@@ -61,14 +60,14 @@ class EpisodeLog:
     """
 
     def __init__(self, collector: Collector, file: Path | None) -> None:
-        env, self.collector = collector.stepper.env, collector
-        self.file = file if collector.stepper.same_step else None
+        env, self.collector = collector.adapter.env, collector
+        self.file = file if collector.adapter.same_step else None
         self.shape, self.dtype = env.single_action_space.shape or (), kept_type(env.single_action_space)
         self.rows, self.written = 0, Written(0, self._no_actions(), [])
 
-    def on_start(self, progress: Progress) -> None: ...
+    def on_start(self, progress: TrainingProgress) -> None: ...
 
-    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+    def on_iteration(self, progress: TrainingProgress) -> None:
         if self.file is not None:
             actions, valid = self.collector.played
             self.written.waiting.append(Waiting(actions, valid, progress.finished))
@@ -76,7 +75,7 @@ class EpisodeLog:
             if self.rows >= ROWS:
                 self._write(self.file)
 
-    def on_end(self, progress: Progress) -> None: ...
+    def on_end(self, progress: TrainingProgress) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:
         if self.file is None:
@@ -139,7 +138,7 @@ class EpisodeLog:
             self.file.unlink(missing_ok=True)
 
     def _no_actions(self) -> list[Array]:
-        return [np.zeros((0, *self.shape), self.dtype)] * self.collector.stepper.num_envs
+        return [np.zeros((0, *self.shape), self.dtype)] * self.collector.adapter.num_envs
 
     def _write(self, file: Path) -> None:
         size, tails, waiting = self.written

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from plexp.errors import Pruned
 from plexp.execution.callbacks.recorder import Log, StepSchedule
 from plexp.training.evaluation import EvaluationResult
-from plexp.training.progress import Progress
-from plexp.training.types import Metrics
+from plexp.training.progress import Profile, TrainingProgress
 
 
 class Film(Protocol):
@@ -34,9 +33,10 @@ class Evaluator:
         final_episodes: int,
         solved_return: float | None,
         stop_when_solved: bool,
+        profile: Profile,
         film: Film | None = None,
     ) -> None:
-        self.film = film
+        self.film, self.profile = film, profile
         self.evaluate, self.log, self.grid = evaluate, log, StepSchedule(every)
         self.episodes, self.final_episodes = episodes, final_episodes
         self.solved_return, self.stop_when_solved = solved_return, stop_when_solved
@@ -49,16 +49,17 @@ class Evaluator:
         """The first grid point after the start whose mean return reached `solved_return`."""
         self.final: EvaluationResult | None = None
 
-    def on_start(self, progress: Progress) -> None:
+    def on_start(self, progress: TrainingProgress) -> None:
+        progress.evaluations = self.curve
         if self.grid.every is not None and not self.count:
             self._evaluate(range(1), progress)
 
-    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+    def on_iteration(self, progress: TrainingProgress) -> None:
         points = self.grid.passed(progress.steps)
         if points:
             self._evaluate(points, progress)
 
-    def on_end(self, progress: Progress) -> None:
+    def on_end(self, progress: TrainingProgress) -> None:
         self.final = self.evaluate(self.count, self.final_episodes)
         mean, deviation = float(self.final.returns.mean()), float(self.final.returns.std())
         self.log({"eval/final_return": mean, "eval/final_return_std": deviation}, progress.steps)
@@ -74,12 +75,12 @@ class Evaluator:
         self.curve = [(step, mean) for step, mean in state_dict["curve"]]
         self.seconds, self.solved_at = state_dict["seconds"], state_dict["solved_at"]
 
-    def _evaluate(self, points: range, progress: Progress) -> None:
-        began = progress.profile.now()
+    def _evaluate(self, points: range, progress: TrainingProgress) -> None:
+        started = self.profile.start()
         result = self.evaluate(self.count, self.episodes)
         if self.film is not None:
             self.film(result, self.count, points[-1])
-        progress.profile.add("evaluation", began)
+        self.profile.stop("evaluation", started)
         self.count += 1
         mean = float(result.returns.mean())
         metrics = {"eval/return": mean, "eval/return_std": float(result.returns.std())}
@@ -111,13 +112,13 @@ class Pruning:
     def __init__(self, judge: PruningRule, evaluator: Evaluator) -> None:
         self.judge, self.evaluator, self.seen = judge, evaluator, 0
 
-    def on_start(self, progress: Progress) -> None:
+    def on_start(self, progress: TrainingProgress) -> None:
         if len(curve := self.evaluator.curve) > self.seen:
             self.seen = len(curve)
             if why := self.judge(curve, progress.fraction):
                 raise Pruned(why, progress.steps)
 
-    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+    def on_iteration(self, progress: TrainingProgress) -> None:
         self.on_start(progress)
 
-    def on_end(self, progress: Progress) -> None: ...
+    def on_end(self, progress: TrainingProgress) -> None: ...

@@ -9,8 +9,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bar
 
 from plexp.execution.callbacks.evaluator import Evaluator
-from plexp.training.progress import Progress
-from plexp.training.types import Metrics
+from plexp.training.progress import TrainingProgress
 
 
 class ProgressBar:
@@ -25,12 +24,12 @@ class ProgressBar:
             *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=4, expand=True
         )
 
-    def on_start(self, progress: Progress) -> None:
+    def on_start(self, progress: TrainingProgress) -> None:
         if self.console.is_terminal:
             self.task = self.bar.add_task(self.name, total=1.0, note="")
             self.bar.start()
 
-    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
+    def on_iteration(self, progress: TrainingProgress) -> None:
         self.recent = (self.recent + [episode.total_reward for episode in progress.finished])[-100:]
         if self.console.is_terminal:
             self.bar.update(self.task, completed=progress.fraction, note=self._note(progress))
@@ -38,7 +37,7 @@ class ProgressBar:
             self.tenths = int(progress.fraction * 10)
             self.console.print(f"{self.name}  {self._note(progress)}", soft_wrap=True, highlight=False)
 
-    def on_end(self, progress: Progress) -> None:
+    def on_end(self, progress: TrainingProgress) -> None:
         self.close()
 
     def close(self) -> None:
@@ -46,7 +45,7 @@ class ProgressBar:
         if self.console.is_terminal:
             self.bar.stop()
 
-    def _note(self, progress: Progress) -> str:
+    def _note(self, progress: TrainingProgress) -> str:
         parts = [f"{progress.steps:,} steps", f"{progress.steps / progress.seconds:,.0f}/s"]
         parts += [f"train {statistics.fmean(self.recent):.1f}"] if self.recent else []
         parts += [f"eval {self.evaluator.curve[-1][1]:.1f}"] if self.evaluator.curve else []

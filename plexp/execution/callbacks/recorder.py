@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from plexp.training.progress import Progress
-from plexp.training.types import Metrics
+from plexp.training.progress import Profile, TrainingProgress
 
 
 class Log(Protocol):
@@ -40,17 +39,17 @@ class Recorder:
     COLUMNS = ("steps", "return", "length", "environment", "environment_episode")
     """Environment steps so far; the episode's return and length; which environment, and which of its episodes it was."""
 
-    def __init__(self, log: Log, every: int) -> None:
-        self.log, self.grid = log, StepSchedule(every)
+    def __init__(self, log: Log, every: int, profile: Profile) -> None:
+        self.log, self.grid, self.profile = log, StepSchedule(every), profile
         self.sums: dict[str, list[float]] = defaultdict(list)
         self.episodes = array("d")
         """Of every training episode, one after the other, its `COLUMNS`."""
         self.start = (0, 0.0)
 
-    def on_start(self, progress: Progress) -> None: ...
+    def on_start(self, progress: TrainingProgress) -> None: ...
 
-    def on_iteration(self, progress: Progress, metrics: Metrics) -> None:
-        for name, value in metrics.items():
+    def on_iteration(self, progress: TrainingProgress) -> None:
+        for name, value in progress.metrics.items():
             self.sums[f"train/{name}"].append(value)
         for episode in progress.finished:
             self.sums["train/episode_return"].append(episode.total_reward)
@@ -61,7 +60,7 @@ class Recorder:
         if points:
             self._write(progress, points)
 
-    def on_end(self, progress: Progress) -> None:
+    def on_end(self, progress: TrainingProgress) -> None:
         if self.sums and not self.grid.last:  # a run shorter than one interval; a later rest would lie off the grid
             self._write(progress, range(progress.steps, progress.steps + 1))
 
@@ -79,12 +78,12 @@ class Recorder:
         lines = [f"{int(steps)},{total:g},{','.join(str(int(n)) for n in rest)}\n" for steps, total, *rest in rows]
         return ",".join(self.COLUMNS) + "\n" + "".join(lines)
 
-    def _write(self, progress: Progress, points: range) -> None:
+    def _write(self, progress: TrainingProgress, points: range) -> None:
         means = {name: statistics.fmean(values) for name, values in self.sums.items()}
         steps, seconds = progress.steps - self.start[0], progress.seconds - self.start[1]
         means |= {"train/episodes": progress.episodes, "time/seconds": progress.seconds}
         means["time/steps_per_second"] = steps / max(seconds, 1e-9)
-        means |= {f"time/{part}": spent for part, spent in vars(progress.profile).items()}
+        means |= {f"time/{part}": spent for part, spent in vars(self.profile).items()}
         for step in points:
             self.log(means, step)
         self.sums.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plexp import Agent, Learner, Metrics, Minibatch, PositiveInt, Rollout, Terms, losses, register
+from plexp import Agent, Learner, Metrics, Minibatch, PositiveInt, Terms, Trajectory, losses, register
 
 
 @register("algo", "mine")
@@ -20,10 +20,10 @@ class Mine:
     def __init__(self, agent: Agent, learner: Learner, *, num_steps: PositiveInt) -> None:
         self.agent, self.learner, self.num_steps = agent, learner, num_steps
 
-    def update(self, rollout: Rollout, progress: float) -> Metrics:
-        return self.learner.fit(rollout, self.loss, progress)
+    def update(self, trajectory: Trajectory, progress: float) -> Metrics:
+        return self.learner.fit(trajectory, self.loss, progress)
 
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
-        evaluation = self.agent.evaluate(minibatch)  # log π(a|s), entropy, V(s), with gradients
-        policy_losses = losses.policy_gradient(evaluation.log_probs, minibatch.advantages, minibatch.importance_weights)
-        return self.learner.total(policy_losses, evaluation, minibatch)  # with entropy bonus and value loss
+        output = self.agent.evaluate(minibatch)  # log π(a|s), entropy, V(s), with gradients
+        policy_losses = losses.policy_gradient(output.log_probs, minibatch.advantages, minibatch.importance_weights)
+        return self.learner.total_loss(policy_losses, output, minibatch)  # with entropy bonus and value loss

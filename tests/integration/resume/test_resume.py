@@ -17,7 +17,7 @@ from plexp.execution.state import Record, RunFolder, list_runs, state_folder
 from plexp.sweeps.status import is_complete
 from plexp.tracking.format import sqlite_uri
 from plexp.tracking.outbox import Outbox
-from plexp.training.progress import Progress
+from plexp.training.progress import TrainingProgress
 from plexp.training.trainer import Trainer
 from tests.integration.cli.test_cli import QUICK, Main, main
 from tests.support.processes import differences, runs
@@ -41,7 +41,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], N
     def prepare(number: int, error: BaseException) -> None:
         left = [number]
 
-        def counted(self: Trainer, progress: Progress) -> Any:
+        def counted(self: Trainer, progress: TrainingProgress) -> Any:
             left[0] -= 1
             if left[0] == 0:
                 raise error

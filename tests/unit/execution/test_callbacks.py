@@ -17,7 +17,7 @@ from plexp.execution.callbacks.progress_bar import ProgressBar
 from plexp.execution.callbacks.recorder import Recorder, StepSchedule
 from plexp.execution.outcome import Outcome, summary
 from plexp.training.evaluation import EvaluationResult
-from plexp.training.progress import Profile, Progress
+from plexp.training.progress import Profile, TrainingProgress
 
 
 class Log:
@@ -43,7 +43,7 @@ def evaluator(log: Log, means: list[float], **changes: Any) -> Evaluator:
         return EvaluationResult(np.array([mean - 1, mean + 1]), np.array([3, 5]))
 
     settings: dict[str, Any] = {"every": 100, "episodes": 10, "final_episodes": 50, "solved_return": None}
-    made = Evaluator(play, log, **{**settings, "stop_when_solved": False, **changes})
+    made = Evaluator(play, log, profile=Profile(), **{**settings, "stop_when_solved": False, **changes})
     made.asked = asked  # type: ignore[attr-defined]
     return made
 
@@ -66,14 +66,15 @@ def test_without_an_interval_there_are_no_grid_points() -> None:
 
 def test_the_record_at_a_grid_point_is_the_mean_since_the_last_one() -> None:
     log = Log()
-    recorder, progress = Recorder(log, 100), Progress()
+    recorder, progress = Recorder(log, 100, Profile()), TrainingProgress()
     recorder.on_start(progress)
     losses = [1.0, 2.0, 6.0, 10.0, 20.0]
     episodes = [[Episode(5.0, 10)], [], [Episode(7.0, 20), Episode(9.0, 30)], [], []]
     for loss, finished in zip(losses, episodes, strict=True):
         progress.steps, progress.seconds = progress.steps + 40, progress.seconds + 0.5
         progress.finished, progress.episodes = finished, progress.episodes + len(finished)
-        recorder.on_iteration(progress, {"policy_loss": loss})
+        progress.metrics = {"policy_loss": loss}
+        recorder.on_iteration(progress)
     recorder.on_end(progress)
     (first, early), (second, late) = log.rows
     assert (first, second) == (100, 200)
@@ -88,10 +89,10 @@ def test_the_record_at_a_grid_point_is_the_mean_since_the_last_one() -> None:
 
 def test_a_run_shorter_than_one_interval_is_recorded_at_its_end() -> None:
     log = Log()
-    recorder = Recorder(log, 1000)
-    recorder.on_start(Progress())
-    recorder.on_iteration(Progress(steps=60, seconds=1.0), {"policy_loss": 3.0})
-    recorder.on_end(Progress(steps=60, seconds=1.0))
+    recorder = Recorder(log, 1000, Profile())
+    recorder.on_start(TrainingProgress())
+    recorder.on_iteration(TrainingProgress(steps=60, seconds=1.0, metrics={"policy_loss": 3.0}))
+    recorder.on_end(TrainingProgress(steps=60, seconds=1.0))
     assert log.series("train/policy_loss") == [(60, 3.0)]
 
 
@@ -100,18 +101,18 @@ def test_the_record_has_every_grid_point_so_that_seeds_with_episodes_of_other_le
     rollout: int,
 ) -> None:
     log = Log()
-    recorder = Recorder(log, 100)
-    recorder.on_start(Progress())
+    recorder = Recorder(log, 100, Profile())
+    recorder.on_start(TrainingProgress())
     for steps in range(rollout, 1041, rollout):
-        recorder.on_iteration(Progress(steps=steps, seconds=1.0), {"policy_loss": 1.0})
+        recorder.on_iteration(TrainingProgress(steps=steps, seconds=1.0, metrics={"policy_loss": 1.0}))
     assert [step for step, _ in log.series("train/policy_loss")] == list(range(100, 1001, 100))
 
 
 def test_every_training_episode_is_kept_with_the_steps_until_its_iteration() -> None:
-    recorder = Recorder(Log(), 100)
-    recorder.on_start(Progress())
-    recorder.on_iteration(Progress(steps=40, seconds=1.0, finished=[Episode(5.0, 10, 1, 0), Episode(6.0, 20)]), {})
-    recorder.on_iteration(Progress(steps=80, seconds=1.0, finished=[Episode(7.0, 30, 1, 1)]), {})
+    recorder = Recorder(Log(), 100, Profile())
+    recorder.on_start(TrainingProgress())
+    recorder.on_iteration(TrainingProgress(steps=40, seconds=1.0, finished=[Episode(5.0, 10, 1, 0), Episode(6.0, 20)]))
+    recorder.on_iteration(TrainingProgress(steps=80, seconds=1.0, finished=[Episode(7.0, 30, 1, 1)]))
     assert list(recorder.episodes) == [40, 5.0, 10, 1, 0, 40, 6.0, 20, 0, 0, 80, 7.0, 30, 1, 1]
     rows = ("steps,return,length,environment,environment_episode", "40,5,10,1,0", "40,6,20,0,0", "80,7,30,1,1")
     assert recorder.episodes_as_csv().splitlines() == list(rows)
@@ -124,10 +125,10 @@ def test_evaluations_are_filmed_at_their_grid_point_and_the_last_one_without() -
         [float(i) for i in range(9)],
         film=lambda result, index, step: filmed.append((result.returns.mean(), index, step)),
     )
-    evaluations.on_start(Progress())
-    evaluations.on_iteration(Progress(steps=250), {})
-    evaluations.on_iteration(Progress(steps=320), {})
-    evaluations.on_end(Progress(steps=320))
+    evaluations.on_start(TrainingProgress())
+    evaluations.on_iteration(TrainingProgress(steps=250))
+    evaluations.on_iteration(TrainingProgress(steps=320))
+    evaluations.on_end(TrainingProgress(steps=320))
     assert filmed == [(0.0, 0, 0), (1.0, 1, 200), (2.0, 2, 300), (3.0, 3, None)]
 
 
@@ -135,9 +136,9 @@ def test_evaluations_are_filmed_at_their_grid_point_and_the_last_one_without() -
 def test_every_passed_grid_point_is_in_the_learning_curve(rollout: int) -> None:
     log = Log()
     evaluations = evaluator(log, [float(i) for i in range(99)])
-    evaluations.on_start(Progress())
+    evaluations.on_start(TrainingProgress())
     for steps in range(rollout, 1001, rollout):
-        evaluations.on_iteration(Progress(steps=steps), {})
+        evaluations.on_iteration(TrainingProgress(steps=steps))
     last = 1000 // rollout * rollout // 100 * 100
     assert [step for step, _ in evaluations.curve] == list(range(0, last + 1, 100))
     assert log.series("eval/return") == evaluations.curve
@@ -150,9 +151,9 @@ def test_every_passed_grid_point_is_in_the_learning_curve(rollout: int) -> None:
 def test_the_last_evaluation_has_its_own_number_of_episodes_and_new_ones() -> None:
     log = Log()
     evaluations = evaluator(log, [1.0, 2.0, 3.0])
-    evaluations.on_start(Progress())
-    evaluations.on_iteration(Progress(steps=100), {})
-    evaluations.on_end(Progress(steps=130))
+    evaluations.on_start(TrainingProgress())
+    evaluations.on_iteration(TrainingProgress(steps=100))
+    evaluations.on_end(TrainingProgress(steps=130))
     assert evaluations.asked == [(0, 10), (1, 10), (2, 50)]  # type: ignore[attr-defined]
     assert log.rows[-1] == (130, {"eval/final_return": 3.0, "eval/final_return_std": 1.0})
     assert evaluations.final is not None and evaluations.final.returns.mean() == 3.0
@@ -161,22 +162,22 @@ def test_the_last_evaluation_has_its_own_number_of_episodes_and_new_ones() -> No
 def test_without_an_interval_only_the_last_evaluation_is_played() -> None:
     log = Log()
     evaluations = evaluator(log, [1.0], every=None)
-    evaluations.on_start(Progress())
-    evaluations.on_iteration(Progress(steps=10**6), {})
+    evaluations.on_start(TrainingProgress())
+    evaluations.on_iteration(TrainingProgress(steps=10**6))
     assert not log.rows and not evaluations.curve
-    evaluations.on_end(Progress(steps=10**6))
+    evaluations.on_end(TrainingProgress(steps=10**6))
     assert log.series("eval/final_return") == [(10**6, 1.0)]
 
 
 @pytest.mark.parametrize("stop", [True, False])
 def test_solved_at_is_the_first_grid_point_that_reaches_the_mark_and_ends_the_run_only_if_asked(stop: bool) -> None:
     evaluations = evaluator(Log(), [0.0, 5.0, 10.0, 3.0, 12.0], solved_return=10.0, stop_when_solved=stop)
-    progress = Progress()
+    progress = TrainingProgress()
     evaluations.on_start(progress)
     solved = []
     for steps in (100, 360, 400, 530):  # 360 passes two points
         progress.steps = steps
-        evaluations.on_iteration(progress, {})
+        evaluations.on_iteration(progress)
         solved.append(progress.stopped)
     assert evaluations.solved_at == 200
     assert solved == [False, stop, stop, stop]
@@ -184,16 +185,16 @@ def test_solved_at_is_the_first_grid_point_that_reaches_the_mark_and_ends_the_ru
 
 def test_an_untrained_policy_that_reaches_the_mark_has_solved_nothing_yet() -> None:
     evaluations = evaluator(Log(), [12.0, 3.0, 11.0], solved_return=10.0, stop_when_solved=True)
-    progress = Progress()
+    progress = TrainingProgress()
     evaluations.on_start(progress)
     assert evaluations.solved_at is None and not progress.stopped
     for progress.steps in (100, 200):
-        evaluations.on_iteration(progress, {})
+        evaluations.on_iteration(progress)
     assert evaluations.solved_at == 200 and progress.stopped
 
 
 def test_without_a_mark_nothing_counts_as_solved() -> None:
-    evaluations, progress = evaluator(Log(), [1e9], stop_when_solved=True), Progress()
+    evaluations, progress = evaluator(Log(), [1e9], stop_when_solved=True), TrainingProgress()
     evaluations.on_start(progress)
     assert evaluations.solved_at is None and not progress.stopped
 
@@ -203,11 +204,11 @@ def test_the_progress_bar_tells_steps_and_recent_returns(terminal: bool) -> None
     text, log = io.StringIO(), Log()
     console = Console(file=text, force_terminal=terminal, width=120)
     bar = ProgressBar("ppo-cartpole-s0", evaluator(log, [1.0]), console)
-    bar.on_start(Progress())
+    bar.on_start(TrainingProgress())
     for steps in range(50, 1001, 50):
         fraction = steps / 1000
-        progress = Progress(steps=steps, fraction=fraction, seconds=steps / 500, finished=[Episode(21.5, 3)])
-        bar.on_iteration(progress, {})
+        progress = TrainingProgress(steps=steps, fraction=fraction, seconds=steps / 500, finished=[Episode(21.5, 3)])
+        bar.on_iteration(progress)
     bar.on_end(progress)
     bar.close()
     lines = text.getvalue()

@@ -11,7 +11,7 @@ import pytest
 from plexp.execution.callbacks import checkpointer
 from plexp.execution.callbacks.checkpointer import Checkpointer, Heartbeat
 from plexp.execution.state import RunFolder
-from plexp.training.progress import Progress
+from plexp.training.progress import Profile, TrainingProgress
 
 
 class Counting:
@@ -51,19 +51,19 @@ Run = Callable[[int], None]
 
 def begun(every: int | None, total: int = 10_000) -> tuple[Checkpointer, Counting, list[tuple[int, list[int]]], Run]:
     """A checkpointer that has started, what it copies, what it wrote as (step, list), and a function that makes steps."""
-    part, written, progress = Counting(), [], Progress()
+    part, written, progress = Counting(), [], TrainingProgress()
 
     def write(state: Mapping[str, Any], steps: int) -> None:
         written.append((steps, state["part"]["seen"]))
 
-    listener = Checkpointer({"part": part}, write, every)
+    listener = Checkpointer({"part": part}, write, every, Profile())
     listener.on_start(progress)
 
     def advance(steps: int) -> None:
         progress.steps += steps
         progress.fraction = min(1.0, progress.steps / total)
         part.seen.append(progress.steps)
-        listener.on_iteration(progress, {})
+        listener.on_iteration(progress)
 
     return listener, part, written, advance
 
@@ -118,31 +118,31 @@ def test_without_a_grid_it_writes_only_when_it_is_stopped(clock: Clock) -> None:
     assert [steps for steps, _ in written] == [100]
 
 
-def test_a_run_that_was_taken_up_writes_at_the_next_step_of_the_same_grid(clock: Clock) -> None:
-    progress, written = Progress(steps=250), []
-    listener = Checkpointer({"part": Counting()}, lambda state, steps: written.append(steps), 100)
+def test_a_resumed_run_writes_at_the_next_step_of_the_same_grid(clock: Clock) -> None:
+    progress, written = TrainingProgress(steps=250), []
+    listener = Checkpointer({"part": Counting()}, lambda state, steps: written.append(steps), 100, Profile())
     listener.on_start(progress)
     listener.save_last()
     assert written == [], "it lies on disk already"
     for steps in (290, 310, 390, 420):
         progress.steps = steps
-        listener.on_iteration(progress, {})
+        listener.on_iteration(progress)
     assert written == [310, 420]
 
 
 def test_what_it_takes_is_counted_apart(clock: Clock) -> None:
-    progress = Progress()
-    listener = Checkpointer({}, lambda state, steps: setattr(clock, "now", clock.now + 3.0), 10)
+    progress, profile = TrainingProgress(), Profile()
+    listener = Checkpointer({}, lambda state, steps: setattr(clock, "now", clock.now + 3.0), 10, profile)
     listener.on_start(progress)
     progress.steps = 10
-    monitored = progress.profile
-    monitored.now = lambda: (clock.now, sum(v for v in vars(monitored).values() if isinstance(v, float)))  # type: ignore[method-assign]
-    listener.on_iteration(progress, {})
-    assert monitored.checkpointing == pytest.approx(3.0)
+    seconds = vars(profile)
+    profile.start = lambda: (clock.now, sum(v for v in seconds.values() if isinstance(v, float)))  # type: ignore[method-assign]
+    listener.on_iteration(progress)
+    assert profile.checkpointing == pytest.approx(3.0)
 
 
 def test_the_heartbeat_knows_how_far_a_run_is(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    pulse = Heartbeat(folder)
-    pulse.on_iteration(Progress(steps=30, fraction=0.25), {})
+    heartbeat = Heartbeat(folder)
+    heartbeat.on_iteration(TrainingProgress(steps=30, fraction=0.25))
     assert folder.progress == (30, 0.25)

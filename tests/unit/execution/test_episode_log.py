@@ -21,7 +21,7 @@ from plexp.execution.callbacks.episode_log import EpisodeLog, episode_of, kept_t
 from plexp.execution.callbacks.recorder import Recorder
 from plexp.execution.checkpoint import decode, encode
 from plexp.execution.experiment import Experiment
-from plexp.training.progress import Progress
+from plexp.training.progress import TrainingProgress
 
 PPO = ("algo=ppo", "algo.num_steps=32", "algo.num_minibatches=2", "algo.update_epochs=1")
 A2C = ("algo=a2c", "algo.num_steps=5")
@@ -51,9 +51,9 @@ class Run:
     """An experiment with its episode log and recorder."""
 
     def __init__(self, experiment: Experiment, file: Path | None) -> None:
-        self.experiment, self.progress = experiment, Progress()
+        self.experiment, self.progress = experiment, TrainingProgress()
         self.log = EpisodeLog(experiment.trainer.collector, file)
-        self.recorder = Recorder(lambda metrics, step: None, 100)
+        self.recorder = Recorder(lambda metrics, step: None, 100, experiment.trainer.profile)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -65,9 +65,9 @@ class Run:
         """To the end, or until so many episodes have ended."""
 
         class Stop:
-            def on_start(self, progress: Progress) -> None: ...
-            def on_end(self, progress: Progress) -> None: ...
-            def on_iteration(self, progress: Progress, metrics: Any) -> None:
+            def on_start(self, progress: TrainingProgress) -> None: ...
+            def on_end(self, progress: TrainingProgress) -> None: ...
+            def on_iteration(self, progress: TrainingProgress) -> None:
                 if until is not None and progress.episodes >= until:
                     raise Interrupt
 
@@ -224,10 +224,10 @@ def test_where_resets_take_a_step_of_their_own_no_actions_are_kept(build: Build,
     experiment = build(*RUNS["a2c cartpole"], *SMALL)
     experiment.training_env.metadata["autoreset_mode"] = AutoresetMode.NEXT_STEP
     collector = experiment.trainer.collector
-    collector.stepper.same_step = False
+    collector.adapter.same_step = False
     log = EpisodeLog(collector, tmp_path / "episodes")
-    log.on_start(Progress())
-    log.on_iteration(Progress(), {})
+    log.on_start(TrainingProgress())
+    log.on_iteration(TrainingProgress())
     assert log.state_dict() == {"size": None}
     assert log.save(tmp_path, experiment.streams.training) is None and not list(tmp_path.iterdir())
 

@@ -21,7 +21,7 @@ from plexp.execution.checkpoint import copied, decode, encode
 from plexp.execution.experiment import Experiment
 from plexp.nn.normalization import RewardScaler
 from plexp.training.collector import Collector
-from plexp.training.progress import Progress
+from plexp.training.progress import TrainingProgress
 from tests.support.builders import make_agent
 
 CLOCKS = ("seconds", "profile")
@@ -77,22 +77,24 @@ for cls in (Pictures, Forgetful):
     gymnasium.register(f"plexp-tests/{cls.__name__}-v0", cls)
 
 
-def state_of(experiment: Experiment, progress: Progress) -> dict[str, Any]:
+def state_of(experiment: Experiment, progress: TrainingProgress) -> dict[str, Any]:
     """What a checkpoint would hold, through the bytes of its file."""
     assert experiment.remembers is not None
     parts = {**experiment.remembers, "progress": progress}
     return decode(encode({name: copied(part.state_dict()) for name, part in parts.items()}))
 
 
-def taken_up(experiment: Experiment, state: dict[str, Any]) -> Progress:
+def taken_up(experiment: Experiment, state: dict[str, Any]) -> TrainingProgress:
     assert experiment.remembers is not None
-    progress = Progress()
+    progress = TrainingProgress()
     for name, part in {**experiment.remembers, "progress": progress}.items():
         part.load_state_dict(state[name])
     return progress
 
 
-def go_on(experiment: Experiment, progress: Progress, updates: int) -> list[tuple[dict[str, float], list[Episode]]]:
+def go_on(
+    experiment: Experiment, progress: TrainingProgress, updates: int
+) -> list[tuple[dict[str, float], list[Episode]]]:
     """The metrics of each update, and the episodes that ended in it."""
     return [(dict(experiment.trainer.iterate(progress)), list(progress.finished)) for _ in range(updates)]
 
@@ -132,7 +134,7 @@ def test_a_run_that_is_taken_up_goes_on_bit_for_bit(
     compose: Callable[..., DictConfig],
     small: Callable[..., DictConfig],
 ) -> None:
-    experiment, progress = build(small(compose(*overrides), **changes)), Progress()
+    experiment, progress = build(small(compose(*overrides), **changes)), TrainingProgress()
     before = go_on(experiment, progress, 3)
     state = state_of(experiment, progress)
     kept = encode(state)
@@ -157,7 +159,7 @@ def test_what_is_resumed_in_these_cases_has_episodes_in_progress_scales_and_a_ta
     found = {}
     for name in ("ppo", "target critic", "replayed rollouts", "the critic's own epochs", "a lander"):
         overrides, changes = CASES[name]
-        experiment, progress = build(small(compose(*overrides), **changes)), Progress()
+        experiment, progress = build(small(compose(*overrides), **changes)), TrainingProgress()
         go_on(experiment, progress, 3)
         found[name] = state_of(experiment, progress)
     ppo = found["ppo"]
@@ -175,7 +177,7 @@ def test_taking_a_copy_changes_nothing(
 ) -> None:
     results = []
     for looks in (True, False):
-        experiment, progress = build(small(compose("algo=ppo", "env=pendulum"))), Progress()
+        experiment, progress = build(small(compose("algo=ppo", "env=pendulum"))), TrainingProgress()
         rows = []
         for _ in range(5):
             rows += go_on(experiment, progress, 1)
@@ -189,12 +191,12 @@ def test_a_run_may_be_stopped_often(
     build: Build, compose: Callable[..., DictConfig], small: Callable[..., DictConfig]
 ) -> None:
     config = small(compose("algo=ppo"), env__max_episode_steps=30)
-    experiment, progress = build(config), Progress()
+    experiment, progress = build(config), TrainingProgress()
     expected = go_on(experiment, progress, 8)
     rows: list[Any] = []
     state: dict[str, Any] | None = None
     for _ in range(8):
-        fresh, again = build(config), Progress()
+        fresh, again = build(config), TrainingProgress()
         if state is not None:
             again = taken_up(fresh, state)
             assert fresh.trainer.collector.not_replayed == []
@@ -207,7 +209,7 @@ def test_a_run_may_be_stopped_often(
 def test_what_ran_in_turn_goes_on_in_processes_and_the_other_way_round(
     first: str, then: str, build: Build, compose: Callable[..., DictConfig], small: Callable[..., DictConfig]
 ) -> None:
-    experiment, progress = build(small(compose("env=pendulum"), env__vectorization=first)), Progress()
+    experiment, progress = build(small(compose("env=pendulum"), env__vectorization=first)), TrainingProgress()
     go_on(experiment, progress, 3)
     state = state_of(experiment, progress)
     fresh = build(small(compose("env=pendulum"), env__vectorization=then))
@@ -235,7 +237,7 @@ def test_an_environment_that_does_not_replay_is_named_and_begins_a_new_episode_t
 ) -> None:
     monkeypatch.setattr(Forgetful, "made", 0)
     config = forgetful(compose, small, all_of_them=all_of_them)
-    experiment, progress = build(config), Progress()
+    experiment, progress = build(config), TrainingProgress()
     go_on(experiment, progress, 3)
     state = state_of(experiment, progress)
     kept = state["collector"]
@@ -267,7 +269,7 @@ def test_a_run_of_which_nothing_replays_can_be_stopped_again(
     build: Build, compose: Callable[..., DictConfig], small: Callable[..., DictConfig]
 ) -> None:
     config = forgetful(compose, small, all_of_them=True)
-    experiment, progress = build(config), Progress()
+    experiment, progress = build(config), TrainingProgress()
     for round_ in range(3):
         go_on(experiment, progress, 1)
         state = state_of(experiment, progress)
@@ -312,8 +314,8 @@ def test_where_the_next_step_resets_and_nothing_is_replayed_new_episodes_begin_e
     assert not fresh.scaler.returns.any() and fresh.scaler.count == ours.scaler.count > 0
     assert fresh.in_progress.numbers.tolist() == [n + 1 for n in ours.in_progress.numbers]
     assert fresh.observations[:, 1].tolist() == [0, 0, 0]
-    if isinstance(fresh.stepper.env, Renewed):
-        assert fresh.stepper.env.renewed == fresh.in_progress.numbers.tolist()
+    if isinstance(fresh.adapter.env, Renewed):
+        assert fresh.adapter.env.renewed == fresh.in_progress.numbers.tolist()
     rollout = fresh.collect()
     assert bool(rollout.valid[0].all()) and rollout.observations[0, :, 1].tolist() == [0, 0, 0]
     ends = rollout.terminated | rollout.truncated

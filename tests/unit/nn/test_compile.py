@@ -1,4 +1,4 @@
-"""Compiled functions do what the plain ones do; what cannot be compiled is said in one line, and goes on plain."""
+"""Compiled functions do what the plain ones do; what cannot be compiled is logged in one line and runs as it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from plexp.nn import compile as compilation
-from plexp.nn.compile import Compiled
+from plexp.nn.compile import AttributeReads, Compiled
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def draws_with_numpy(x: Tensor) -> tuple[Tensor]:
     ],
 )
 @pytest.mark.usefixtures("uncompiled")
-def test_what_cannot_be_compiled_goes_on_plain_with_one_line(
+def test_what_cannot_be_compiled_runs_as_it_is_and_is_logged_in_one_line(
     function: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiled, x = Compiled(function, "the gradient step"), torch.ones(5, 2)
@@ -133,10 +133,10 @@ def test_what_cannot_be_compiled_goes_on_plain_with_one_line(
         assert compiled(x)[0].shape == x.shape
     (record,) = said(caplog)
     assert record.levelno == logging.WARNING and why in record.message and "\n" not in record.message
-    assert record.message.startswith("the gradient step is not compiled (") and "goes on" in record.message
+    assert record.message.startswith("the gradient step is not compiled (") and "training continues" in record.message
 
 
-def test_without_a_compiler_it_goes_on_plain_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_compiler_it_runs_as_it_is_and_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     from torch._inductor import config
 
     x = torch.randn(5, 3)
@@ -149,14 +149,15 @@ def test_without_a_compiler_it_goes_on_plain_with_one_line(caplog: pytest.LogCap
 @pytest.mark.usefixtures("uncompiled")
 def test_a_number_that_changes_after_it_was_compiled_in_ends_it(caplog: pytest.LogCaptureFixture) -> None:
     function, x = Scaled(), torch.ones(2, 2)
-    compiled = Compiled(function.__call__, "it", watched=[function])
-    assert compiled(x)[0].tolist() == [[2.0, 2.0]] * 2 and type(function) is Scaled
+    reads = AttributeReads([function])
+    compiled = Compiled(reads.watch(function.__call__), "it", reads=reads)
+    assert compiled(x)[0].tolist() == [[2.0, 2.0]] * 2
     function.other = 6  # not read
-    compiled.check_watched()
+    compiled.check_reads()
     assert compiled.enabled
     function.scale = 3.0
-    compiled.check_watched()
-    compiled.check_watched()
+    compiled.check_reads()
+    compiled.check_reads()
     assert compiled(x)[0].tolist() == [[3.0, 3.0]] * 2
     (record,) = said(caplog)
     assert "Scaled.scale changes, and it is not an argument of the loss" in record.message

@@ -41,7 +41,7 @@ class Plain:
     def __call__(self, *inputs: Tensor) -> Any:
         return self.function(*inputs)
 
-    def check_watched(self) -> None: ...
+    def check_reads(self) -> None: ...
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.05, 1e6])
@@ -68,8 +68,8 @@ def test_the_step_as_a_function_is_the_plain_step(
     for a, b in zip(*metrics, strict=True):
         assert a == {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in b.items()}
     torch.testing.assert_close(weights(agents[0]), weights(agents[1]), **EXACT)
-    for a, b in zip(learners[0].steps, learners[1].steps, strict=True):
-        assert b.compiled is not None and torch.equal(a.counts, b.counts) and a.counts.min() >= 6
+    for a, b in zip(learners[0].optimizers, learners[1].optimizers, strict=True):
+        assert b.compiled is not None and torch.equal(a.count, b.count) and a.count >= 6
         torch.testing.assert_close([a.means, a.squares], [b.means, b.squares], **EXACT)
 
 
@@ -127,7 +127,7 @@ def test_what_is_not_finite_changes_nothing_in_the_function_either(monkeypatch: 
     before = weights(agent)
     with pytest.raises(TrainingError, match=r"not finite \(policy_loss -[\d.]+, grad_norm nan\)"):
         learner.fit(fresh_rollout(agent, 0), loss, 0.0, arguments={"bad": float("nan")})
-    assert torch.equal(weights(agent), before) and not learner.steps[0].counts.any()
+    assert torch.equal(weights(agent), before) and not learner.optimizers[0].count
     learner.fit(fresh_rollout(agent, 0), loss, 0.0, arguments={"bad": 1.0})
     assert not torch.equal(weights(agent), before)
 
@@ -143,7 +143,7 @@ def test_what_is_not_finite_changes_nothing_in_the_function_either(monkeypatch: 
 def test_every_algorithm_traces(
     algo: str, env: str, build: Any, small: Any, compose: Any, train: Any, monkeypatch: Any
 ) -> None:
-    """Their loss, acting and appraising become graphs that give what they give; one for all numbers of rows, one for one."""
+    """Their loss, acting and evaluating become graphs that give what they give; one for all numbers of rows, one for one."""
     monkeypatch.setattr(compilation, "_library", lambda graph, *_: graph)
     monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", lambda *_: None)
     seen: list[str] = []
@@ -161,7 +161,7 @@ def test_every_algorithm_traces(
     monkeypatch.setattr(compilation, "_reason", lambda error: pytest.fail(f"{type(error).__name__}: {error}"))
     config = small(compose(f"algo={algo}", f"env={env}", "compile=true"))
     train(build(config), 2)
-    assert {"the gradient step", "acting", "appraising"} <= set(seen)
+    assert {"the gradient step", "acting", "evaluating"} <= set(seen)
 
 
 @pytest.mark.compiler
@@ -197,7 +197,7 @@ def test_auto_decides_by_the_number_of_gradient_steps_alone(build: Any, compose:
     }
     for overrides, compiled in expected.items():
         experiment = build(*overrides)
-        assert experiment.trainer.algorithm.learner.steps[0].is_compiled is compiled, overrides
+        assert experiment.trainer.algorithm.learner.optimizers[0].is_compiled is compiled, overrides
 
 
 def test_auto_does_not_ask_a_plugin_for_more_than_the_protocols_do() -> None:

@@ -54,38 +54,38 @@ def successor(rollout: Rollout, t: int, n: int) -> Tensor:
 @pytest.mark.parametrize("share_trunk", [False, True])
 @pytest.mark.parametrize("same_step", [False, True])
 @pytest.mark.parametrize("chunk", [5, 4096])
-def test_appraise_values_every_state_and_its_true_successor(
+def test_the_rollout_has_values_of_every_state_and_its_true_successor(
     same_step: bool, share_trunk: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "CHUNK", chunk)
+    monkeypatch.setattr(agent_module, "CHUNK_ROWS", chunk)
     agent, rollout = (
         make_agent(share_trunk=share_trunk, normalizer=normalizer()),
         random_rollout(1, same_step=same_step),
     )
     assert (len(rollout.final_index) > 3) is same_step
-    appraised = agent.evaluate_rollout(rollout, fresh=True)
-    assert appraised.values.shape == appraised.next_values.shape == appraised.log_probs.shape == (12, 3)
+    evaluated = agent.evaluate_trajectory(rollout)
+    assert evaluated.values.shape == evaluated.next_values.shape == evaluated.log_probs.shape == (12, 3)
     for t, n in itertools.product(range(12), range(3)):
         here, after = agent.normalize(torch.stack([rollout.observations[t, n], successor(rollout, t, n)]))
         action = int(rollout.actions[t, n])
         log_prob = agent.policy(here[None]).log_softmax(-1)[0, action]
-        torch.testing.assert_close(appraised.values[t, n], agent.critic(here[None])[0].detach(), **EXACT)
-        torch.testing.assert_close(appraised.next_values[t, n], agent.critic(after[None])[0].detach(), **EXACT)
-        torch.testing.assert_close(appraised.log_probs[t, n], log_prob.detach(), **EXACT)
-    assert not appraised.action_values.any()
-    assert torch.equal(appraised.rewards, rollout.rewards) and not appraised.values.requires_grad
+        torch.testing.assert_close(evaluated.values[t, n], agent.critic(here[None])[0].detach(), **EXACT)
+        torch.testing.assert_close(evaluated.next_values[t, n], agent.critic(after[None])[0].detach(), **EXACT)
+        torch.testing.assert_close(evaluated.log_probs[t, n], log_prob.detach(), **EXACT)
+    assert not evaluated.action_values.any()
+    assert torch.equal(evaluated.rewards, rollout.rewards) and not evaluated.values.requires_grad
 
 
 def test_log_ratios_are_zero_at_first_and_follow_the_policy() -> None:
     agent, rollout = make_agent(), random_rollout(1)
-    fresh = agent.evaluate_rollout(replace(rollout, log_ratios=torch.zeros(12, 3)), fresh=True)
+    fresh = agent.evaluate_trajectory(rollout)
     assert not fresh.log_ratios.any()
-    assert not agent.evaluate_rollout(fresh, fresh=False).log_ratios.any()
+    assert not agent.evaluate_trajectory(fresh, fresh.log_probs).log_ratios.any()
     with torch.no_grad():
         agent.head.linear.bias.add_(torch.tensor([0.5, 0.0, -0.5]))
-    later = agent.evaluate_rollout(fresh, fresh=False)
+    later = agent.evaluate_trajectory(fresh, fresh.log_probs)
     assert torch.equal(later.log_probs, fresh.log_probs), "they are those of the policy that acted"
-    now = agent.evaluate_rollout(rollout, fresh=True).log_probs
+    now = agent.evaluate_trajectory(rollout).log_probs
     torch.testing.assert_close(later.log_ratios, now - fresh.log_probs, **EXACT)
     assert later.log_ratios.abs().max() > 0.1
 
@@ -93,49 +93,49 @@ def test_log_ratios_are_zero_at_first_and_follow_the_policy() -> None:
 @pytest.mark.parametrize("share_trunk", [False, True])
 def test_once_there_is_a_target_critic_it_values_the_rollout(share_trunk: bool) -> None:
     agent, rollout = make_agent(share_trunk=share_trunk), random_rollout(1)
-    before = agent.evaluate_rollout(rollout, fresh=True)
+    before = agent.evaluate_trajectory(rollout)
     agent.add_target_critic()
     assert not any(p.requires_grad for p in agent.target_critic.parameters())
     with torch.no_grad():
         for parameter in agent.critic.parameters():
             parameter.add_(0.1)
-    after = agent.evaluate_rollout(rollout, fresh=True)
+    after = agent.evaluate_trajectory(rollout)
     torch.testing.assert_close(after.values, before.values, **EXACT)
     torch.testing.assert_close(after.next_values, before.next_values, **EXACT)
     agent.target_critic = None
-    assert not torch.allclose(agent.evaluate_rollout(rollout, fresh=True).values, before.values)
+    assert not torch.allclose(agent.evaluate_trajectory(rollout).values, before.values)
 
 
 def test_without_a_critic_values_are_zero() -> None:
     agent = make_agent("none")
     rollout = replace(random_rollout(1), values=torch.zeros(12, 3), next_values=torch.zeros(12, 3))
-    appraised = agent.evaluate_rollout(rollout, fresh=True)
-    assert agent.critic is None and not appraised.values.any() and not appraised.next_values.any()
-    assert (appraised.log_probs < 0).all()
+    evaluated = agent.evaluate_trajectory(rollout)
+    assert agent.critic is None and not evaluated.values.any() and not evaluated.next_values.any()
+    assert (evaluated.log_probs < 0).all()
 
 
 @torch.no_grad()
 def test_with_a_q_critic_the_value_is_the_policys_mean_of_q() -> None:
     agent, rollout = make_agent("q"), random_rollout(1)
-    appraised = agent.evaluate_rollout(rollout, fresh=True)
+    evaluated = agent.evaluate_trajectory(rollout)
     for t, n in itertools.product(range(12), range(3)):
         for state, value in ((rollout.observations[t, n], "values"), (successor(rollout, t, n), "next_values")):
             weights = agent.policy(state[None])[0].exp().tolist()
             q = agent.critic(state[None])[0].tolist()
             mean = sum(w * x for w, x in zip(weights, q, strict=True)) / sum(weights)
-            assert float(getattr(appraised, value)[t, n]) == pytest.approx(mean, abs=1e-10)
+            assert float(getattr(evaluated, value)[t, n]) == pytest.approx(mean, abs=1e-10)
         taken = agent.critic(rollout.observations[t, n][None])[0, int(rollout.actions[t, n])]
-        assert float(appraised.action_values[t, n]) == pytest.approx(float(taken), abs=1e-10)
+        assert float(evaluated.action_values[t, n]) == pytest.approx(float(taken), abs=1e-10)
 
 
 def test_advantages_of_q_average_to_zero_under_the_policy() -> None:
     """Σ_a π(a|s) (Q(s, a) − V(s)) = 0, with one environment for each action in the same state."""
     agent, rollout = make_agent("q"), random_rollout(1, actions=torch.arange(3).expand(12, 3))
     rollout = replace(rollout, observations=rollout.observations[:, :1].expand(12, 3, 4))
-    appraised = agent.evaluate_rollout(rollout, fresh=True)
-    mean = (appraised.log_probs.exp() * (appraised.action_values - appraised.values)).sum(1)
+    evaluated = agent.evaluate_trajectory(rollout)
+    mean = (evaluated.log_probs.exp() * (evaluated.action_values - evaluated.values)).sum(1)
     torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-12)
-    assert (appraised.action_values - appraised.values).abs().min() > 1e-6
+    assert (evaluated.action_values - evaluated.values).abs().min() > 1e-6
 
 
 @torch.no_grad()
@@ -144,7 +144,7 @@ def test_over_continuous_actions_the_value_is_the_integral_of_q(kind: type[Diago
     actions = torch.linspace(-1, 1, 4).view(2, 2, 1).double()
     rollout = random_rollout(1, 2, 2, same_step=False, actions=actions)
     agent = make_agent("q", kind(LOW, HIGH), policy={"action_samples": 5_000})
-    appraised = agent.evaluate_rollout(rollout, fresh=True)
+    evaluated = agent.evaluate_trajectory(rollout)
     nodes = np.linspace(-6, 6, 2001)
     weights = torch.from_numpy(np.exp(-(nodes**2) / 2) / np.exp(-(nodes**2) / 2).sum())
     encode = torch.tanh if kind is SquashedGaussian else torch.nn.Identity()
@@ -154,10 +154,10 @@ def test_over_continuous_actions_the_value_is_the_integral_of_q(kind: type[Diago
         noisy = encode(mean + log_std.exp() * torch.from_numpy(nodes)).unsqueeze(-1)
         q = agent.critic(torch.cat([state.expand(2001, 4), noisy], -1)).detach()
         deviation = float((weights * q.square()).sum() - (weights * q).sum() ** 2) ** 0.5
-        assert float(appraised.values[t, n]) == pytest.approx(float((weights * q).sum()), abs=4 * deviation / 70)
+        assert float(evaluated.values[t, n]) == pytest.approx(float((weights * q).sum()), abs=4 * deviation / 70)
         taken = agent.critic(torch.cat([state, encode(actions[t, n])])[None])[0]
-        assert float(appraised.action_values[t, n]) == pytest.approx(float(taken), abs=1e-6)
-    torch.testing.assert_close(appraised.next_values[0], appraised.values[1], **EXACT)
+        assert float(evaluated.action_values[t, n]) == pytest.approx(float(taken), abs=1e-6)
+    torch.testing.assert_close(evaluated.next_values[0], evaluated.values[1], **EXACT)
 
 
 @torch.no_grad()
@@ -166,34 +166,34 @@ def test_a_q_critic_takes_actions_of_several_parts_as_input(distribution: Action
     actions = torch.tensor([[[0, 1], [1, 1]], [[1, 0], [0, 0]]])
     agent, rollout = make_agent("q", distribution).float(), random_rollout(1, 2, 2, actions=actions)
     floats = {k: v.float() for k, v in vars(rollout).items() if v.dtype == torch.float64}
-    appraised = agent.evaluate_rollout(replace(rollout, **floats), fresh=True)
+    evaluated = agent.evaluate_trajectory(replace(rollout, **floats))
     inputs = torch.cat([floats["observations"][1, 0], distribution.encode(actions[1, :1])[0]])
-    assert float(appraised.action_values[1, 0]) == pytest.approx(float(agent.critic(inputs[None])[0]), abs=1e-6)
+    assert float(evaluated.action_values[1, 0]) == pytest.approx(float(agent.critic(inputs[None])[0]), abs=1e-6)
 
 
 def test_a_single_action_has_a_q_too() -> None:
     agent = make_agent("q", Categorical(1))
     rollout = random_rollout(1, actions=torch.zeros(12, 3, dtype=torch.int64))
-    appraised = agent.evaluate_rollout(rollout, fresh=True)
-    torch.testing.assert_close(appraised.values, appraised.action_values, **EXACT)
+    evaluated = agent.evaluate_trajectory(rollout)
+    torch.testing.assert_close(evaluated.values, evaluated.action_values, **EXACT)
 
 
 @pytest.mark.parametrize("share_trunk", [False, True])
 @pytest.mark.parametrize("critic", ["v", "q"])
-def test_evaluate_says_of_a_minibatch_what_appraise_says_of_the_rollout(critic: str, share_trunk: bool) -> None:
+def test_a_minibatch_is_evaluated_as_the_rollout_was(critic: str, share_trunk: bool) -> None:
     agent = make_agent(critic, share_trunk=share_trunk)
-    appraised = agent.evaluate_rollout(random_rollout(1), fresh=True)
+    evaluated = agent.evaluate_trajectory(random_rollout(1))
     passes: list[int] = []
     agent.trunk.register_forward_hook(lambda *_: passes.append(1))
-    evaluation = agent.evaluate(minibatch_of(appraised, torch.zeros(36)))
-    predicted = appraised.values if critic == "v" else appraised.action_values
-    torch.testing.assert_close(evaluation.log_probs, appraised.log_probs.flatten(), **EXACT)
+    evaluation = agent.evaluate(minibatch_of(evaluated, torch.zeros(36)))
+    predicted = evaluated.values if critic == "v" else evaluated.action_values
+    torch.testing.assert_close(evaluation.log_probs, evaluated.log_probs.flatten(), **EXACT)
     torch.testing.assert_close(evaluation.predictions, predicted.flatten(), **EXACT)
     assert (
         evaluation.log_probs.requires_grad and evaluation.entropy.requires_grad and evaluation.predictions.requires_grad
     )
     assert len(passes) == 1
-    assert agent.evaluate(minibatch_of(appraised, None)).predictions is None
+    assert agent.evaluate(minibatch_of(evaluated, None)).predictions is None
 
 
 def test_the_agent_acts_as_its_distribution_says_of_normalised_observations() -> None:

@@ -134,7 +134,7 @@ def test_rollouts_are_those_of_a_plain_loop_and_carry_on_where_the_last_one_ende
     plain = [Plain(i, mode) for i in range(num_envs)]
     seen: set[tuple[bool, bool]] = set()
     for _ in range(4):
-        rollout = collector.collect()
+        rollout = collector.agent.evaluate_trajectory(collector.collect())
         assert rollout.rewards.shape == (7, num_envs)
         assert_rows(rollout, plain)
         finished = [episode for env in plain for episode in env.finished]
@@ -186,7 +186,8 @@ def test_rollouts_of_complete_episodes_begin_and_end_with_episodes(mode: Autores
 @pytest.mark.parametrize("mode", MODES)
 def test_complete_episodes_are_those_of_a_plain_loop(mode: AutoresetMode) -> None:
     """The rows until an environment waits; afterwards they are padding."""
-    rollout = make_collector(3, mode, 5, complete_episodes=True).collect()
+    collector = make_collector(3, mode, 5, complete_episodes=True)
+    rollout = collector.agent.evaluate_trajectory(collector.collect())
     for n in range(3):
         plain = Plain(n, mode)
         for t in range(int(rollout.valid[:, n].nonzero().max()) + 1):
@@ -201,7 +202,7 @@ def test_log_probs_are_those_of_the_sampled_actions_under_the_policy_that_acted(
     collector = make_collector(2, AutoresetMode.SAME_STEP, num_steps=64)
     with torch.no_grad():  # logits (0, 0, last action / 2): the policy depends on the observation
         collector.agent.head.linear.weight[2, 2] = 0.5
-    rollout = collector.collect()
+    rollout = collector.agent.evaluate_trajectory(collector.collect())
     logits = torch.zeros(64, 2, 3)
     logits[..., 2] = rollout.observations[..., 2] / 2
     expected = logits.log_softmax(-1).gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
@@ -425,7 +426,7 @@ def test_a_fault_in_a_process_of_its_own_names_its_episode_too(kind: str) -> Non
     try:
         assert_located(broken(make), kind)
     finally:
-        made[0].stepper.env.close()
+        made[0].adapter.env.close()
 
 
 @pytest.mark.parametrize("kind", ["reset", "nan at the beginning", "outside at the beginning"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.nn.optimizer import FlatAdam, Terms
+from plexp.nn.pytree import flatten
 from plexp.training import losses
 from plexp.training.types import Minibatch
 from tests.support.builders import (
@@ -78,8 +79,9 @@ def test_metrics_are_means_over_the_minibatches() -> None:
 def test_gradient_step_uses_one_norm_over_all_parameters_and_says_what_it_was() -> None:
     a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1, 1))
     step = FlatAdam(nn.ParameterList([a, b]), [([a], 0.1), ([b], 0.2)], eps=1e-8, max_grad_norm=1.0)
-    step.prepare(lambda minibatch: (3 * a.sum() + 4 * b.sum(), {}), 1.0, {})
-    assert step(Minibatch(*[torch.zeros(1)] * 6)).tolist() == pytest.approx([34**0.5]) and step.names == ["grad_norm"]
+    leaves, spec = flatten(Minibatch(*[torch.zeros(1)] * 6))
+    step.prepare(lambda minibatch: (3 * a.sum() + 4 * b.sum(), {}), spec, 1.0, {})
+    assert step(leaves).tolist() == pytest.approx([34**0.5]) and step.names == ["grad_norm"]
     assert a.grad.tolist() == pytest.approx([3 / 34**0.5] * 2, abs=1e-6) and float(b.grad) == pytest.approx(4 / 34**0.5)
     assert a.tolist() == pytest.approx([-0.1] * 2) and b.item() == pytest.approx(-0.2), "Adam's first step is the rate"
 
@@ -92,7 +94,7 @@ def test_both_rates_fall_linearly_to_zero_if_they_are_annealed(anneals: bool) ->
         before, metrics = weights(agent), learner.fit(fresh_rollout(agent, 0), score_loss(learner), progress)
         left = 1 - progress if anneals else 1.0
         assert metrics["learning_rate"] == pytest.approx(1e-2 * left)
-        assert learner.steps[0].learning_rates == pytest.approx([1e-2 * left, 4e-2 * left])
+        assert learner.optimizers[0].learning_rates == pytest.approx([1e-2 * left, 4e-2 * left])
     assert torch.equal(weights(agent), before) is anneals
 
 
@@ -163,6 +165,6 @@ def test_advantages_are_standardised_over_their_scope(scope: str) -> None:
 def test_the_advantage_of_a_single_row_is_not_divided() -> None:
     agent = make_agent()
     spy = Spy(make_learner(agent, ESTIMATOR, standardize_advantages="minibatch"))
-    rollout = agent.evaluate_rollout(random_rollout(0, steps=1, envs=1), fresh=True)
+    rollout = agent.evaluate_trajectory(random_rollout(0, steps=1, envs=1))
     spy.learner.fit(rollout, spy, 0.0, num_minibatches=4)
     assert [m.advantages.tolist() for m in spy.minibatches] == [ESTIMATOR(rollout).advantages.flatten().tolist()]

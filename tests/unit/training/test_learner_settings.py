@@ -36,7 +36,7 @@ def test_a_critic_with_epochs_of_its_own_is_trained_alone() -> None:
     agent = make_agent()
     learner = make_learner(agent, ESTIMATOR, critic_epochs=4, critic_learning_rate=3e-2)
     policy = Spy(learner)
-    critic = learner.critic_alone = Spy(learner, learner.critic_alone)  # type: ignore[method-assign]
+    critic = learner.critic_loss = Spy(learner, learner.critic_loss)  # type: ignore[method-assign]
     metrics = learner.fit(fresh_rollout(agent, 0), policy, 0.0, epochs=2, num_minibatches=3)
     assert (len(policy.minibatches), len(critic.minibatches)) == (2 * 3, 4 * 3)
     assert all(torch.equal(now, policy.critics[0]) for now in policy.critics), (
@@ -88,7 +88,7 @@ def test_with_a_q_critic_predictions_and_old_values_are_those_of_the_action_take
     spy.learner.fit(rollout, spy, 0.0)
     assert torch.equal(spy.minibatches[0].values, rollout.action_values.flatten())
     torch.testing.assert_close(
-        agent.evaluate_rollout(rollout, fresh=True).action_values.flatten(), agent.predict(spy.minibatches[0]).detach()
+        agent.evaluate_trajectory(rollout).action_values.flatten(), agent.predict(spy.minibatches[0]).detach()
     )
 
 
@@ -106,7 +106,7 @@ def test_the_target_critic_moves_towards_the_critic_when_it_should(every: int, t
     assert tau == 1.0 or not torch.allclose(expected, weights(agent.critic))
 
 
-def test_replayed_rollouts_are_appraised_by_todays_agent() -> None:
+def test_replayed_rollouts_are_evaluated_by_the_current_agent() -> None:
     agent, estimator = make_agent(), VTrace(gamma=0.9, gae_lambda=1.0, rho_bar=1.0, c_bar=1.0)
     spy, rollouts = Spy(make_learner(agent, estimator, learning_rate=0.1, replay_rollouts=2)), []
     for seed in range(4):

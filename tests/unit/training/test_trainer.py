@@ -17,7 +17,7 @@ from plexp.nn.normalization import ObservationNormalizer
 from plexp.training import batches as batch
 from plexp.training import learner
 from plexp.training.evaluation import evaluate
-from plexp.training.progress import Progress
+from plexp.training.progress import TrainingProgress
 from plexp.training.trainer import Trainer
 from tests.support.environments import QUIET, Bandit, Chain, Cycle
 
@@ -46,18 +46,20 @@ class Script:
             raise ValueError("broken")
         return {"policy_loss": 1.0}
 
-    def on_start(self, progress: Progress) -> None:
+    def on_start(self, progress: TrainingProgress) -> None:
         self.seen.append("start")
 
-    def on_iteration(self, progress: Progress, metrics: Any) -> None:
+    def on_iteration(self, progress: TrainingProgress) -> None:
         self.seen.append(f"iteration {progress.updates}: {progress.steps} steps {progress.episodes} episodes")
-        assert metrics == {"policy_loss": 1.0}
+        assert progress.metrics == {"policy_loss": 1.0}
 
-    def on_end(self, progress: Progress) -> None:
+    def on_end(self, progress: TrainingProgress) -> None:
         self.seen.append("end")
 
 
-def run(script: Script, total_timesteps: int, total_episodes: int | None = None, normalizer: Any = None) -> Progress:
+def run(
+    script: Script, total_timesteps: int, total_episodes: int | None = None, normalizer: Any = None
+) -> TrainingProgress:
     agent: Any = SimpleNamespace(normalizer=normalizer)
     limits = {"total_timesteps": total_timesteps, "total_episodes": total_episodes}
     return Trainer(agent, script, script, **limits).run([script])  # type: ignore[arg-type]
@@ -84,7 +86,7 @@ def test_whichever_of_steps_and_episodes_is_reached_first_ends_the_training() ->
 
 def test_a_callback_can_end_the_training_even_before_it_begins() -> None:
     class Solved(Script):
-        def on_start(self, progress: Progress) -> None:
+        def on_start(self, progress: TrainingProgress) -> None:
             progress.stopped = True
 
     script = Solved([10])
@@ -119,14 +121,16 @@ def trained(build: Callable[..., Any], *overrides: str, evaluate_every: int | No
     heard: list[Any] = []
 
     class Ear(Script):
-        def on_iteration(self, progress: Progress, metrics: Any) -> None:
-            heard.append((progress.steps, dict(metrics), list(progress.finished)))
+        def on_iteration(self, progress: TrainingProgress) -> None:
+            heard.append((progress.steps, dict(progress.metrics), list(progress.finished)))
 
     def play(index: int, episodes: int) -> Any:
         return evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(index), episodes)
 
     settings: dict[str, Any] = {"episodes": 3, "final_episodes": 3, "solved_return": None, "stop_when_solved": False}
-    evaluator = Evaluator(play, lambda metrics, step: None, every=evaluate_every, **settings)
+    evaluator = Evaluator(
+        play, lambda metrics, step: None, every=evaluate_every, profile=experiment.trainer.profile, **settings
+    )
     experiment.trainer.run([Ear([]), evaluator])
     return {name: tensor.clone() for name, tensor in experiment.agent.state_dict().items()}, [
         *heard,
@@ -199,7 +203,7 @@ CRITICS = {"gae": 0.01, "td": 0.1, "n_step": 0.01, "vtrace": 0.01, "baseline": 0
 
 def learnt_values(experiment: Any, state: int) -> torch.Tensor:
     """V of a one-hot state, wherever a rollout met it; with a Q critic Σ π Q."""
-    rollout = experiment.trainer.collector.collect()
+    rollout = experiment.agent.evaluate_trajectory(experiment.trainer.collector.collect())
     return rollout.values[rollout.observations[..., state] == 1]
 
 
@@ -272,23 +276,23 @@ def test_the_profile_is_all_the_time_there_is(
     profile.load_state_dict(dict.fromkeys(vars(profile), 0.0))  # what building took
     clock = Clock(monkeypatch)
     for name in ("step", "reset"):
-        clock.slows(trainer.collector.stepper, name, 1, "environment")
+        clock.slows(trainer.collector.adapter, name, 1, "environment")
     clock.slows(trainer.agent, "act", 10, "acting")
-    clock.slows(trainer.agent, "evaluate_rollout", 100, "estimating")
-    clock.slows(batch, "_checked", 1000, "estimating")
+    clock.slows(trainer.agent, "evaluate_trajectory", 100, "estimating")
+    clock.slows(batch, "_estimate", 1000, "estimating")
     clock.slows(learner, "minibatches", 10_000, "updating")
 
     class Slow:
-        def on_start(self, progress: Progress) -> None:
+        def on_start(self, progress: TrainingProgress) -> None:
             clock.takes(100_000, "tracking")
 
-        def on_iteration(self, progress: Progress, metrics: Any) -> None:
+        def on_iteration(self, progress: TrainingProgress) -> None:
             clock.takes(200_000, "tracking")
-            began = progress.profile.now()
+            began = profile.start()
             clock.takes(400_000, "evaluation")
-            progress.profile.add("evaluation", began)
+            profile.stop("evaluation", began)
 
-        def on_end(self, progress: Progress) -> None: ...
+        def on_end(self, progress: TrainingProgress) -> None: ...
 
     progress = trainer.run([Slow()])
     assert {name: seconds for name, seconds in vars(profile).items() if seconds} == clock.spent

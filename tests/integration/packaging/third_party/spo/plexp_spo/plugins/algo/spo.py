@@ -5,7 +5,7 @@ from __future__ import annotations
 from plexp_spo.objective import simple_surrogate
 from torch import Tensor
 
-from plexp import Agent, Fraction, Learner, Metrics, Minibatch, PositiveInt, Rollout, Terms, losses, register
+from plexp import Agent, Fraction, Learner, Metrics, Minibatch, PositiveInt, Terms, Trajectory, losses, register
 
 
 @register("algo", "spo")
@@ -34,14 +34,14 @@ class SPO:
         self.agent, self.learner, self.epsilon = agent, learner, epsilon
         self.num_steps, self.update_epochs, self.num_minibatches = num_steps, update_epochs, num_minibatches
 
-    def update(self, rollout: Rollout, progress: float) -> Metrics:
+    def update(self, trajectory: Trajectory, progress: float) -> Metrics:
         return self.learner.fit(
-            rollout, self.loss, progress, epochs=self.update_epochs, num_minibatches=self.num_minibatches
+            trajectory, self.loss, progress, epochs=self.update_epochs, num_minibatches=self.num_minibatches
         )
 
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, Terms]:
-        evaluation = self.agent.evaluate(minibatch)
-        log_ratios = evaluation.log_probs - minibatch.log_probs
+        output = self.agent.evaluate(minibatch)
+        log_ratios = output.log_probs - minibatch.log_probs
         policy_losses = simple_surrogate(log_ratios.exp(), minibatch.advantages, self.epsilon)
         approx_kl = losses.approximate_kl(log_ratios.detach())
-        return self.learner.total(policy_losses, evaluation, minibatch, approx_kl=approx_kl)
+        return self.learner.total_loss(policy_losses, output, minibatch, approx_kl=approx_kl)

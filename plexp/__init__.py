@@ -11,6 +11,14 @@ from plexp._version import __version__
 from plexp.config.paths import find_plugins
 
 if TYPE_CHECKING:
+    from plexp.api import Run as Run
+    from plexp.api import Runs as Runs
+    from plexp.api import build as build
+    from plexp.api import compare as compare
+    from plexp.api import compose as compose
+    from plexp.api import load_run as load_run
+    from plexp.api import runs as runs
+    from plexp.api import train as train
     from plexp.config.fields import Fraction as Fraction
     from plexp.config.fields import NonNegativeFloat as NonNegativeFloat
     from plexp.config.fields import NonNegativeInt as NonNegativeInt
@@ -49,6 +57,7 @@ if TYPE_CHECKING:
     from plexp.training.types import Trajectory as Trajectory
 
 _HOMES = {
+    "plexp.api": ("Run", "Runs", "build", "compare", "compose", "load_run", "runs", "train"),
     "plexp.config.fields": (
         *("Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveFraction", "PositiveInt"),
         "UnitInterval",

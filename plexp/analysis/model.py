@@ -128,3 +128,13 @@ class Comparison:
     """Sentences, the answer to the question."""
     notes: Sequence[str]
     """What the reader has to know: runs left out and why, different budgets, params that vary within groups."""
+
+    def __str__(self) -> str:
+        from plexp.analysis.report import text
+
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        from plexp.analysis.report import html_fragment
+
+        return html_fragment(self)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from html import escape
-from io import BytesIO
+from functools import cache
+from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from jinja2 import Environment, FileSystemLoader, Template
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich import box
 from rich.console import Console
@@ -22,26 +23,17 @@ from plexp.analysis.formatting import number
 from plexp.analysis.model import Comparison, Contrast, Group, Member
 from plexp.analysis.statistics import Interval
 
-CSS = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 1100px; margin: 0 auto; padding: 0 1rem 3rem; overflow-wrap: anywhere; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid #8886; }
-figure { margin: 0; } img { width: 100%; max-width: 1000px; background: white; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85rem; }
-th, td { padding: 0.3rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
-th.words, td.words { text-align: left; white-space: pre-line; min-width: 13rem; font-weight: normal; }
-dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: 0.2rem 1rem; font-size: 0.9rem; }
-dt { font-weight: bold; } dd { margin: 0; }
-"""
-
 
 class Column(NamedTuple):
-    """A figure of a group: its name, what it is, the field of `Summary`; `printed` also on the terminal."""
+    """A column of a table: one figure of every group."""
 
     title: str
     meaning: str
+    """What the figure is, shown below the table."""
     field: str
+    """Field of `Summary` that has the figure."""
     printed: bool = True
+    """Whether the terminal shows it; the page shows all."""
 
 
 TABLES: Mapping[str, Sequence[Column]] = {
@@ -100,13 +92,15 @@ METHOD = {
     "Normalised": "(final − random) / (solved − random), where both are known.",
 }
 
-WIDE = 120  # columns of a terminal from which on an interval stands beside its value, not below it
-MOST = 12  # contrasts that are printed; of more the first distinct ones
+WIDE = 120
+"""Columns of a terminal from which an interval stands beside its value; in a narrower one it stands below."""
+MOST_CONTRASTS = 12
+"""Number of contrasts that are printed; of more, the first distinct ones."""
 RUNS = ("group", "run", "seed", *CurveFigures.__dataclass_fields__)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Figures of all groups, a table for each question; what was contrasted; the verdicts and the notes."""
+    """Print the figures of all groups, a table for each question; the contrasts; the verdicts and the notes."""
     _say(console, comparison.title, "bold")
     _say(console, _facts(comparison))
     for title, columns in TABLES.items():
@@ -114,50 +108,81 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         _table(console, title, *_figures(shown, comparison), words=1)
         for column in shown:
             _say(console, f"  {column.title}: {column.meaning}", "dim")
-    every = comparison.contrasts
-    contrasts = every if len(every) <= MOST else [contrast for contrast in every if contrast.distinct][:MOST]
-    if contrasts:
-        _table(console, "Contrasts", CONTRASTS[:5], [_contrast(each)[:5] for each in contrasts], words=2)
+    contrasts = printed = comparison.contrasts
+    if len(contrasts) > MOST_CONTRASTS:
+        printed = [contrast for contrast in contrasts if contrast.distinct][:MOST_CONTRASTS]
+    if printed:
+        _table(console, "Contrasts", CONTRASTS[:5], [_contrast(contrast)[:5] for contrast in printed], words=2)
         _say(console, "  difference: group − reference [95 %, Welch]; p: corrected for all contrasts", "dim")
         _say(console, "  P(better): that a run of the group is better than one of the reference [95 %]", "dim")
-    if len(contrasts) < len(every):
-        distinct = sum(bool(each.distinct) for each in every) - sum(bool(each.distinct) for each in contrasts)
-        _say(
-            console,
-            f"{len(every) - len(contrasts)} more contrasts, {distinct or 'none'} of them distinct, are in the report",
-        )
+    if len(printed) < len(contrasts):
+        distinct = sum(bool(contrast.distinct) for contrast in contrasts) - len(printed)
+        more = len(contrasts) - len(printed)
+        _say(console, f"{more} more contrasts, {distinct or 'none'} of them distinct, are in the report")
     for heading, sentences in (("Verdict", comparison.verdicts), ("Notes", comparison.notes)):
         for line in (f"\n{heading}", *(f"- {sentence}" for sentence in sentences)) if sentences else ():
             _say(console, line)
 
 
 def html(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
-    """One page, with the PNG `pictures` (name → bytes) inside; it needs no other file."""
-    title, labels = escape(comparison.title), escape(", ".join(group.label for group in comparison.groups))
-    parts = [f"<h1>{title}</h1>\n<p>{escape(_facts(comparison))}</p>"]
-    for heading, sentences in (("Verdict", comparison.verdicts), ("Notes", comparison.notes)):
-        items = "".join(f"<li>{escape(sentence)}</li>\n" for sentence in sentences)
-        parts += [f"<h2>{heading}</h2>\n<ul>{items}</ul>"] if sentences else []
-    for name, picture in pictures.items():
-        heading, _, reading = PICTURES.get(name, name).partition(". ")
-        source = f"data:image/png;base64,{b64encode(picture).decode()}"
-        image = f'<figure><img src="{source}" alt="{escape(heading)} of {labels}"></figure>'
-        parts.append(f"<h2>{escape(heading)}</h2>\n<p>{escape(reading)}</p>\n{image}")
+    """Return the report as one page that needs no other file.
+
+    Args:
+        comparison: what to report.
+        pictures: PNG files by name, in the order of the page.
+    """
+    return _template().render(_context(comparison, pictures), is_page=True)
+
+
+def html_fragment(comparison: Comparison) -> str:
+    """Return the answer and the tables of the report as HTML, for a notebook."""
+    return _template().render(_context(comparison, {}), is_page=False)
+
+
+def text(comparison: Comparison, width: int = 100) -> str:
+    """Return the comparison as `print_comparison` prints it."""
+    console = Console(file=StringIO(), width=width, highlight=False)
+    print_comparison(comparison, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _context(comparison: Comparison, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return what the template shows."""
+    tables = []
     for heading, columns in TABLES.items():
         shown = _filled(columns, comparison)
-        parts.append(_html_table(heading, *_figures(shown, comparison), words=1))
-        parts.append(_definitions({column.title: column.meaning for column in shown}))
-    if comparison.contrasts:
-        parts.append(_html_table("All contrasts", CONTRASTS, list(map(_contrast, comparison.contrasts)), words=2))
-    parts.append(_html_table("All runs", [name.replace("_", " ") for name in RUNS], _runs(comparison), words=2))
-    parts.append("<h2>How this was computed</h2>\n" + _definitions(METHOD))
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    body = "\n".join(["<body><main>", *parts, "</main></body></html>\n"])
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head>\n{body}'
+        header, rows = _figures(shown, comparison)
+        meanings = {column.title: column.meaning for column in shown}
+        tables.append({"heading": heading, "header": header, "rows": rows, "meanings": meanings})
+    images = []
+    for name, png in pictures.items():
+        heading, _, reading = PICTURES.get(name, name).partition(". ")
+        images.append({"heading": heading, "reading": reading, "png": b64encode(png).decode()})
+    return {
+        "title": comparison.title,
+        "facts": _facts(comparison),
+        "answers": {"Verdict": comparison.verdicts, "Notes": comparison.notes},
+        "labels": ", ".join(group.label for group in comparison.groups),
+        "pictures": images,
+        "tables": tables,
+        "contrast_header": CONTRASTS,
+        "contrasts": [_contrast(contrast) for contrast in comparison.contrasts],
+        "run_header": [name.replace("_", " ") for name in RUNS],
+        "runs": _runs(comparison),
+        "method": METHOD,
+    }
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write `report.html` and each picture as PNG into `folder`, which is made; the files, the page first."""
+    """Write `report.html` and each picture as PNG into `folder`, and return the files, the page first."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for name, figure in figures(comparison).items():
@@ -178,35 +203,35 @@ def _facts(comparison: Comparison) -> str:
     return f"{comparison.environment}: {budget} steps, {evaluations} evaluations, threshold {threshold}"
 
 
-def _text(found: Interval | float | None, steps: bool = False) -> str:
-    """A number, with its interval in brackets if it has one."""
-    if not isinstance(found, Interval):
-        return number(found, steps)
-    parts = (found.value, found.low, found.high)
+def _text(figure: Interval | float | None, steps: bool = False) -> str:
+    """Return a number, with its interval in brackets if it has one."""
+    if not isinstance(figure, Interval):
+        return number(figure, steps)
+    parts = (figure.value, figure.low, figure.high)
     size = max((abs(part) for part in parts if math.isfinite(part)), default=0)
     value, low, high = (number(part, steps, size) for part in parts)
     return value if low == high == "—" else f"{value} [{low}, {high}]"
 
 
 def _figure(group: Group, field: str) -> str:
-    size, found = len(group.members), getattr(group.summary, field, None)
+    size, figure = len(group.members), getattr(group.summary, field, None)
     if field == "seeds":
         return str(size)
-    if field == "median_steps" and found is None and group.summary.solved is not None:
+    if field == "median_steps" and figure is None and group.summary.solved is not None:
         return "not reached"
-    if field in ("solved", "collapsed") and found is not None:
-        return f"{round(found.value * size)}/{size} {_text(found).partition(' ')[2]}".strip()
-    return _text(found, steps=field == "median_steps")
+    if field in ("solved", "collapsed") and figure is not None:
+        return f"{round(figure.value * size)}/{size} {_text(figure).partition(' ')[2]}".strip()
+    return _text(figure, steps=field == "median_steps")
 
 
 def _filled(columns: Sequence[Column], comparison: Comparison) -> list[Column]:
-    """Those that say something of some group."""
-    return [each for each in columns if any(_figure(group, each.field) != "—" for group in comparison.groups)]
+    """Return the columns that have a figure of at least one group."""
+    return [column for column in columns if any(_figure(group, column.field) != "—" for group in comparison.groups)]
 
 
 def _figures(columns: Sequence[Column], comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    rows = [[group.label, *(_figure(group, each.field) for each in columns)] for group in comparison.groups]
-    return ["group", *(each.title for each in columns)], rows
+    rows = [[group.label, *(_figure(group, column.field) for column in columns)] for group in comparison.groups]
+    return ["group", *(column.title for column in columns)], rows
 
 
 def _contrast(contrast: Contrast) -> list[str]:
@@ -219,8 +244,8 @@ def _contrast(contrast: Contrast) -> list[str]:
 
 def _runs(comparison: Comparison) -> list[list[str]]:
     def cells(run: Member) -> list[str]:
-        found = [getattr(run.figures, name) for name in RUNS[3:]]
-        return [("no", "yes")[each] if isinstance(each, bool) else number(each) for each in found]
+        figures = [getattr(run.figures, name) for name in RUNS[3:]]
+        return [("no", "yes")[figure] if isinstance(figure, bool) else number(figure) for figure in figures]
 
     groups = comparison.groups
     return [[group.label, run.run_id, run.seed, *cells(run)] for group in groups for run in group.members]
@@ -231,7 +256,7 @@ def _say(console: Console, line: str, style: str = "") -> None:
 
 
 def _table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> None:
-    """The first columns hold words, which may wrap; a narrow terminal has intervals below their values."""
+    """Print a table whose first columns hold words, which may wrap; a narrow terminal has intervals below their values."""
     table = Table(title=Text(f"\n{title}", "bold"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     table.pad_edge, table.collapse_padding = False, True
     for index, name in enumerate(header):
@@ -241,18 +266,3 @@ def _table(console: Console, title: str, header: Sequence[str], rows: Sequence[S
     for row in rows:
         table.add_row(*(Text(cell if i < words else cell.replace(" [", f"{space}[")) for i, cell in enumerate(row)))
     console.print(table)
-
-
-def _html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
-    def line(cells: Sequence[str], kind: str) -> str:
-        marks = [" class=words" if index < words else "" for index in range(len(cells))]
-        inside = (f"<t{kind}{mark}>{escape(cell)}</t{kind}>" for mark, cell in zip(marks, cells, strict=True))
-        return f"<tr>{''.join(inside)}</tr>"
-
-    body = "\n".join(line(row, "d") for row in rows)
-    table = f"<table>\n<thead>{line(header, 'h')}</thead>\n<tbody>{body}</tbody>\n</table>"
-    return f'<h2>{title}</h2>\n<div class="table" tabindex="0" role="region" aria-label="{title}">{table}</div>'
-
-
-def _definitions(meanings: Mapping[str, str]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>\n" for a, b in meanings.items()) + "</dl>"

@@ -1,24 +1,27 @@
-"""One job of the command line: compose, build, run, say how it went. Importing this needs neither torch nor mlflow."""
+"""One job of the command line: what Hydra calls for a single run, and for every job of a sweep.
+
+Importing this needs neither torch nor MLflow.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plexp.config import registry
 from plexp.config.compose import resolve
 from plexp.config.paths import find_plugins
 from plexp.errors import (
@@ -35,45 +38,65 @@ from plexp.errors import (
     one_line,
 )
 from plexp.execution import resume
+from plexp.execution.job import Job, run_job
 from plexp.execution.outcome import Outcome, objective, summary
+from plexp.execution.state import Record, RunFolder
 from plexp.sweeps.launchers import IN_TURN, problem_of_host
-from plexp.sweeps.pruning import TrialJob, trial_job_of
+from plexp.sweeps.pruning import trial_job_of
 from plexp.sweeps.signals import Preempted, interruptible
 from plexp.sweeps.status import sweep_record
 from plexp.tracking.format import mask_logs, mask_written, masked, ui_command
 
-if TYPE_CHECKING:
-    from plexp.execution.experiment import Experiment
-    from plexp.execution.state import Record, RunFolder
-    from plexp.sweeps.pruning import TrialPruner
-
-
 log = logging.getLogger("plexp")
-status = OK
-"""Exit status of the last job in this process."""
+
+
+@dataclass
+class JobResult:
+    """How a job ended; written to `result.json` in its folder, where the table of a sweep finds it."""
+
+    number: int
+    """Number of the job in its sweep; 0 for a single run."""
+    overrides: list[str]
+    """Overrides as they were typed, without credentials."""
+    status: Literal["FINISHED", "KILLED", "PRUNED", "REFUSED", "FAILED"] = "FINISHED"
+    """REFUSED: no run was started."""
+    exit_status: int = OK
+    """Exit status of the command, if the job is a single run."""
+    objective: float | None = None
+    """What a sweeper optimises."""
+    error: list[str] = field(default_factory=list)
+    """Lines that say why it did not finish."""
+    seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Outcome of the run, if there was one; `before` if it had finished before this job."""
+
+    def write(self, folder: Path) -> None:
+        """Write `result.json`."""
+        content = {"job": self.number, "overrides": self.overrides, "status": self.status, **self.facts}
+        content |= {"error": self.error} if self.error else {}
+        (folder / "result.json").write_text(json.dumps({**content, "seconds": self.seconds}, indent=1))
 
 
 def task(cfg: DictConfig) -> float | None:
-    """One job: build, run, report. It never raises, but for an interrupt, so that a sweep goes on without it."""
-    global status
+    """Run a job, report it, and return its objective.
+
+    A job of a sweep raises nothing but an interrupt, so that the sweep goes on without it; a single run that fails
+    raises SystemExit.
+    """
     hydra_config = HydraConfig.get()
-    in_sweep = hydra_config.mode == RunMode.MULTIRUN
-    folder = Path(hydra_config.runtime.output_dir)
+    in_sweep, folder = hydra_config.mode == RunMode.MULTIRUN, Path(hydra_config.runtime.output_dir)
     logging.raiseExceptions = False  # a log file that cannot be written is no reason for a traceback
     mask_logs()
     mask_written(folder)
     if home := os.environ.get("PLEXP_FOLDER"):
-        _go_to(Path(home))
-    result: dict[str, Any] = {"job": hydra_config.job.num if in_sweep else 0, "overrides": _overrides()}
-    started = time.time()
+        _change_folder(Path(home))
+    overrides = [masked(override) for override in hydra_config.overrides.task]
+    result, started = JobResult(hydra_config.job.num if in_sweep else 0, overrides), time.time()
     try:
         with interruptible():
-            result |= {"status": "FINISHED", **_job(cfg, in_sweep)}
-        if result["objective"] is None:
-            remedy = nearest(cfg.objective, result["logged"])
-            raise ConfigError(Problem("objective", cfg.objective, "this run logged no such metric", remedy))
+            _run(cfg, result, in_sweep)
     except KeyboardInterrupt as interrupt:
-        result |= {"status": "KILLED"}
+        result.status = "KILLED"
         if isinstance(interrupt, Preempted):
             with suppress(Exception):  # of submitit, where the job may not be queued again; where it is, it ends here
                 interrupt.hand_on()
@@ -81,157 +104,109 @@ def task(cfg: DictConfig) -> float | None:
             raise
     except Pruned as pruned:
         log.info("%s", pruned)
-        result |= {"status": "PRUNED", "error": [str(pruned)], "steps": pruned.steps}
+        result.status, result.error = "PRUNED", [str(pruned)]
+        result.facts["steps"] = pruned.steps
     except Exception as error:
-        status, lines = _say(error)
-        refused = status == USAGE and "run_id" not in result
-        result |= {"status": "REFUSED" if refused else "FAILED", "error": lines}
-        if status == FAILED:
-            lines = [f"{' '.join(lines)}{_evidence(error, cfg, folder)}"]
-        if in_sweep:
-            log.error("\n".join(lines))
-        else:
-            print("\n".join(lines), file=sys.stderr)
+        _fail(result, error, cfg, folder, in_sweep)
     finally:
-        result["seconds"] = time.time() - started
+        result.seconds = time.time() - started
         with suppress(OSError):  # on a full disk; the run's own record has it
-            (folder / "result.json").write_text(json.dumps(result, indent=1))
-    return result.get("objective")
+            result.write(folder)
+    if not in_sweep and result.exit_status != OK:
+        raise SystemExit(result.exit_status)
+    return result.objective
 
 
-def _job(cfg: DictConfig, in_sweep: bool) -> dict[str, Any]:
-    """Do what is to be done of this job; what came of it."""
-    sweep = ""
-    if in_sweep:
-        place = Path(HydraConfig.get().sweep.dir)
-        sweep = place.name
-        if problem := problem_of_host(sweep_record(place), cfg.outputs, cfg.tracker.uri):
-            raise ConfigError(problem)
-    choices: Any = OmegaConf.to_container(HydraConfig.get().runtime.choices)
-    registry.check_one_file_each(choices)
-    part = _part(choices, in_sweep)
-    before = None
-    with suppress(OmegaConfBaseException, KeyError, TypeError):  # of which `build` will say more
-        before = resume.finished(OmegaConf.to_container(cfg, resolve=True), sweep) if in_sweep else None  # type: ignore[arg-type]
-    if before is not None:
-        return _finished_before(cfg, *before, sweep, part)
-    judge = part.judge() if part else None
-    if judge and (why := judge.given_up()):
-        raise Pruned(why)
-    from plexp.execution.experiment import build
-
-    experiment = build(resolve(cfg))
-    folder = resume.claim(experiment.values)
-    try:
-        return _run(experiment, folder, sweep, part, judge)
-    finally:
-        if (record := folder.record()) is not None and record.run_id is None:
-            shutil.rmtree(folder.path, ignore_errors=True)  # the store refused it: there never was a run
-        folder.release()
+def _run(cfg: DictConfig, result: JobResult, in_sweep: bool) -> None:
+    """Do what the configuration says, and note in `result` what came of it."""
+    hydra_config = HydraConfig.get()
+    sweep_folder = Path(hydra_config.sweep.dir)
+    if in_sweep and (problem := problem_of_host(sweep_record(sweep_folder), cfg.outputs, cfg.tracker.uri)):
+        raise ConfigError(problem)
+    choices: Any = OmegaConf.to_container(hydra_config.runtime.choices)
+    sweeper: Any = OmegaConf.to_container(hydra_config.sweeper)
+    trial = trial_job_of(sweeper, sweep_folder, choices, in_sweep)
+    tags, sweep = trial.tags if trial else {}, sweep_folder.name if in_sweep else ""
+    overrides = list(hydra_config.overrides.task)
+    if in_sweep and (finished := _finished(cfg, sweep)) is not None:
+        folder, record = finished
+        job = Job({}, choices, overrides, sweep, result.number, tags)
+        result.facts = _skip(job, cfg, folder, record)
+    else:
+        pruner = trial.judge() if trial else None
+        if pruner and (reason := pruner.given_up()):
+            raise Pruned(reason)
+        job = Job(resolve(cfg), choices, overrides, sweep, result.number, tags)
+        outcome = _train(job, pruner)
+        result.facts = asdict(outcome)
+    result.objective = result.facts["objective"]
+    if result.objective is None:
+        remedy = nearest(cfg.objective, result.facts["logged"])
+        raise ConfigError(Problem("objective", cfg.objective, "this run logged no such metric", remedy))
 
 
-def _go_to(home: Path) -> None:
-    """To the folder of the command, where this host has it: for relative paths, and the plugins and sheets there."""
+def _train(job: Job, pruner: Any) -> Outcome:
+    from rich.console import Console
+
+    console = Console(quiet=bool(job.sweep))
+    outcome = run_job(job, console, pruner)
+    if job.sweep:
+        log.info("%s: %s", outcome.name, summary(outcome))
+    speed = outcome.steps / max(outcome.seconds, 1e-9)
+    effort = f"{outcome.steps:,} steps in {outcome.seconds:.1f} s ({speed:,.0f} steps/s)"
+    browse = ui_command(job.values["tracker"]["uri"], Path(job.values["outputs"]))
+    console.print(f"[bold]{outcome.name}[/bold]  {effort}", highlight=False)
+    console.print(summary(outcome), highlight=False, soft_wrap=True)
+    console.print(
+        f"MLflow run {outcome.run_id}; browse it with: {browse}", highlight=False, soft_wrap=True, markup=False
+    )
+    return outcome
+
+
+def _finished(cfg: DictConfig, sweep: str) -> tuple[RunFolder, Record] | None:
+    """Return the finished run that a job of a sweep can skip; None if there is none."""
+    with suppress(OmegaConfBaseException, KeyError, TypeError):  # of which `resolve` and `build` will say more
+        return resume.finished(OmegaConf.to_container(cfg, resolve=True), sweep)  # type: ignore[arg-type]
+    return None
+
+
+def _skip(job: Job, cfg: DictConfig, folder: RunFolder, record: Record) -> dict[str, Any]:
+    """Note that a finished run belongs to this sweep too, and return its outcome."""
+    assert record.outcome is not None
+    outcome = Outcome(**record.outcome)
+    log.info("%s is finished (run %s): %s; rerun=true does it again", record.name, record.run_id, summary(outcome))
+    if job.sweep not in record.sweeps:
+        from plexp.execution.recovery import tag
+
+        tag(Path(cfg.outputs).absolute(), cfg.tracker.uri, str(record.run_id), job.sweep_tags(record))
+        folder.change(sweeps={**record.sweeps, job.sweep: job.number})
+    value = objective(cfg.objective, record.metrics, outcome.solved_return)
+    return {**record.outcome, "objective": value, "logged": sorted(record.metrics), "before": True}
+
+
+def _change_folder(home: Path) -> None:
+    """Go to the folder of the command, where this host has it: for relative paths, and for its plugins and configs."""
     if home != Path.cwd() and home.is_dir():
         os.chdir(home)
         find_plugins()
 
 
-def _part(choices: dict[str, object], in_sweep: bool) -> TrialJob | None:
-    hydra_config = HydraConfig.get()
-    sheet: Any = OmegaConf.to_container(hydra_config.sweeper)
-    return trial_job_of(sheet, Path(hydra_config.sweep.dir), choices, in_sweep)
+def _fail(result: JobResult, error: Exception, cfg: DictConfig, folder: Path, in_sweep: bool) -> None:
+    """Note the error in the result, and print or log it."""
+    result.exit_status, result.error = _explain(error)
+    refused = result.exit_status == USAGE and "run_id" not in result.facts
+    result.status = "REFUSED" if refused else "FAILED"
+    text = "\n".join(result.error)
+    if result.exit_status == FAILED:
+        text = f"{' '.join(result.error)}{_evidence(error, cfg, folder)}"
+    if in_sweep:
+        log.error(text)
+    else:
+        print(text, file=sys.stderr)
 
 
-def _finished_before(
-    cfg: DictConfig, folder: RunFolder, record: Record, sweep: str, part: TrialJob | None
-) -> dict[str, Any]:
-    """Skip a run that is finished, and note that it belongs to this sweep too."""
-    assert record.outcome is not None
-    outcome = Outcome(**record.outcome)
-    log.info("%s is finished (run %s): %s; rerun=true does it again", record.name, record.run_id, summary(outcome))
-    if sweep not in record.sweeps:
-        from plexp.execution.recovery import tag
-
-        tag(Path(cfg.outputs).absolute(), cfg.tracker.uri, str(record.run_id), _sweep_tags(record, sweep, part))
-        folder.change(sweeps={**record.sweeps, sweep: HydraConfig.get().job.num})
-    found = objective(cfg.objective, record.metrics, outcome.solved_return)
-    return {**record.outcome, "objective": found, "logged": sorted(record.metrics), "before": True}
-
-
-def _run(
-    experiment: Experiment, folder: RunFolder, sweep: str, part: TrialJob | None, judge: TrialPruner | None
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from rich.console import Console
-
-    from plexp.execution.run import run  # with mlflow, which takes seconds: after what may be refused
-
-    values, record = experiment.values, folder.record()
-    sweeps = {**(record.sweeps if record else {}), **({sweep: HydraConfig.get().job.num} if sweep else {})}
-    if record is not None and record.run_id is not None:
-        log.info("%s goes on in its run %s, which %s", record.name, record.run_id, _end_of(record))
-    tags = {"group": _group(experiment.group), **_choices(), **(_sweep_tags(record, sweep, part) if sweep else {})}
-    named = {"identity": folder.path.name.partition("-")[0], "name": experiment.name, "overrides": _overrides()}
-    folder.begin(**named, store=resume.store_of(values), sweeps=sweeps)
-    console = Console(quiet=bool(sweep))
-    try:
-        outcome = run(experiment, tags, console, folder, judge)
-    except StoreError:
-        if record is not None:  # the store does not answer: as if it had not been started again
-            folder.write(record)
-        raise
-    speed = outcome.steps / max(outcome.seconds, 1e-9)
-    if sweep:
-        log.info("%s: %s", outcome.name, summary(outcome))
-    effort = f"{outcome.steps:,} steps in {outcome.seconds:.1f} s ({speed:,.0f} steps/s)"
-    console.print(f"[bold]{outcome.name}[/bold]  {effort}", highlight=False)
-    console.print(f"{summary(outcome)}", highlight=False, soft_wrap=True)
-    browse = ui_command(experiment.values["tracker"]["uri"], Path(experiment.values["outputs"]))
-    console.print(
-        f"MLflow run {outcome.run_id}; browse it with: {browse}", highlight=False, soft_wrap=True, markup=False
-    )
-    return asdict(outcome)
-
-
-def _end_of(record: Record) -> str:
-    return {"RUNNING": "was killed without a word", "KILLED": "was interrupted"}.get(record.status, "failed")
-
-
-def _sweep_tags(record: Record | None, sweep: str, part: TrialJob | None) -> dict[str, str]:
-    """The first sweep of a run is its tag `sweep`; each further one is a tag of its own. With what it is in a search."""
-    first = next(iter(record.sweeps), sweep) if record else sweep
-    tags = {"sweep": sweep} if first == sweep else {f"sweep.{sweep}": "true"}
-    return tags | (part.tags if part else {})
-
-
-def _overrides() -> list[str]:
-    """As given on the command line, without credentials."""
-    return [masked(override) for override in HydraConfig.get().overrides.task]
-
-
-def _group(name: str) -> str:
-    """What charts average over: the run's name without its seed, and whatever else was changed."""
-    named = ["seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "search"]
-    named += ["outputs", "resume", "rerun"]
-    aside = ("tracker.", "checkpoint.", "evaluation.film")
-    changed = [(o.lstrip("+").partition("=")[0], o) for o in _overrides()]
-    return " ".join([name, *sorted(o for key, o in changed if key not in named and not key.startswith(aside))])
-
-
-def _choices() -> dict[str, str]:
-    """The sheet chosen in each config group, such as `choice.env` = cartpole, whatever it changed."""
-    choices = HydraConfig.get().runtime.choices
-    return {
-        f"choice.{group.partition('@')[0] if group.endswith('_global_') else group}": choice
-        for group, choice in choices.items()
-        if isinstance(choice, str) and group != "tuned" and not str(group).startswith("hydra/")
-    }
-
-
-def _say(error: Exception) -> tuple[int, list[str]]:
-    """The exit status of a failed job and the lines that say why."""
+def _explain(error: Exception) -> tuple[int, list[str]]:
+    """Return the exit status of a failed job, and the lines that say why."""
     from plexp.config.hydra_errors import explain
 
     if isinstance(error, ConfigError | StoreError):
@@ -244,15 +219,15 @@ def _say(error: Exception) -> tuple[int, list[str]]:
 
 
 def _evidence(error: Exception, cfg: DictConfig, folder: Path) -> str:
-    """Write what shows the fault, and say where it is."""
+    """Write the traceback, and the episode of an environment's fault, and return where they are."""
     try:
         file = folder / "traceback.txt"
         file.write_text(masked(traceback.format_exc()))
-        shown = f" (traceback in {file})"
-        if isinstance(error, EnvironmentFault) and error.episode is not None:
-            fault = folder / "fault.json"
-            fault.write_text(json.dumps(error.recorded(OmegaConf.to_container(cfg.env, resolve=True)), indent=1))
-            shown = f"{shown[:-1]}; see it again: python -m plexp replay {fault})"
-        return shown
+        if not isinstance(error, EnvironmentFault) or error.episode is None:
+            return f" (traceback in {file})"
+        fault = folder / "fault.json"
+        env: Mapping[str, Any] = OmegaConf.to_container(cfg.env, resolve=True)  # type: ignore[assignment]
+        fault.write_text(json.dumps(error.recorded(dict(env)), indent=1))
+        return f" (traceback in {file}; see it again: python -m plexp replay {fault})"
     except OSError as full:
         return f" (no traceback: {full.strerror})"

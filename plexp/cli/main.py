@@ -41,7 +41,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _experiment(arguments: list[str]) -> int:
     from plexp.config.hydra_errors import explain
 
-    job.status = OK
     mask_logs()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, to be said in one line
     os.environ["PLEXP_ARGUMENTS"] = json.dumps([masked(argument) for argument in arguments])
@@ -70,10 +69,11 @@ def _experiment(arguments: list[str]) -> int:
         print(masked(str(problem)), file=sys.stderr)
         return USAGE
     finally:
+        status = OK
         if sweeps.running.lock is not None and sweeps.running.folder is not None:
-            job.status = _report(sweeps.running.folder, sweeps.running.outputs)
+            status = _report(sweeps.running.folder, sweeps.running.outputs)
         sweeps.end()
-    return job.status
+    return status
 
 
 def _report(folder: Path, outputs: str) -> int:

@@ -39,11 +39,18 @@ def register_search_path() -> None:
 
 
 def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
-    """What a command line with these overrides runs. Raises what Hydra raises for what it cannot compose."""
+    """Return the configuration of a command line with these overrides.
+
+    A Hydra application that calls this stays as it is. Raises what Hydra raises for what it cannot compose.
+    """
     register_search_path()
+    outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from plexp.config import registry
-from plexp.config.compose import compose, hydra_configuration
+from plexp.config.compose import compose, hydra_configuration, resolve
 from plexp.config.paths import conf_folders
 from plexp.errors import ConfigError, Problem, nearest
 
@@ -21,15 +21,26 @@ def compose_values(*overrides: str) -> dict[str, Any]:
 
     Raises ConfigError for overrides that do not compose, values that are missing or do not resolve.
     """
+    return compose_with_choices(*overrides)[0]
+
+
+def compose_with_choices(*overrides: str) -> tuple[dict[str, Any], dict[str, object]]:
+    """Return the resolved values of a command line, and the config chosen in each group.
+
+    Raises ConfigError; see `compose_values`.
+    """
     try:
-        values = OmegaConf.to_container(compose(*overrides), resolve=True, throw_on_missing=True)
+        config = compose(*overrides, with_hydra=True)
+        choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
+        with open_dict(config):
+            del config.hydra
+        values = resolve(config)
     except Exception as error:
         problem = explain(error, list(overrides))
         if problem is None:
             raise
         raise ConfigError(problem) from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return values, choices
 
 
 def explain(

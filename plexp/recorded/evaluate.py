@@ -1,7 +1,8 @@
-"""`plexp evaluate`: how well a kept agent plays, with intervals."""
+"""Evaluation of a recorded agent on new episodes, with confidence intervals."""
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,80 +19,100 @@ from plexp.training.evaluation import EvaluationResult, evaluate
 
 @dataclass(frozen=True)
 class LaterEvaluation:
-    """Episodes of a kept agent."""
+    """Episodes that a recorded agent played after its training."""
 
     run: str
+    """Name of the run."""
     environment: str
+    """Label of the environment."""
     sampled: bool
+    """Whether actions were sampled from the policy; False: the most likely one was taken."""
     seed: int
+    """Seed of the episodes."""
     result: EvaluationResult
     solved_return: float | None
+    """Return from which an episode counts as solved; None: there is no such mark."""
 
     @property
     def mean(self) -> Interval:
-        """Of the returns, with Student's t interval."""
+        """Mean return, with Student's t interval of 95 %."""
         return mean_interval(self.result.returns)
 
     @property
     def solved(self) -> Interval | None:
-        """The share of the episodes that reach the solved mark, with Wilson's interval; None where there is no mark."""
+        """Share of the episodes that reach the solved mark, with Wilson's interval; None if there is no mark."""
         if self.solved_return is None:
             return None
         reached = int((self.result.returns >= self.solved_return).sum())
         return proportion_interval(reached, len(self.result.returns))
 
     def lines(self) -> list[str]:
-        """As it is printed."""
+        """Return the lines that the command prints."""
         returns, how = self.result.returns, "sampled from the policy" if self.sampled else "greedy"
         mean = self.mean
         interval = f" [{mean.low:.1f}, {mean.high:.1f}] (95 %, Student's t)" if len(returns) > 1 else ""
         spread = (
             f"median {np.median(returns):.1f}, IQM {interquartile_mean(returns):.1f}, deviation {returns.std():.1f}"
         )
-        said = [
+        lines = [
             f"{self.run} on {self.environment}, {len(returns)} episodes, {how}, seed {self.seed}",
             f"mean return {mean.value:.1f}{interval}; {spread}, from {returns.min():.1f} to {returns.max():.1f}",
             f"length {self.result.lengths.mean():.1f} steps on average",
         ]
         if self.solved is not None:
             share = f"{self.solved.value:.0%} [{self.solved.low:.0%}, {self.solved.high:.0%}]"
-            said[-1] += f"; {share} of the episodes reach {self.solved_return:g}"
-        return said
+            lines[-1] += f"; {share} of the episodes reach {self.solved_return:g}"
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
-def evaluate_kept(
+def evaluate_run(
     run: RunHandle, *, episodes: int, sampled: bool = False, seed: int = 0, overrides: Sequence[str] = ()
 ) -> LaterEvaluation:
-    """Play whole episodes with the agent of a run, on its environment or another, and keep them with the run.
+    """Play episodes with the agent of a run, in its environment or another one, and record them with the run.
 
-    Their seeds are those of no episode that it was trained or evaluated on. Raises ConfigError for a run that keeps no
-    agent, and for an environment that its agent cannot play.
+    No episode has the seed of one that the agent was trained or evaluated on.
+
+    Args:
+        run: the recorded run.
+        episodes: number of episodes.
+        sampled: whether actions are sampled from the policy; False: the most likely one is taken.
+        seed: seed of the episodes.
+        overrides: another environment, as `env=NAME` or `env.KEY=VALUE`.
+
+    Raises ConfigError for a run without an agent, and for an environment that its agent cannot play in.
     """
     if episodes < 1:
         raise ConfigError(Problem("--episodes", episodes, "there must be one at least", "give --episodes 100"))
     with closing((experiment := restored(run.values, run.file("agent.safetensors"), run.newer)).training_env):
         environment = environment_for(experiment, overrides)
-        drawn = np.random.default_rng([seed, experiment.values["seed"]]) if sampled else None
+        sampling = np.random.default_rng([seed, experiment.values["seed"]]) if sampled else None
         seeds = experiment.streams.later(seed)
-        result = evaluate(experiment.agent, environment, seeds, episodes, drawn)
+        result = evaluate(experiment.agent, environment, seeds, episodes, sampling)
     label = environment.label if overrides else experiment.environment.label
-    made = LaterEvaluation(run.name, label, sampled, seed, result, environment.solved_return)
-    _keep(run, made, overrides)
-    return made
+    evaluation = LaterEvaluation(run.name, label, sampled, seed, result, environment.solved_return)
+    _record(run, evaluation, overrides)
+    return evaluation
 
 
-def _keep(run: RunHandle, made: LaterEvaluation, overrides: Sequence[str]) -> None:
-    where = [*([made.environment] if overrides else []), *(["sampled"] if made.sampled else [])]
-    mean = {"return": made.mean.value, "return_low": made.mean.low, "return_high": made.mean.high}
+def _record(run: RunHandle, evaluation: LaterEvaluation, overrides: Sequence[str]) -> None:
+    where = [*([evaluation.environment] if overrides else []), *(["sampled"] if evaluation.sampled else [])]
+    mean = evaluation.mean
+    numbers = {"return": mean.value, "return_low": mean.low, "return_high": mean.high}
     prefix = "/".join(["evaluate", *where])
-    numbers = {**mean, "length": float(made.result.lengths.mean())}
-    run.log_metrics({f"{prefix}/{name}": value for name, value in numbers.items()}, step=made.seed)
+    numbers["length"] = float(evaluation.result.lengths.mean())
+    run.log_metrics({f"{prefix}/{name}": value for name, value in numbers.items()}, step=evaluation.seed)
     record = {
-        "environment": made.environment,
+        "environment": evaluation.environment,
         "overrides": list(overrides),
-        "sampled": made.sampled,
-        "seed": made.seed,
-        "returns": made.result.returns.tolist(),
-        "lengths": made.result.lengths.tolist(),
+        "sampled": evaluation.sampled,
+        "seed": evaluation.seed,
+        "returns": evaluation.result.returns.tolist(),
+        "lengths": evaluation.result.lengths.tolist(),
     }
-    run.log_text(json.dumps(record), f"evaluations/{'-'.join([*where, f'seed{made.seed}'])}.json")
+    run.log_text(json.dumps(record), f"evaluations/{'-'.join([*where, f'seed{evaluation.seed}'])}.json")

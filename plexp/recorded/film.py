@@ -1,7 +1,9 @@
-"""`python -m plexp film`: films of a run that is kept in MLflow, of its agent and of its training episodes."""
+"""Films of a recorded run: of episodes that its agent plays, and of its training episodes."""
 
 from __future__ import annotations
 
+import base64
+import html
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,122 +14,149 @@ import numpy as np
 
 from plexp.envs.environment import Environment
 from plexp.envs.episodes import PlayedEpisode
-from plexp.envs.film import FOLDER, extremes, film, filmed
+from plexp.envs.film import FOLDER, Film, extremes, film, filmed
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.callbacks.episode_log import NAME, episode_of
 from plexp.execution.experiment import Experiment
 from plexp.recorded.restore import rebuilt, restored
-from plexp.tracking.format import ui_command
-from plexp.tracking.lookup import RunHandle, open_run
+from plexp.tracking.lookup import RunHandle
 from plexp.training.evaluation import evaluate
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for on the command line."""
+    """Episodes to film, and how."""
 
-    run: str
-    """See `open_run`."""
-    episodes: int
-    """Of which the best, the median and the worst are filmed."""
-    episode: int | None
-    """A training episode instead: the row of `episodes.csv`, from 1 on."""
-    seed: int
-    """Of these episodes."""
-    sampled: bool
-    """Actions are drawn from the policy, as in training; otherwise its mode is taken."""
-    to: Path | None
-    speed: float
-    outputs: Path
-    uri: str | None
-    env: str | None
+    folder: Path
+    """Folder for the files."""
+    episode: int | None = None
+    """Training episode to film, a row of `episodes.csv` counted from 1; None: new episodes of the trained agent."""
+    episodes: int = 20
+    """Number of new episodes, of which the best, the median and the worst are filmed."""
+    sampled: bool = False
+    """Whether actions are sampled from the policy; False: the most likely one is taken."""
+    seed: int = 0
+    """Seed of the new episodes."""
+    speed: float = 1.0
+    """Speed relative to the environment's own: 2 is twice as fast."""
 
 
 @dataclass(frozen=True)
-class Take:
-    """An episode that is to be filmed."""
+class Scene:
+    """An episode to film."""
 
     name: str
-    """Of its files."""
+    """Name of its files, without a suffix."""
     title: str
     episode: PlayedEpisode
 
 
-def film_run(request: Request) -> Iterator[str]:
-    """A line for each film, when it is made and logged below `films/` of its run.
+@dataclass(frozen=True)
+class RecordedFilm:
+    """A film that is recorded with its run, below `films/`."""
 
-    Raises ConfigError, before anything is played, for what cannot be filmed; StoreError if the store does not answer.
+    title: str
+    film: Film
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The film as MP4 and as GIF."""
+        return self.film.files
+
+    def lines(self) -> list[str]:
+        """Return what the command prints: return and length of the episode, and a warning if it came out another."""
+        episode = self.film.episode
+        played = f"return {episode.total_reward:.1f} in {len(episode.actions)} steps"
+        lines = [f"{self.title}: {played}; {self.files[0]} and .gif"]
+        return lines + ([f"{self.title}: {self.film.warning}"] if self.film.warning else [])
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        picture = base64.b64encode(self.files[1].read_bytes()).decode()
+        caption = html.escape(self.lines()[0].partition("; ")[0])
+        return f'<figure><img src="data:image/gif;base64,{picture}"><figcaption>{caption}</figcaption></figure>'
+
+
+class Films(tuple[RecordedFilm, ...]):
+    """Films that show in a notebook, and print as the command `plexp film` does."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    def _repr_html_(self) -> str:
+        return "".join(film._repr_html_() for film in self)
+
+
+def film_run(run: RunHandle, request: Request) -> Iterator[RecordedFilm]:
+    """Film episodes of a run one after the other, and record each film with the run as soon as it is made.
+
+    Raises ConfigError, before anything is played, for what cannot be filmed.
     """
-    with open_run(request.run, outputs=request.outputs, uri=request.uri, env=request.env) as kept:
-        if request.episode is not None:
-            episode = _of_training(kept, request.episode)
-            experiment = rebuilt(kept.values, kept.newer)
+    number = request.episode
+    if number is not None:
+        training_episode = _training_episode(run, number)
+        experiment = rebuilt(run.values, run.newer)
+    else:
+        experiment = restored(run.values, run.file("agent.safetensors"), run.newer)
+    with closing(experiment.training_env):
+        environment = filmed(experiment.environment, experiment.values["env"])
+        _check_writable(request.folder)
+        if number is not None:
+            scenes = [Scene(f"episode-{number:06d}", f"training episode {number:,}, {run.name}", training_episode)]
         else:
-            experiment = restored(kept.values, kept.file("agent.safetensors"), kept.newer)
-        with closing(experiment.training_env):
-            environment = filmed(experiment.environment, experiment.values["env"])
-            folder = _writable(request.to or request.outputs / FOLDER / f"{kept.name}-{kept.run_id[:8]}")
-            if request.episode is not None:
-                name = f"episode-{request.episode:06d}"
-                takes = [Take(name, f"training episode {request.episode:,}, {kept.name}", episode)]
-            else:
-                takes = _of_policy(experiment, environment, request)
-        for take in takes:
-            made = film(environment, take.episode, take.title, folder / take.name, request.speed)
-            for file in made.files:
-                kept.log_file(file, FOLDER)
-            length = len(take.episode.actions)
-            yield f"{take.title}: return {take.episode.total_reward:.1f} in {length} steps; {made.files[0]} and .gif"
-            if made.warning:
-                yield f"{take.title}: {made.warning}"
-        browse = ui_command(request.uri, request.outputs)
-        yield f"kept with run {kept.run_id} in {FOLDER}/; browse it with: {browse}"
+            scenes = _scenes(experiment, environment, request)
+    for scene in scenes:
+        made = film(environment, scene.episode, scene.title, request.folder / scene.name, request.speed)
+        for file in made.files:
+            run.log_file(file, FOLDER)
+        yield RecordedFilm(scene.title, made)
 
 
-def _of_policy(experiment: Experiment, environment: Environment, request: Request) -> list[Take]:
-    """The best, the median and the worst of some episodes: those that `python -m plexp evaluate` plays with this seed."""
+def default_folder(run: RunHandle, outputs: Path) -> Path:
+    """Return the folder for the films of a run."""
+    return outputs / FOLDER / f"{run.name}-{run.run_id[:8]}"
+
+
+def _scenes(experiment: Experiment, environment: Environment, request: Request) -> list[Scene]:
+    """Return the best, the median and the worst of the episodes that `plexp evaluate` plays with this seed."""
     seeds = experiment.streams.later(request.seed)
-    drawn = np.random.default_rng([request.seed, experiment.values["seed"]]) if request.sampled else None
-    result = evaluate(experiment.agent, environment, seeds, request.episodes, drawn)
+    sampling = np.random.default_rng([request.seed, experiment.values["seed"]]) if request.sampled else None
+    result = evaluate(experiment.agent, environment, seeds, request.episodes, sampling)
     assert result.played is not None, "environments of films have SAME_STEP resets"
-    name, how = ("sampled-", " sampled") if request.sampled else ("", "")
+    prefix, how = ("sampled-", " sampled") if request.sampled else ("", "")
     return [
-        Take(
-            f"{name}{which}-of-{request.episodes}",
+        Scene(
+            f"{prefix}{which}-of-{request.episodes}",
             f"{which} of {request.episodes}{how}, {experiment.name}",
-            result.played[place],
+            result.played[index],
         )
-        for which, place in extremes(result.returns).items()
+        for which, index in extremes(result.returns).items()
     ]
 
 
-def _of_training(kept: RunHandle, number: int) -> PlayedEpisode:
-    if not kept.has(NAME):
-        log_actions = kept.values["tracker"].get("log_actions")
-        why = {None: "an older plexp has run it", False: "it was run with tracker.log_actions=false"}
-        raise _no_actions(number, why.get(log_actions, "it has not ended, or its episodes have no seeds (EnvPool's)"))
+def _training_episode(run: RunHandle, number: int) -> PlayedEpisode:
+    if not run.has(NAME):
+        log_actions = run.values["tracker"].get("log_actions")
+        reasons = {None: "an older plexp has run it", False: "it was run with tracker.log_actions=false"}
+        reason = reasons.get(log_actions, "it has not ended, or its episodes have no seeds (EnvPool's)")
+        cause = f"the run keeps no actions of its training episodes: {reason}"
+        raise ConfigError(Problem("--episode", number, cause, "leave it out to film the agent"))
     try:
-        return episode_of(kept.file(NAME), number)
+        return episode_of(run.file(NAME), number)
     except IndexError as error:
-        cause = f"the run has {error} training episodes"
-        raise ConfigError(
-            Problem("--episode", number, cause, f"give a row of its episodes.csv, 1 to {error}")
-        ) from None
+        cause, remedy = f"the run has {error} training episodes", f"give a row of its episodes.csv, 1 to {error}"
+        raise ConfigError(Problem("--episode", number, cause, remedy)) from None
     except ValueError as error:
         raise ConfigError(Problem("--episode", number, one_line(error), "leave it out to film the agent")) from None
 
 
-def _no_actions(number: int, why: str) -> ConfigError:
-    cause = f"the run keeps no actions of its training episodes: {why}"
-    return ConfigError(Problem("--episode", number, cause, "leave it out to film the agent"))
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, made if it is not there. Raises ConfigError if nothing can be written there."""
+def _check_writable(folder: Path) -> None:
+    """Make the folder if it does not exist. Raises ConfigError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         cause = f"it cannot be written ({error.strerror})"
         raise ConfigError(Problem("--to", folder, cause, "choose a folder that can be")) from None
-    return folder

@@ -1,12 +1,16 @@
-"""An experiment as a run has kept it, with the agent that it trained."""
+"""Rebuilds the experiment of a recorded run, with the agent that it trained."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -15,18 +19,26 @@ from plexp.config.compose import changed
 from plexp.config.hydra_errors import compose_values
 from plexp.config.schema import ROOT, SECTIONS
 from plexp.envs.environment import Environment
+from plexp.envs.spaces import is_image
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.experiment import Experiment, build, make
+from plexp.tracking.lookup import RunHandle
 
 log = logging.getLogger("plexp")
 GROUPS = {"algo": "algo", "advantage": "advantage", "net": "net", "critic_net": "net", "env": "env"}
 
 
 def restored(values: dict[str, Any], weights: Path, newer: str = "") -> Experiment:
-    """The experiment of a recorded configuration, uncompiled on the CPU, its agent with these weights.
+    """Return the experiment of a recorded configuration with the weights of its agent, uncompiled and on the CPU.
 
-    Its environments are open: close `training_env`. `newer`: the version that wrote it, if that is newer than this one.
-    Raises ConfigError for a configuration or weights that do not fit this plexp.
+    Its environments are open: close `training_env`.
+
+    Args:
+        values: the recorded configuration.
+        weights: file of the agent's weights.
+        newer: version of plexp that recorded it, if that is newer than this one; else empty.
+
+    Raises ConfigError for a configuration or weights that do not fit this version of plexp.
     """
     experiment = rebuilt(values | {"compile": False, "device": "cpu"}, newer)
     try:
@@ -39,65 +51,67 @@ def restored(values: dict[str, Any], weights: Path, newer: str = "") -> Experime
 
 
 def rebuilt(values: dict[str, Any], newer: str = "") -> Experiment:
-    """The experiment of a recorded configuration; keys that it has not yet take today's values, and a line says so.
+    """Return the experiment of a recorded configuration.
 
-    Raises ConfigError for a configuration that does not fit this plexp.
+    Keys that did not exist when it was recorded take their present values, and a warning names them. Raises ConfigError
+    for a configuration that does not fit this version of plexp.
     """
     missing: list[str] = []
     values = _completed(values, missing)
     if missing:
-        log.warning("the run was kept by an older plexp, without %s: today's values are taken", ", ".join(missing))
+        log.warning("an older plexp recorded the run, without %s: the present values are taken", ", ".join(missing))
     values["evaluation"] = values["evaluation"] | {"film": False}
     try:
         return build(values)
     except ConfigError as error:
         if not newer:
             raise
-        cause = f"plexp {newer} kept it, and this one cannot read it ({'; '.join(map(str, error.problems))})"
+        cause = f"plexp {newer} recorded it, and this one cannot read it ({'; '.join(map(str, error.problems))})"
         raise ConfigError(Problem("run", values.get("seed", ...), cause, f'pip install "plexp>={newer}"')) from error
 
 
 def _completed(values: dict[str, Any], missing: list[str]) -> dict[str, Any]:
-    today = compose_values()
-    full = {**{key: today[key] for key in ROOT}, **values}
+    present = compose_values()
+    full = {**{key: present[key] for key in ROOT}, **values}
     missing += sorted(ROOT.keys() - values.keys())
-    sections: dict[str, dict[str, Any]] = {name: today[name] for name in (*SECTIONS, "policy")}
+    sections: dict[str, dict[str, Any]] = {name: present[name] for name in (*SECTIONS, "policy")}
     for section, group in GROUPS.items():
         if isinstance(values.get(section), dict) and "plugin" in values[section]:
-            sections[section] = _sheet(section, group, values[section])
-    for section, usual in sections.items():
-        own = values.get(section, {})
-        missing += [f"{section}.{key}" for key in usual if key not in own and section not in SECTIONS]
-        full[section] = {**usual, **own}
+            sections[section] = _present_values(section, group, values[section])
+    for section, defaults in sections.items():
+        recorded = values.get(section, {})
+        missing += [f"{section}.{key}" for key in defaults if key not in recorded and section not in SECTIONS]
+        full[section] = {**defaults, **recorded}
     return full
 
 
-def _sheet(section: str, group: str, own: dict[str, Any]) -> dict[str, Any]:
-    """Today's values of a plugin. Raises ConfigError if it is not there any more."""
-    beside = [f"env.id={own['id']}"] if section == "env" and "id" in own else []
-    chosen = f"{group}@{section}" if section != group else group
-    found: dict[str, Any] = compose_values(f"{chosen}={own['plugin']}", *beside)[section]
-    return found
+def _present_values(section: str, group: str, recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return the present values of a plugin. Raises ConfigError if the plugin does not exist any more."""
+    overrides = [f"env.id={recorded['id']}"] if section == "env" and "id" in recorded else []
+    choice = f"{group}@{section}" if section != group else group
+    values: dict[str, Any] = compose_values(f"{choice}={recorded['plugin']}", *overrides)[section]
+    return values
 
 
 def environment_for(experiment: Experiment, overrides: Sequence[str]) -> Environment:
-    """Its environment, or with overrides (`env=NAME`, `env.KEY=VALUE`) another one that its agent can play.
+    """Return the experiment's environment, or with overrides (`env=NAME`, `env.KEY=VALUE`) another one.
 
-    Raises ConfigError for one that cannot be made, or whose observations or actions are others.
+    Raises ConfigError for one that cannot be made, or whose observations or actions are not those of the agent.
     """
     if not overrides:
         return experiment.environment
-    if strange := [each for each in overrides if not each.lstrip("+").startswith(("env=", "env."))]:
+    if others := [override for override in overrides if not override.lstrip("+").startswith(("env=", "env."))]:
         remedy = "give env=NAME or env.KEY=VALUE"
-        raise ConfigError(Problem(strange[0], ..., "only the environment can be another", remedy))
-    names = [each for each in overrides if each.startswith("env=")]
-    sheet = compose_values(*names)["env"] if names else experiment.values["env"]
-    sheet = changed({"env": sheet}, [each for each in overrides if each not in names])["env"]
-    cls = registry.find("env", sheet["plugin"])
-    own = {key: value for key, value in sheet.items() if key != "plugin"}
-    if problems := registry.check(cls.__name__, "env", registry.parameters(cls) | registry.ENV_PRESET_FIELDS, own):
+        raise ConfigError(Problem(others[0], ..., "only the environment can be changed", remedy))
+    names = [override for override in overrides if override.startswith("env=")]
+    values = compose_values(*names)["env"] if names else experiment.values["env"]
+    values = changed({"env": values}, [override for override in overrides if override not in names])["env"]
+    cls = registry.find("env", values["plugin"])
+    parameters = {key: value for key, value in values.items() if key != "plugin"}
+    types = registry.parameters(cls) | registry.ENV_PRESET_FIELDS
+    if problems := registry.check(cls.__name__, "env", types, parameters):
         raise ConfigError(problems)
-    environment: Environment = make(cls, sheet)
+    environment: Environment = make(cls, values)
     env = environment.make(1, lambda index, episode: 0)
     env.close()
     trained = experiment.training_env
@@ -109,3 +123,49 @@ def environment_for(experiment: Experiment, overrides: Sequence[str]) -> Environ
             cause = f"its {what} are {here}, and the agent's {there}"
             raise ConfigError(Problem("env", environment.label, cause, "choose one with the same spaces"))
     return environment
+
+
+class RecordedAgent:
+    """A trained agent that acts on the observations of its environment.
+
+    Args:
+        experiment: the experiment of the run, with the agent's weights.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.agent, self.space = experiment.agent.eval(), experiment.training_env.single_observation_space
+        self.rng = np.random.default_rng(experiment.values["seed"])
+
+    def act(self, observation: npt.ArrayLike, *, sampled: bool = False) -> npt.NDArray[Any]:
+        """Return the action for an observation, as the environment's `step` takes it.
+
+        Args:
+            observation: one observation, or a batch of them [B, *obs], for which there are B actions.
+            sampled: whether the action is sampled from the policy; False: the most likely one is taken.
+
+        Raises ConfigError for an observation of another shape.
+        """
+        shape = self.space.shape or ()
+        batch = np.asarray(observation, np.uint8 if is_image(self.space) else np.float32)
+        is_single = batch.shape == shape
+        if not is_single and batch.shape[1:] != shape:
+            cause = f"the agent's observations have the shape {list(shape)}"
+            remedy = "give one of them or a batch; wrap Dict and Tuple spaces in gymnasium's FlattenObservation"
+            raise ConfigError(Problem("observation", list(batch.shape), cause, remedy))
+        observations = torch.from_numpy(batch[None] if is_single else batch)
+        if sampled:
+            noise = self.agent.distribution.draw_noise(self.rng, 1, len(observations))[0]
+            actions = self.agent.act(observations, torch.from_numpy(noise))
+        else:
+            actions = self.agent.act_greedily(observations)
+        result: npt.NDArray[Any] = self.agent.distribution.to_environment(actions).numpy()
+        return result[0] if is_single else result
+
+
+def restore_agent(run: RunHandle) -> RecordedAgent:
+    """Return the agent of a recorded run.
+
+    Raises ConfigError for a run without an agent, or one that does not fit this version of plexp.
+    """
+    with closing((experiment := restored(run.values, run.file("agent.safetensors"), run.newer)).training_env):
+        return RecordedAgent(experiment)

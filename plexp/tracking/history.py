@@ -53,6 +53,8 @@ class RecordedRun:
     """Milliseconds since 1970."""
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    metrics: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Last value of each metric."""
     curve: Curve = field(default=NO_CURVE, repr=False)
 
 
@@ -92,7 +94,8 @@ class SqliteHistory:
             rows: list[tuple[str, str, str, str, int]] = connection.execute(query).fetchall()
             params = _by_run(connection.execute("SELECT run_uuid, key, value FROM params"))
             tags = _by_run(connection.execute("SELECT run_uuid, key, value FROM tags"))
-        return _training([RecordedRun(*row, params[row[0]], tags[row[0]]) for row in rows])
+            metrics = _by_run(connection.execute("SELECT run_uuid, key, value FROM latest_metrics WHERE NOT is_nan"))
+        return _training([RecordedRun(*row, params[row[0]], tags[row[0]], metrics[row[0]]) for row in rows])
 
     def curves(self, run_ids: Sequence[str]) -> dict[str, Curve]:
         query = """SELECT timestamp, step, CASE WHEN is_nan THEN NULL ELSE value END FROM metrics
@@ -140,6 +143,7 @@ class ServerHistory:
                     run.info.start_time,
                     run.data.params,
                     run.data.tags,
+                    run.data.metrics,
                 )
                 for run in found
             ]
@@ -179,11 +183,11 @@ def _pages(search: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
             return
 
 
-def _by_run(rows: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+def _by_run(rows: Iterable[tuple[str, str, Any]]) -> dict[str, dict[str, Any]]:
+    values: dict[str, dict[str, Any]] = defaultdict(dict)
     for run, key, value in rows:
-        found[run][key] = value
-    return found
+        values[run][key] = value
+    return values
 
 
 def _training(runs: list[RecordedRun]) -> list[RecordedRun]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,16 @@ class RunHandle:
             raise ConfigError(Problem("run", self._called, f"it {why} {name}", remedy))
         return Path(self.client.download_artifacts(self.run_id, name, str(self._place)))
 
-    def history(self) -> dict[str, dict[int, float]]:
-        """Every metric by its name in MLflow: its value at each step, as logged last."""
-        found: dict[str, dict[int, float]] = {}
-        for name in self.metrics:
+    def history(self, names: Iterable[str] | None = None) -> dict[str, dict[int, float]]:
+        """Return the value of each metric at each step, as it was logged last.
+
+        `names` are the metrics to return, of those that the run has; None: all.
+        """
+        values: dict[str, dict[int, float]] = {}
+        for name in self.metrics if names is None else [name for name in names if name in self.metrics]:
             points = sorted(self.client.get_metric_history(self.run_id, name), key=lambda m: (m.timestamp, m.step))
-            found[name] = {point.step: point.value for point in points}
-        return found
+            values[name] = {point.step: point.value for point in points}
+        return values
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Keep a file with it."""

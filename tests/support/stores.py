@@ -44,7 +44,7 @@ def recorded(
         number,
         {key: str(value) for key, value in whole.items()},
         {"kind": "training", "choice.env": "cartpole", **(tags or {})},
-        Curve(steps, np.array(returns, float), steps / 100),
+        curve=Curve(steps, np.array(returns, float), steps / 100),
     )
 
 

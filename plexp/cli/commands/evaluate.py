@@ -15,18 +15,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sampled", action="store_true", help="actions drawn from the policy, not its mode")
     parser.add_argument("--seed", type=int, default=0, help="of the episodes: another one plays others")
     options = parser.parse_intermixed_args(arguments)
-    from plexp.recorded.evaluate import evaluate_kept
+    from plexp.recorded.evaluate import evaluate_run
     from plexp.tracking.format import ui_command
     from plexp.tracking.lookup import open_run
 
     with open_run(options.run, outputs=options.outputs, uri=options.uri, env=options.env) as run:
-        made = evaluate_kept(
+        evaluation = evaluate_run(
             run,
             episodes=options.episodes,
             sampled=options.sampled,
             seed=options.seed,
             overrides=options.overrides,
         )
-        print("\n".join(made.lines()))
+        print(evaluation)
         print(f"kept with run {run.run_id}; browse it with: {ui_command(options.uri, options.outputs)}")
     return 0

@@ -24,11 +24,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--to", type=commands.folder, metavar="FOLDER", help="for the files; <outputs>/films/<run>")
     parser.add_argument("--speed", type=_speed, default=1.0, help="2 is twice as fast as it was; 1")
     options = parser.parse_args(arguments)
-    from plexp.recorded.film import Request, film_run
+    from plexp.envs.film import FOLDER
+    from plexp.recorded.film import Request, default_folder, film_run
+    from plexp.tracking.format import ui_command
+    from plexp.tracking.lookup import open_run
 
     settled(options.uri, options.outputs, quiet=True)
-    for line in film_run(Request(**vars(options))):
-        print(line, flush=True)
+    with open_run(options.run, outputs=options.outputs, uri=options.uri, env=options.env) as run:
+        folder = options.to or default_folder(run, options.outputs)
+        what = {name: getattr(options, name) for name in ("episode", "episodes", "sampled", "seed", "speed")}
+        for film in film_run(run, Request(folder, **what)):
+            print(film, flush=True)
+        browse = ui_command(options.uri, options.outputs)
+        print(f"kept with run {run.run_id} in {FOLDER}/; browse it with: {browse}")
     return 0
 
 

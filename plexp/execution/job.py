@@ -1,0 +1,130 @@
+"""One job: from a resolved configuration to a finished run. Importing this needs neither torch nor MLflow."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from plexp.config import registry
+from plexp.errors import StoreError
+from plexp.execution import resume
+from plexp.execution.outcome import Outcome
+from plexp.tracking.format import masked
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from plexp.execution.callbacks.evaluator import PruningRule
+    from plexp.execution.experiment import Experiment
+    from plexp.execution.state import Record, RunFolder
+
+log = logging.getLogger("plexp")
+
+NAMED = ("seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "search", "outputs", "resume", "rerun")
+"""Keys that a run's name shows already, or that change nothing of what is learnt."""
+UNNAMED_PREFIXES = ("tracker.", "checkpoint.", "evaluation.film")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run is asked to be."""
+
+    values: dict[str, Any]
+    """The resolved configuration."""
+    choices: Mapping[str, object]
+    """Config chosen in each group, such as `env`: `cartpole`; recorded as tags."""
+    overrides: Sequence[str]
+    """Overrides that led to it, as they were typed."""
+    sweep: str = ""
+    """Name of the sweep that it belongs to; empty: none."""
+    number: int = 0
+    """Its number in the sweep."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Further tags of the run, such as those of a search."""
+
+    @property
+    def masked_overrides(self) -> list[str]:
+        """Its overrides without credentials."""
+        return [masked(override) for override in self.overrides]
+
+    def sweep_tags(self, record: Record | None) -> dict[str, str]:
+        """Return the tags of its sweep: `sweep` for the first one of a run, `sweep.NAME` for each further one."""
+        if not self.sweep:
+            return {}
+        first = next(iter(record.sweeps), self.sweep) if record else self.sweep
+        tags = {"sweep": self.sweep} if first == self.sweep else {f"sweep.{self.sweep}": "true"}
+        return {**tags, **self.tags}
+
+
+def run_job(job: Job, console: Console, pruning: PruningRule | None = None) -> Outcome:
+    """Run a job to its end, in a new run, or in that of the same configuration that was interrupted or failed.
+
+    Args:
+        job: what to run.
+        console: gets the progress bar.
+        pruning: rule of the search that the job belongs to; a run that it ends raises Pruned.
+
+    Raises ConfigError or StoreError, before any run exists, for what cannot be run; TrainingError if the training fails;
+    KeyboardInterrupt, with the run closed as KILLED and its checkpoint written.
+    """
+    registry.check_one_file_each(job.choices)
+    from plexp.execution.experiment import build
+
+    experiment = build(job.values)
+    folder = resume.claim(experiment.values)
+    try:
+        return _run(job, experiment, folder, console, pruning)
+    finally:
+        if (record := folder.record()) is not None and record.run_id is None:
+            shutil.rmtree(folder.path, ignore_errors=True)  # the store refused it: there never was a run
+        folder.release()
+
+
+def _run(job: Job, experiment: Experiment, folder: RunFolder, console: Console, pruning: PruningRule | None) -> Outcome:
+    from plexp.execution.run import run  # with MLflow, which takes seconds: after whatever may be refused
+
+    values, record = experiment.values, folder.record()
+    if record is not None and record.run_id is not None:
+        log.info("%s goes on in its run %s, which %s", record.name, record.run_id, _end_of(record))
+    sweeps = {**(record.sweeps if record else {}), **({job.sweep: job.number} if job.sweep else {})}
+    folder.begin(
+        identity=folder.path.name.partition("-")[0],
+        name=experiment.name,
+        overrides=job.masked_overrides,
+        store=resume.store_of(values),
+        sweeps=sweeps,
+    )
+    tags = {
+        "group": _group(experiment.group, job.masked_overrides),
+        **_choice_tags(job.choices),
+        **job.sweep_tags(record),
+    }
+    try:
+        return run(experiment, tags, console, folder, pruning)
+    except StoreError:
+        if record is not None:  # the store does not answer: as if the run had not been started again
+            folder.write(record)
+        raise
+
+
+def _end_of(record: Record) -> str:
+    return {"RUNNING": "was killed without a word", "KILLED": "was interrupted"}.get(record.status, "failed")
+
+
+def _group(name: str, overrides: Sequence[str]) -> str:
+    """Return what charts average over: the run's name without its seed, and whatever else was changed."""
+    changed = [(override.lstrip("+").partition("=")[0], override) for override in overrides]
+    shown = [text for key, text in changed if key not in NAMED and not key.startswith(UNNAMED_PREFIXES)]
+    return " ".join([name, *sorted(shown)])
+
+
+def _choice_tags(choices: Mapping[str, object]) -> dict[str, str]:
+    """Return the config chosen in each group as tags, such as `choice.env` = cartpole."""
+    return {
+        f"choice.{group.partition('@')[0] if group.endswith('_global_') else group}": choice
+        for group, choice in choices.items()
+        if isinstance(choice, str) and group != "tuned" and not str(group).startswith("hydra/")
+    }

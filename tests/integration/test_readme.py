@@ -72,8 +72,8 @@ def test_every_marker_is_described(marker: str) -> None:
 def test_the_plugin_it_shows_is_the_one_that_new_writes() -> None:
     templates = ROOT / "plexp" / "templates" / "algo"
     code = re.search(r'```python\n(@register\("algo", "mine"\)\n.*?)```', TEXT, re.S)
-    sheet = re.search(r"```yaml\n# conf/algo/mine\.yaml\n(.*?)```", TEXT, re.S)
-    assert code and sheet
-    assert sheet[1] in (templates / "sheet.yaml").read_text()
+    config = re.search(r"```yaml\n# conf/algo/mine\.yaml\n(.*?)```", TEXT, re.S)
+    assert code and config
+    assert config[1] in (templates / "config.yaml").read_text()
     written = (templates / "plugin.py").read_text()
     assert code[1] == re.sub(r"\n\n    Args:.*?\n    \"\"\"", '"""', written[written.index("@register") :], flags=re.S)

@@ -16,7 +16,7 @@ TEMPLATES = PACKAGE / "templates"
 
 
 def main(arguments: list[str]) -> int:
-    """Write a plugin that works as it is, to be changed: a class, a sheet of values and a test."""
+    """Write a plugin that works as it is, to be changed: a class, a config and a test."""
     parser = argparse.ArgumentParser("plexp new", description=main.__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("name", help="of the plugin: small letters, digits and _, such as mine")
@@ -36,15 +36,18 @@ def main(arguments: list[str]) -> int:
 
 
 def written(group: str, name: str, root: Path) -> dict[Path, str]:
-    """The files of a new plugin and their texts. Raises ConfigError for a name that is none, or is taken."""
+    """Return the files of a new plugin and their texts.
+
+    Raises ConfigError for a name that is invalid or taken.
+    """
     remedy = "give small letters, digits and _, beginning with a letter, such as mine"
     if not re.fullmatch(registry.NAME, name):
         raise ConfigError(Problem("new", name, "this is no name for a plugin", remedy))
-    if known := registry.files_of(group, name):
-        raise ConfigError(Problem("new", name, f"there is one already: {known[0]}", "choose another name"))
+    if existing := registry.files_of(group, name):
+        raise ConfigError(Problem("new", name, f"there is one already: {existing[0]}", "choose another name"))
     files = {
         "plugin.py": root / "plugins" / group / f"{name}.py",
-        "sheet.yaml": root / "conf" / group / f"{name}.yaml",
+        "config.yaml": root / "conf" / group / f"{name}.yaml",
         "test.py": root / "tests" / f"test_{name}.py",
     }
     if taken := [file for file in files.values() if file.exists()]:

@@ -148,7 +148,7 @@ def test_evaluate_plays_another_environment_of_the_same_spaces(run: Run, folder:
         (["env=lunarlander"], "its observations are (8,), and the agent's (4,)"),
         (["env=gymnasium", "env.id=Pendulum-v1"], "env.id"),
         (["env=nowhere"], "there is no such option"),
-        (["net.width=3"], "only the environment can be another"),
+        (["net.width=3"], "only the environment can be changed"),
         (["env.num_envs=0"], "env.num_envs=0: must be greater than 0"),
         (["env.nothing=0"], "has no such parameter"),
     ],
@@ -174,7 +174,7 @@ def test_a_run_of_a_newer_plexp_that_does_not_fit_says_what_to_install(run: Run,
         values["algo"]["from_the_future"] = 1
         file.write_text(yaml.safe_dump(values))
     status, _, (line,) = run("evaluate", NAME, "--episodes", "1")
-    assert status == 2 and "plexp 99.0 kept it" in line and 'pip install "plexp>=99.0"' in line
+    assert status == 2 and "plexp 99.0 recorded it" in line and 'pip install "plexp>=99.0"' in line
 
 
 def test_a_run_of_an_older_plexp_takes_todays_values_for_what_it_lacks(run: Run, folder: Path) -> None:

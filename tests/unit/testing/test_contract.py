@@ -90,20 +90,25 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]], str]] = [
     ("algo", "sheet", [(r"  +# steps of each.*", "")], "does not say in a comment what num_steps does"),
     ("algo", "sheet", [(r"plugin: \w+", "plugin: ppo")], "does not say plugin"),
     ("algo", "trains", [(r"-> Metrics:\n.*", "-> Metrics:\n        return {}\n")], "changed no weight"),
-    ("algo", "updates", [(r"-> Metrics:\n", "-> Metrics:\n        rollout.rewards.zero_()\n")], "changes the rollout"),
+    (
+        "algo",
+        "updates",
+        [(r"-> Metrics:\n", "-> Metrics:\n        trajectory.rewards.zero_()\n")],
+        "changes the rollout",
+    ),
     ("algo", "updates", [(r"-> Metrics:\n.*", "-> Metrics:\n        return {'x': 'y'}\n")], "as no number"),
     ("algo", "updates", [(r"complete_episodes = False", "complete_episodes = None")], "complete_episodes"),
     (
         "algo",
         "trains",
-        [(r"total\(policy_losses", "total(float('nan') * policy_losses")],
+        [(r"total_loss\(policy_losses", "total_loss(float('nan') * policy_losses")],
         "raised TrainingError: the loss's policy_loss is not finite",
     ),
     (
         "algo",
         "determinism",
         [
-            (r"total\(policy_losses", "total(policy_losses * __import__('random').SystemRandom().random()"),
+            (r"total_loss\(policy_losses", "total_loss(policy_losses * __import__('random').SystemRandom().random()"),
         ],
         "the same seed gives other weights",
     ),
@@ -113,7 +118,7 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]], str]] = [
         [
             (r"(self.agent, self.learner, self.num_steps = .*)", r"\1\n        self.calls = 0"),
             (r"(-> Metrics:\n)", r"\1        self.calls += 1\n"),
-            (r"total\(policy_losses", "total(policy_losses * self.calls"),
+            (r"total_loss\(policy_losses", "total_loss(policy_losses * self.calls"),
         ],
         "goes another way",
     ),

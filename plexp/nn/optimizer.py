@@ -12,7 +12,7 @@ from torch.func import functional_call, grad_and_value
 
 from plexp.errors import TrainingError
 from plexp.nn.compile import AttributeReads, Compiled
-from plexp.nn.pytree import TreeSpec, unflatten
+from plexp.nn.pytree import TreeSpec, unflattener
 
 Terms: TypeAlias = dict[str, Tensor]
 """The parts of a loss by name, 0-dimensional, for the record and for the message when one is not finite."""
@@ -47,7 +47,10 @@ def adam_(
     means.mul_(BETA1).add_(gradient, alpha=1 - BETA1)
     squares.mul_(BETA2).add_(gradient.square(), alpha=1 - BETA2)
     denominators = (squares / (1 - BETA2**count)).sqrt_().add_(eps)
-    parameters.sub_((means * step_size).div_(denominators))
+    if isinstance(step_size, float):
+        parameters.addcdiv_(means, denominators, value=-step_size)
+    else:
+        parameters.sub_((means * step_size).div_(denominators))
 
 
 def bias_corrected(rate: float | Tensor, count: float | Tensor) -> float | Tensor:
@@ -108,6 +111,7 @@ class FlatAdam:
         self.names: list[str] = []
         """Names of what a step returns: the loss's terms, and `grad_norm`."""
         self.loss: Loss | None = None
+        self.spec: TreeSpec | None = None
         self.compiled: Compiled | None = None
 
     def prepare(self, loss: Loss, spec: TreeSpec, rate_factor: float, arguments: Mapping[str, float]) -> None:
@@ -128,11 +132,13 @@ class FlatAdam:
         elif self.compiled is not None and loss != self.loss:
             self.compiled.disable("the loss is another function in every update")
         self.loss = loss
-        self.spec, self.arguments = spec, dict(arguments)
+        if spec != self.spec:
+            self.spec, self.rebuild = spec, unflattener(spec)
+        self.arguments = dict(arguments)
         self.learning_rates = [rate * rate_factor for rate in self.base_rates]
-        numbers = torch.tensor([*self.learning_rates, *arguments.values()], dtype=torch.float64)
-        self.numbers = numbers.to(self.flat.device)
         if self.compiled is not None:
+            numbers = torch.tensor([*self.learning_rates, *arguments.values()], dtype=torch.float64)
+            self.numbers = numbers.to(self.flat.device)
             self.compiled.check_reads()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -155,12 +161,12 @@ class FlatAdam:
         total, terms, gradient = self._differentiate(None, leaves, self.arguments)
         with torch.no_grad():
             norm = torch.linalg.vector_norm(gradient)
-            record, size = self._record(terms, norm), float(norm + 0 * total)
+            record, size = self._record(terms, norm), float(norm) + 0 * float(total)
             self._check(size, record)
-            self.count += 1
+            count = float(self.count.add_(1))
             if self.max_grad_norm is not None and size > self.max_grad_norm:
                 gradient.mul_(clip_factor(size, self.max_grad_norm))
-            self._update(self.flat, self.means, self.squares, gradient, float(self.count), self.learning_rates)
+            self._update(self.flat, self.means, self.squares, gradient, count, self.learning_rates)
         return record
 
     def _compiled_step(
@@ -196,7 +202,7 @@ class FlatAdam:
         views of `self.gradient`: nothing is copied. With it they are taken from `flat`, as tracing needs.
         """
         assert self.loss is not None
-        minibatch = unflatten(leaves, self.spec)
+        minibatch = self.rebuild(leaves)
         if flat is None:
             self.gradient.zero_()
             total, terms = self.loss(self.transform(minibatch), **arguments)

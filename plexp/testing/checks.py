@@ -1,6 +1,6 @@
-"""What each kind of plugin must hold, for `plexp/contracts.py`: shapes, termination and truncation, the device.
+"""Checks of one kind of plugin each, for plexp/testing/contract.py: shapes, ends of episodes, the device.
 
-A check takes a tiny experiment with the plugin, and its class, and yields one line for each fault.
+A check takes a tiny experiment with the plugin, and the plugin's class, and yields one line for each fault.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from plexp.training.types import Targets
 
 Check: TypeAlias = Callable[[Experiment, type], Iterator[str]]
 STEPS = 2000
-"""That an environment is stepped; a larger one finds rarer faults, later."""
+"""Number of random steps in an environment; a larger one finds rarer faults, and takes longer."""
 
 
 def _shapes_of_targets(experiment: Experiment, cls: type) -> Iterator[str]:
@@ -102,25 +102,25 @@ def _shapes_of_networks(experiment: Experiment, cls: type) -> Iterator[str]:
 def _rows_alone(trunk: nn.Module, observations: Tensor) -> Iterator[str]:
     whole, alone = trunk(observations), trunk(observations[2:3])
     if whole.ndim == alone.ndim == 2 and not torch.allclose(whole[2:3], alone, atol=1e-5):
-        yield "what it gives for an observation depends on the others of its batch, or on chance"
+        yield "its features of an observation depend on the others of the batch, or on chance"
 
 
 def _steps_of_environments(experiment: Experiment, cls: type) -> Iterator[str]:
     environment: Environment = make(cls, experiment.values["env"])
     names = ("num_envs", "normalize_observations", "scale_rewards", "solved_return", "label", "make")
     if missing := [name for name in names if not hasattr(environment, name)]:
-        yield f"it needs {', '.join(missing)}: see Environment in plexp/training/interfaces.py"
+        yield f"it needs {', '.join(missing)}: see plexp.Environment"
         return
-    played = [_played(environment, seed) for seed in (0, 0, 1)]
-    yield from dict.fromkeys(fault for each in played for fault in each[0])
-    if not np.array_equal(played[0][1], played[1][1], equal_nan=True):
+    rounds = [_step_randomly(environment, seed) for seed in (0, 0, 1)]
+    yield from dict.fromkeys(fault for faults, _ in rounds for fault in faults)
+    if not np.array_equal(rounds[0][1], rounds[1][1], equal_nan=True):
         yield "the same seeds and actions give other episodes: draw from self.np_random only, and forget all in reset"
 
 
-def _played(environment: Environment, seed: int) -> tuple[list[str], Any]:
-    """Faults, and all that was observed and paid, of random actions."""
+def _step_randomly(environment: Environment, seed: int) -> tuple[list[str], Any]:
+    """Return the faults that random actions meet, and all that was observed and rewarded."""
     env = environment.make(2, lambda index, episode: 1000 * seed + 100 * index + episode)
-    space, mode, faults, seen, ended = env.single_observation_space, env.metadata.get("autoreset_mode"), [], [], 0
+    space, mode, faults, rows, ended = env.single_observation_space, env.metadata.get("autoreset_mode"), [], [], 0
     try:
         if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
             faults.append('metadata["autoreset_mode"] is neither SAME_STEP nor NEXT_STEP')
@@ -128,7 +128,7 @@ def _played(environment: Environment, seed: int) -> tuple[list[str], Any]:
         observations, _ = env.reset()
         for step in range(STEPS):
             observations, rewards, terminated, truncated, info = env.step(env.action_space.sample())
-            seen.append(np.concatenate([np.ravel(observations), rewards, terminated, truncated]).astype(np.float64))
+            rows.append(np.concatenate([np.ravel(observations), rewards, terminated, truncated]).astype(np.float64))
             if not np.isfinite(rewards).all():
                 faults.append(f"the reward {rewards} in step {step} is not finite")
             if outside := [x for x in observations if not space.contains(np.asarray(x, space.dtype))]:
@@ -143,7 +143,7 @@ def _played(environment: Environment, seed: int) -> tuple[list[str], Any]:
         env.close()
     if not ended and not faults:
         faults.append(f"no episode ended in {STEPS} random steps: give it a time limit")
-    return faults, np.array(seen)
+    return faults, np.array(rows)
 
 
 def _updates_of_algorithms(experiment: Experiment, cls: type) -> Iterator[str]:
@@ -163,19 +163,19 @@ def _updates_of_algorithms(experiment: Experiment, cls: type) -> Iterator[str]:
         yield "update changes the rollout that it is given"
 
 
-def _hands_off(experiment: Experiment, cls: type) -> Iterator[str]:
+def _leaves_training_alone(experiment: Experiment, cls: type) -> Iterator[str]:
     name, values = next(iter(experiment.values["callbacks"].items()))
-    if missing := [each for each in ("on_start", "on_iteration", "on_end") if not hasattr(cls, each)]:
-        yield f"it needs {', '.join(missing)}: see TrainingCallback in plexp/training/interfaces.py"
+    if missing := [event for event in ("on_start", "on_iteration", "on_end") if not hasattr(cls, event)]:
+        yield f"it needs {', '.join(missing)}: see plexp.TrainingCallback"
         return
     logged: dict[str, float] = {}
     result = EvaluationResult(np.ones(1), np.ones(1, np.int64))
     nothing: dict[str, Any] = {"every": 16, "episodes": 1, "final_episodes": 1, "solved_return": None}
     evaluator = Evaluator(lambda *_: result, lambda *_: None, stop_when_solved=False, profile=Profile(), **nothing)
     plugins = CallbackDispatcher({name: make(cls, values)}, lambda m, step: logged.update(m), lambda tags: None)
-    listeners: list[TrainingCallback] = [evaluator, plugins]
+    callbacks: list[TrainingCallback] = [evaluator, plugins]
     before = torch.random.get_rng_state()
-    experiment.trainer.run(listeners)
+    experiment.trainer.run(callbacks)
     if not torch.equal(before, torch.random.get_rng_state()):
         yield "it draws from torch's own stream, which is the training's: use a generator of its own"
     for key, value in logged.items():
@@ -184,11 +184,11 @@ def _hands_off(experiment: Experiment, cls: type) -> Iterator[str]:
 
 
 def on_another_device(overrides: tuple[str, ...]) -> Iterator[str]:
-    """Trains on a device that only pretends (plexp/testing/fake_device.py), in a process of its own; yields what went wrong."""
+    """Train on a fake device (plexp/testing/fake_device.py) in another process, and yield what went wrong."""
     command = [sys.executable, "-m", "plexp.testing.fake_device", " ".join(overrides)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    if done.returncode:
-        yield f"on another device: {(done.stderr.strip().splitlines() or ['it failed'])[-1]}"
+    process = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    if process.returncode:
+        yield f"on another device: {(process.stderr.strip().splitlines() or ['it failed'])[-1]}"
 
 
 CHECKS: dict[str, dict[str, Check]] = {
@@ -196,5 +196,5 @@ CHECKS: dict[str, dict[str, Check]] = {
     "advantage": {"shapes": _shapes_of_targets, "termination and truncation": _ends_of_episodes},
     "net": {"shapes": _shapes_of_networks},
     "env": {"steps, termination and truncation": _steps_of_environments},
-    "callbacks": {"hands off": _hands_off},
+    "callbacks": {"leaves the training alone": _leaves_training_alone},
 }

@@ -1,6 +1,6 @@
-"""`plexp check`: what every plugin must hold, tried on tiny environments and networks.
+"""The contract of plugins, checked on tiny environments and networks: `plexp check` and `plexp.testing.faults`.
 
-A check yields one line for each fault; what a plugin raises is a fault too.
+A check yields one line for each fault; an exception of the plugin is a fault too.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ TINY = {
     "algo.num_minibatches": 2,
     "algo.update_epochs": 2,
 }
-"""Where a configuration has these keys."""
+"""Overrides that make an experiment tiny, where its configuration has these keys."""
 WIRED = {"algo": ("agent", "learner", "advantage", "rng")}
-"""The positional parameters that each kind of plugin may have."""
+"""Positional parameters that each kind of plugin may have."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A check, and what is wrong."""
+    """Result of one check."""
 
     title: str
     faults: list[str] = field(default_factory=list)
+    """A line for each fault; empty if the check passes."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,24 @@ class Subject:
     name: str
     cls: type
     overrides: tuple[str, ...] = ()
-    """Further values that it is checked with."""
+    """Further overrides of the experiments that it is checked in."""
 
     @property
     def choice(self) -> str:
-        """It on the command line."""
+        """The override that chooses the plugin."""
         return f"{self.group}=[{self.name}]" if self.group == "callbacks" else f"{self.group}={self.name}"
 
-    def problems(self) -> list[tuple[str, ...]]:
-        """Overrides that make an experiment with it: discrete actions, continuous ones, and for networks images."""
-        beside = ("algo=a2c",) if self.group == "advantage" else ()
+    def experiments(self) -> list[tuple[str, ...]]:
+        """Return the overrides of experiments with it: discrete and continuous actions, and images for networks."""
+        others = ("algo=a2c",) if self.group == "advantage" else ()
         environments: list[tuple[str, ...]] = [("env=cartpole",), ("env=pendulum",)]
         environments += [PIXELS] if self.group == "net" else []
         if self.group == "env":
             environments = [()]
-        return [(*beside, self.choice, *each, *self.overrides) for each in environments]
+        return [(*others, self.choice, *environment, *self.overrides) for environment in environments]
 
-    def sheet(self) -> dict[str, Any]:
-        """The values that it composes to, without resolving them. Raises what Hydra raises."""
+    def config(self) -> dict[str, Any]:
+        """Return the values that its config composes to, unresolved. Raises what Hydra raises."""
         section: Any = compose(self.choice, *self.overrides)[self.group]
         return dict((section[self.name] if self.group == "callbacks" else section).items_ex(resolve=False))
 
@@ -81,31 +82,39 @@ Check: TypeAlias = Callable[[Subject], Iterator[str]]
 
 
 def check(group: str, name: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[Result]:
-    """Every check of a plugin, in order (or those titled `only`); the later ones if its file and its sheet are right.
+    """Check a plugin, and return the result of each check in order.
 
-    `overrides`: further values that it is checked with, as on the command line. Raises ConfigError if there is no such
-    plugin, or if it does not import.
+    The checks of its behaviour run only if its file and its config are right.
+
+    Args:
+        group, name: the plugin.
+        overrides: further overrides of the experiments that it is checked in.
+        only: titles of the checks of behaviour to run; empty: all.
+
+    Raises ConfigError if there is no such plugin, or if it cannot be imported.
     """
     subject = Subject(group, name, registry.find(group, name), tuple(overrides))
-    first: list[tuple[str, Check]] = [("signature", _signature), ("sheet", _sheet), ("builds", _builds)]
-    then: list[tuple[str, Check]] = [("trains", _trains), ("determinism", _determinism), ("taken up again", _resumed)]
-    if group in ("algo", "advantage", "net"):
-        then.append(("device", lambda it: checks.on_another_device(_first_that_builds(it))))
+    form: list[tuple[str, Check]] = [("signature", _signature), ("config", _config), ("builds", _builds)]
     results: list[Result] = []
-    for title, each in first:
-        results.append(_done(title, each, subject))
+    for title, function in form:
+        results.append(_result(title, function, subject))
         if results[-1].faults:
             return results
-    parts: list[tuple[str, Check]] = [(title, partial(_of_group, part)) for title, part in checks.CHECKS[group].items()]
-    return results + [_done(title, each, subject) for title, each in [*parts, *then] if not only or title in only]
+    behaviour: list[tuple[str, Check]] = [
+        *((title, partial(_in_experiment, function)) for title, function in checks.CHECKS[group].items()),
+        *(("trains", _trains), ("determinism", _determinism), ("resuming", _resumes)),
+    ]
+    if group in ("algo", "advantage", "net"):
+        behaviour.append(("device", lambda subject: checks.on_another_device(_first_that_builds(subject))))
+    return results + [_result(title, function, subject) for title, function in behaviour if not only or title in only]
 
 
 def faults(group: str, name: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[str]:
-    """One line for everything that is wrong with a plugin; empty: it holds its contract. See `check`."""
+    """Return a line for each fault of a plugin, none if it satisfies its contract. See `check`."""
     return [f"{result.title}: {fault}" for result in check(group, name, overrides, only) for fault in result.faults]
 
 
-def _done(title: str, function: Check, subject: Subject) -> Result:
+def _result(title: str, function: Check, subject: Subject) -> Result:
     try:
         return Result(title, list(function(subject)))
     except ConfigError as error:
@@ -114,10 +123,10 @@ def _done(title: str, function: Check, subject: Subject) -> Result:
         return Result(title, [f"raised {type(error).__name__}: {one_line(error)}"])
 
 
-def _of_group(part: Callable[[Any, type], Iterator[str]], subject: Subject) -> Iterator[str]:
+def _in_experiment(function: Callable[[Any, type], Iterator[str]], subject: Subject) -> Iterator[str]:
     experiment = _built(*_first_that_builds(subject))
     try:
-        yield from part(experiment, subject.cls)
+        yield from function(experiment, subject.cls)
     finally:
         experiment.training_env.close()
 
@@ -130,20 +139,20 @@ def _signature(subject: Subject) -> Iterator[str]:
         own = parameter.kind is inspect.Parameter.KEYWORD_ONLY
         if not own and parameter.name not in allowed:
             wired = ", ".join(allowed) or "nothing"
-            yield f"{parameter.name} is positional, and {wired} is wired in: write it behind a *, as a value of its sheet"
+            yield f"{parameter.name} is positional, and {wired} is wired in: write it behind a *, as a value of its config"
         if own and parameter.annotation is inspect.Parameter.empty:
             yield f"parameter {parameter.name} has no type: write {parameter.name}: PositiveInt, or another"
         if parameter.default is not inspect.Parameter.empty:
-            yield f"parameter {parameter.name} has a default: its value lives in the sheet"
+            yield f"parameter {parameter.name} has a default: its value belongs in the config"
 
 
-def _sheet(subject: Subject) -> Iterator[str]:
+def _config(subject: Subject) -> Iterator[str]:
     group, name = subject.group, subject.name
     files = [file for folder in conf_folders() if (file := folder / group / f"{name}.yaml").is_file()]
     if not files:
         yield f"there is no conf/{group}/{name}.yaml: write one with plugin: {name} and a value for each parameter"
         return
-    values = subject.sheet()
+    values = subject.config()
     if values.pop("plugin", None) != name:
         yield f"{files[0]} does not say plugin: {name}"
     problem = set(registry.ENV_PRESET_FIELDS) if group == "env" else set()
@@ -158,7 +167,7 @@ def _sheet(subject: Subject) -> Iterator[str]:
 
 
 def _trains(subject: Subject) -> Iterator[str]:
-    for overrides in subject.problems():
+    for overrides in subject.experiments():
         try:
             before, _ = _weights(overrides, updates=0)
         except ConfigError:
@@ -184,13 +193,13 @@ def _determinism(subject: Subject) -> Iterator[str]:
         yield "another seed gives the same weights"
 
 
-def _resumed(subject: Subject) -> Iterator[str]:
+def _resumes(subject: Subject) -> Iterator[str]:
     overrides = _first_that_builds(subject)
     whole, _ = _weights(overrides, updates=3)
     first, second = _built(*overrides), _built(*overrides)
     try:
         if first.remembers is None or second.remembers is None:
-            yield "it learns by itself and has no state_dict: its runs cannot be taken up again"
+            yield "it learns by itself and has no state_dict: its runs cannot be resumed"
             return
         progress = TrainingProgress()
         _iterate(first, 2, progress)
@@ -198,11 +207,11 @@ def _resumed(subject: Subject) -> Iterator[str]:
         for name, part in second.remembers.items():
             part.load_state_dict(state[name])
         if second.trainer.collector.not_replayed:
-            yield "an episode played again from its seed and its actions comes out other: a reset must forget everything"
+            yield "an episode differs when it is re-simulated from its seed and actions: a reset must forget everything"
             return
         _iterate(second, 1, progress)
         if not all(torch.equal(x, y) for x, y in zip(whole, second.agent.state_dict().values(), strict=True)):
-            yield "a run taken up again goes another way: say what it remembers in state_dict and load_state_dict"
+            yield "a resumed run differs: return what it remembers in state_dict, and restore it in load_state_dict"
     finally:
         first.training_env.close()
         second.training_env.close()
@@ -214,15 +223,15 @@ def _builds(subject: Subject) -> Iterator[str]:
 
 
 def _first_that_builds(subject: Subject) -> tuple[str, ...]:
-    refused = None
-    for overrides in subject.problems():
+    refusal = None
+    for overrides in subject.experiments():
         try:
             _built(*overrides).training_env.close()
         except ConfigError as error:  # an algorithm for discrete actions may refuse others, a network vectors
-            refused = refused or error
+            refusal = refusal or error
             continue
         return overrides
-    raise refused or AssertionError
+    raise refusal or AssertionError
 
 
 def _built(*overrides: str) -> Experiment:
@@ -235,7 +244,7 @@ def _built(*overrides: str) -> Experiment:
 
 
 def _weights(overrides: tuple[str, ...], *, updates: int) -> tuple[list[Tensor], dict[str, float]]:
-    """All that the agent holds after so many updates, and the metrics of the last."""
+    """Return all tensors of the agent after so many updates, and the metrics of the last one."""
     experiment = _built(*overrides)
     try:
         metrics = _iterate(experiment, updates)

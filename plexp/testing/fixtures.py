@@ -18,19 +18,20 @@ PIXELS = ("env=gymnasium", f"env.id={__name__}:plexp/Pixels-v0", "env.normalize_
 
 
 class Pixels(gymnasium.Env[Any, Any]):
-    """Images of noise, for networks that take no vectors; ten steps an episode, and action 1 pays."""
+    """Environment that shows images of noise, for networks that take no vectors.
+
+    An episode has ten steps, and action 1 is rewarded.
+    """
 
     observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)
     action_space = spaces.Discrete(2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """An image."""
         super().reset(seed=seed)
         self.time = 0
         return self._image(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Another one."""
         self.time += 1
         return self._image(), float(action), self.time == 10, False, {}
 
@@ -41,20 +42,20 @@ class Pixels(gymnasium.Env[Any, Any]):
 gymnasium.register("plexp/Pixels-v0", f"{__name__}:Pixels")
 
 
-def make_rollout(**given: Tensor) -> Rollout:
-    """A rollout with these fields [T, N, …]; the others are zero, and every row is valid."""
-    shape = next(iter(given.values())).shape[:2]
+def make_rollout(**tensors: Tensor) -> Rollout:
+    """Return a rollout with these fields [T, N, …]; the others are zero, and every row is valid."""
+    shape = next(iter(tensors.values())).shape[:2]
     flags = {"terminated": torch.zeros(shape, dtype=torch.bool), "truncated": torch.zeros(shape, dtype=torch.bool)}
-    rest = {each.name: torch.zeros(shape) for each in fields(Rollout)} | flags | {"valid": torch.ones(shape) > 0}
+    rest = {field.name: torch.zeros(shape) for field in fields(Rollout)} | flags | {"valid": torch.ones(shape) > 0}
     ends = {"last_observations": torch.zeros(shape[1]), "final_observations": torch.zeros(0)}
-    return Rollout(**{**rest, **ends, "final_index": torch.zeros(0, dtype=torch.int64), **given})
+    return Rollout(**{**rest, **ends, "final_index": torch.zeros(0, dtype=torch.int64), **tensors})
 
 
 def _random_rollout(seed: int = 0) -> Rollout:
-    """Six steps of two environments: one episode terminates, one is cut off, all end with the rollout's end."""
+    """Return six steps of two environments: one episode terminates, one is truncated, all end with the rollout."""
     generator = torch.Generator().manual_seed(seed)
     names = ("rewards", "values", "next_values", "action_values")
     terminated, truncated = torch.zeros(6, 2, dtype=torch.bool), torch.zeros(6, 2, dtype=torch.bool)
     terminated[2, 0] = terminated[5, 1] = truncated[3, 1] = truncated[5, 0] = True
-    given = {name: torch.randn(6, 2, generator=generator) for name in names}
-    return make_rollout(**given, terminated=terminated, truncated=truncated)
+    tensors = {name: torch.randn(6, 2, generator=generator) for name in names}
+    return make_rollout(**tensors, terminated=terminated, truncated=truncated)

@@ -41,7 +41,7 @@ def test_from_new_to_a_trained_compared_and_filmed_run_in_under_ten_commands(tmp
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         said[" ".join(arguments[:2])] = done.stdout
     assert (tmp_path / "plugins" / "algo" / "mine.py").is_file()
-    assert "it holds its contract" in said["check mine"]
+    assert "it satisfies its contract" in said["check mine"]
     assert "mine-mlp2x64-gae-cartpole-s0" in said["algo=mine env=cartpole"]
     assert said["-m algo=mine,a2c"].count("FINISHED") == 10
     assert "Verdict" in said["compare --env"]

@@ -10,29 +10,28 @@ from plexp.errors import ConfigError, Problem, nearest
 
 
 def main(arguments: list[str]) -> int:
-    """Whether a plugin holds what every plugin of its kind must hold; a line for each thing that is wrong."""
+    """Check that a plugin satisfies the contract of its group; a line for each fault."""
     parser = argparse.ArgumentParser("plexp check", description=main.__doc__)
     parser.add_argument("name", help="a plugin, such as ppo, or a group and a plugin, such as algo/ppo")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further values that it is checked with")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further values to check it with")
     options = parser.parse_args(arguments)
-    given = options.name
-    group, _, name = given.rpartition("/")
-    groups = [each for each in registry.GROUPS if name in registry.names(each) and group in ("", each)]
+    group, _, name = options.name.rpartition("/")
+    groups = [known for known in registry.GROUPS if name in registry.names(known) and group in ("", known)]
     if not groups:
-        every = sorted(each for group in registry.GROUPS for each in registry.names(group))
-        raise ConfigError(Problem("check", given, "there is no such plugin", nearest(name, every)))
+        names = sorted(name for known in registry.GROUPS for name in registry.names(known))
+        raise ConfigError(Problem("check", options.name, "there is no such plugin", nearest(name, names)))
     from plexp.testing.contract import check
 
-    wrong = 0
-    for each in groups:
-        print(f"{each}/{name}  ({registry.files_of(each, name)[0]})")
-        for result in check(each, name, options.overrides):
-            print(f"  {'wrong' if result.faults else 'holds'}  {result.title}", flush=True)
+    faults = 0
+    for group in groups:
+        print(f"{group}/{name}  ({registry.files_of(group, name)[0]})")
+        for result in check(group, name, options.overrides):
+            print(f"  {'FAILS ' if result.faults else 'passes'}  {result.title}", flush=True)
             for fault in result.faults:
-                print(f"         {fault}", flush=True)
-            wrong += len(result.faults)
-    print(
-        f"{wrong} fault{'s' * (wrong > 1)}" if wrong else "it holds its contract",
-        file=sys.stderr if wrong else sys.stdout,
-    )
-    return 1 if wrong else 0
+                print(f"          {fault}", flush=True)
+            faults += len(result.faults)
+    if faults:
+        print(f"{faults} fault{'s' * (faults > 1)}", file=sys.stderr)
+        return 1
+    print("it satisfies its contract")
+    return 0

@@ -71,7 +71,7 @@ def test_the_plugins_of_packages_are_found_from_any_folder_and_hold_their_contra
     assert all(name in listed for name in ("spo ", "residual ", "windy_gridworld "))
     assert "  algo.epsilon=0.2  (float > 0 and < 1)" in run(python, tmp_path, "plugins", "spo")
     for name in ("spo", "residual"):
-        assert "it holds its contract" in run(python, tmp_path, "check", name)
+        assert "it satisfies its contract" in run(python, tmp_path, "check", name)
     assert list(tmp_path.iterdir()) == []
 
 

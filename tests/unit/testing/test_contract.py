@@ -85,10 +85,10 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]], str]] = [
     ("algo", "signature", [(r"num_steps: PositiveInt\)", "num_steps: PositiveInt = 4)")], "has a default"),
     ("algo", "signature", [(r"learner: Learner, \*", "learner: Learner, memory: int, *")], "memory is positional"),
     ("algo", "signature", [(r'    """The plainest(.|\n)*?"""\n', "")], "has no docstring"),
-    ("algo", "sheet", [(r"(?m)^num_steps: .*$", "")], "no value for num_steps"),
-    ("algo", "sheet", [(r"(?m)^num_steps: ", "num_stepz: 3  # more\nnum_steps: ")], "has num_stepz"),
-    ("algo", "sheet", [(r"  +# steps of each.*", "")], "does not say in a comment what num_steps does"),
-    ("algo", "sheet", [(r"plugin: \w+", "plugin: ppo")], "does not say plugin"),
+    ("algo", "config", [(r"(?m)^num_steps: .*$", "")], "no value for num_steps"),
+    ("algo", "config", [(r"(?m)^num_steps: ", "num_stepz: 3  # more\nnum_steps: ")], "has num_stepz"),
+    ("algo", "config", [(r"  +# steps of each.*", "")], "does not say in a comment what num_steps does"),
+    ("algo", "config", [(r"plugin: \w+", "plugin: ppo")], "does not say plugin"),
     ("algo", "trains", [(r"-> Metrics:\n.*", "-> Metrics:\n        return {}\n")], "changed no weight"),
     (
         "algo",
@@ -114,13 +114,13 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]], str]] = [
     ),
     (
         "algo",
-        "taken up again",
+        "resuming",
         [
             (r"(self.agent, self.learner, self.num_steps = .*)", r"\1\n        self.calls = 0"),
             (r"(-> Metrics:\n)", r"\1        self.calls += 1\n"),
             (r"total_loss\(policy_losses", "total_loss(policy_losses * self.calls"),
         ],
-        "goes another way",
+        "a resumed run differs",
     ),
     ("algo", "device", [(r"losses = ", "losses = __import__('torch').ones(16) * ")], "on another device"),
     ("advantage", "shapes", [(r"targets - rollout.values", "(targets - rollout.values)[0]")], "has the shape"),
@@ -171,7 +171,7 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]], str]] = [
     ),
     (
         "env",
-        "taken up again",
+        "resuming",
         [
             (r"self.length = length", "self.length, self.ever = length, 0"),
             (r"(        self.cell = max)", r"        self.ever += 1\n\1"),
@@ -179,15 +179,20 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]], str]] = [
         ],
         "a reset must forget everything",
     ),
-    ("callbacks", "hands off", [(r"on_end", "at_end")], "it needs on_end"),
-    ("callbacks", "hands off", [(r"self.best\}\)", "float('nan')})")], "which is no finite number"),
+    ("callbacks", "leaves the training alone", [(r"on_end", "at_end")], "it needs on_end"),
+    ("callbacks", "leaves the training alone", [(r"self.best\}\)", "float('nan')})")], "which is no finite number"),
     (
         "callbacks",
-        "hands off",
+        "leaves the training alone",
         [(r"progress.log\(", "__import__('torch').rand(1); progress.log(")],
         "torch's own stream",
     ),
-    ("callbacks", "hands off", [(r"progress.finished", "progress.trainer")], "raised TrainingError: callbacks"),
+    (
+        "callbacks",
+        "leaves the training alone",
+        [(r"progress.finished", "progress.trainer")],
+        "raised TrainingError: callbacks",
+    ),
 ]
 
 
@@ -212,7 +217,10 @@ def test_check_prints_a_line_for_each_thing_and_exits_with_1(new: Written, capsy
     name = new("callbacks", (r"on_end", "at_end"))
     assert main(["check", f"callbacks/{name}"]) == 1
     printed = capsys.readouterr()
-    assert "  holds  signature" in printed.out.splitlines() and "  wrong  hands off" in printed.out.splitlines()
+    assert (
+        "  passes  signature" in printed.out.splitlines()
+        and "  FAILS   leaves the training alone" in printed.out.splitlines()
+    )
     assert printed.err.strip().endswith("1 fault")
 
 

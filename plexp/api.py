@@ -42,7 +42,7 @@ def compose(*overrides: str) -> dict[str, Any]:
 def build(config: Mapping[str, Any]) -> Experiment:
     """Check a resolved configuration, and return the objects of its experiment: agent, trainer, environments.
 
-    Close its environments when you are done with it: `experiment.training_env.close()`.
+    Close its environments when you are done with it: `with plexp.build(config) as experiment`.
 
     Raises ConfigError, with all problems at once.
     """

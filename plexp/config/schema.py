@@ -1,108 +1,242 @@
-"""What a configuration must be: its keys, types and ranges, and the plugins that it names."""
+"""The configuration as typed models, and everything that is checked of it before anything is built."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Le
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from plexp.config import registry
 from plexp.config.fields import ActionBounds, LogStd, PositiveInt, UnitInterval
 from plexp.errors import ConfigError, Problem
 
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
+CRITIC_SETTINGS = ("critic_learning_rate", "clip_value", "critic_epochs", "target_update_every")
+"""Parameters of the learner that need a critic, unless they are null."""
 
-ROOT: dict[str, Any] = {
-    "seed": Seed,
-    "gamma": UnitInterval,
-    "total_timesteps": PositiveInt,
-    "total_episodes": PositiveInt | None,
-    "device": str,
-    "compile": Literal["auto"] | bool,
-    "torch_threads": PositiveInt,
-    "outputs": str,
-    "objective": str,
-    "resume": Literal["auto", "never"],
-    "rerun": bool,
+
+class Section(BaseModel):
+    """A part of the configuration; what its values mean stands in conf/config.yaml."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def types(cls) -> dict[str, Any]:
+        """Return the annotated type of each value."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {name: hints[name] for name in cls.model_fields}
+
+
+class PolicyConfig(Section):
+    """How the policy makes actions of the network's output."""
+
+    log_std: LogStd
+    log_std_init: float
+    bounds: ActionBounds
+    action_samples: PositiveInt
+
+
+class EvaluationConfig(Section):
+    """When, and over how many episodes, the agent is evaluated."""
+
+    every: PositiveInt | None
+    episodes: PositiveInt
+    final_episodes: PositiveInt
+    stop_when_solved: bool
+    film: bool
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written."""
+
+    every: PositiveInt | None
+
+
+class TrackerConfig(Section):
+    """Where a run is recorded in MLflow, and what of it."""
+
+    uri: str | None
+    experiment: str | None
+    every: PositiveInt
+    log_model: bool
+    log_actions: bool
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "policy": PolicyConfig,
+    "evaluation": EvaluationConfig,
+    "checkpoint": CheckpointConfig,
+    "tracker": TrackerConfig,
 }
-SECTIONS: dict[str, dict[str, Any]] = {
-    "policy": {
-        "log_std": LogStd,
-        "log_std_init": float,
-        "bounds": ActionBounds,
-        "action_samples": PositiveInt,
-    },
-    "evaluation": {
-        "every": PositiveInt | None,
-        "episodes": PositiveInt,
-        "final_episodes": PositiveInt,
-        "stop_when_solved": bool,
-        "film": bool,
-    },
-    "checkpoint": {"every": PositiveInt | None},
-    "tracker": {
-        "uri": str | None,
-        "experiment": str | None,
-        "every": PositiveInt,
-        "log_model": bool,
-        "log_actions": bool,
-    },
-}
 
 
-def check(values: dict[str, Any]) -> dict[str, Any]:
-    """The plugin classes of all groups; raises ConfigError with everything that is wrong."""
+class RunConfig(Section):
+    """The whole configuration of a run.
+
+    The sections of plugins are mappings, each with the name `plugin` and the plugin's parameters, which are checked
+    against its signature.
+    """
+
+    seed: Seed
+    gamma: UnitInterval
+    total_timesteps: PositiveInt
+    total_episodes: PositiveInt | None
+    device: str
+    compile: Literal["auto"] | bool
+    torch_threads: PositiveInt
+    outputs: str
+    objective: str
+    resume: Literal["auto", "never"]
+    rerun: bool
+    policy: PolicyConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    tracker: TrackerConfig
+    algo: dict[str, Any]
+    advantage: dict[str, Any]
+    net: dict[str, Any]
+    env: dict[str, Any]
+    critic_net: dict[str, Any] | None = None
+    """Network of the critic; None: the actor's."""
+    callbacks: dict[str, dict[str, Any]]
+    """Callback plugins by name."""
+
+    _values: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _classes: dict[str, type] = PrivateAttr(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The resolved values as they were given, for the record."""
+        return self._values
+
+    @property
+    def classes(self) -> dict[str, type]:
+        """Plugin class of each section: `algo`, `advantage`, …, and `callbacks.NAME` for each callback."""
+        return self._classes
+
+
+PLUGIN_SECTIONS = ("algo", "advantage", "net", "env", "critic_net", "callbacks")
+ROOT = {name: kind for name, kind in RunConfig.types().items() if name not in {*SECTIONS, *PLUGIN_SECTIONS}}
+"""Values that belong to no section, with their types."""
+
+
+def check(values: Mapping[str, Any]) -> RunConfig:
+    """Return the typed configuration of resolved values.
+
+    Raises ConfigError with all problems at once: unknown keys, wrong types, values out of range, plugins that do not exist,
+    and values that contradict each other.
+    """
+    classes, problems = _check_plugins(values)
+    for name, section in SECTIONS.items():
+        if isinstance(values.get(name), dict):
+            problems += registry.check(name, name, section.types(), values[name])
+        else:
+            problems.append(_not_a_section(name, values.get(name)))
+    known = {*PLUGIN_SECTIONS, *SECTIONS}
+    at_root = registry.check("plexp", "", ROOT, {key: value for key, value in values.items() if key not in known})
+    faults = {(problem.key, repr(problem.value)) for problem in at_root}
+    problems = [p for p in problems if (p.key.rpartition(".")[2], repr(p.value)) not in faults]  # each fault once
+    problems += at_root
+    if not problems:
+        problems = _contradictions(values, classes)
+    if problems:
+        raise ConfigError(problems)
+    sections = {key: value for key, value in values.items() if key not in ("critic_net", "callbacks")}
+    config = RunConfig(**sections, critic_net=values.get("critic_net"), callbacks=values.get("callbacks") or {})
+    config._values, config._classes = dict(values), classes
+    return config
+
+
+def _check_plugins(values: Mapping[str, Any]) -> tuple[dict[str, type], list[Problem]]:
+    """Return the plugin class of each section, and what is wrong with the sections."""
+    classes: dict[str, type] = {}
     problems: list[Problem] = []
-    classes: dict[str, Any] = {}
     groups = {group: group for group in registry.REQUIRED_GROUPS}
     if "critic_net" in values:
         groups["critic_net"] = "net"
-    listeners = values.get("callbacks") or {}
-    if isinstance(listeners, dict):
-        groups |= {f"callbacks.{name}": "callbacks" for name in listeners}
+    callbacks = values.get("callbacks") or {}
+    if isinstance(callbacks, dict):
+        groups |= {f"callbacks.{name}": "callbacks" for name in callbacks}
     else:
-        problems.append(Problem("callbacks", listeners, "this is a list of sheets", "give callbacks=[patience]"))
+        problems.append(Problem("callbacks", callbacks, "this is a list of configs", "give callbacks=[patience]"))
     for section, group in groups.items():
-        sheet = (listeners.get(section.partition(".")[2]) if "." in section else values.get(section)) or {}
-        if not isinstance(sheet, dict):
-            problems.append(_no_section(section, sheet))
+        config = (callbacks.get(section.partition(".")[2]) if "." in section else values.get(section)) or {}
+        if not isinstance(config, dict):
+            problems.append(_not_a_section(section, config))
             continue
-        sheet = dict(sheet)
+        parameters = dict(config)
         try:
-            cls = registry.find(group, sheet.pop("plugin", None))
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        classes[section] = cls
-        try:
+            cls = registry.find(group, parameters.pop("plugin", None))
             types = registry.parameters(cls) | (registry.ENV_PRESET_FIELDS if group == "env" else {})
         except ConfigError as error:
             problems += error.problems
             continue
-        problems += registry.check(cls.__name__, section, types, sheet, getattr(cls, "refused", None))
-    for section, types in SECTIONS.items():
-        if isinstance(values.get(section), dict):
-            problems += registry.check(section, section, types, values[section])
-        else:
-            problems.append(_no_section(section, values.get(section)))
-    known = {*groups, *SECTIONS, "callbacks"}
-    root = registry.check("plexp", "", ROOT, {k: v for k, v in values.items() if k not in known})
-    faults = {(problem.key, repr(problem.value)) for problem in root}
-    problems = [
-        p for p in problems if (p.key.rpartition(".")[2], repr(p.value)) not in faults
-    ] + root  # each fault once
-    if (
-        not problems
-        and getattr(classes["algo"], "updates_every_step", False)
-        and classes["advantage"].complete_episodes
-    ):
-        algo, estimator = values["algo"]["plugin"], values["advantage"]["plugin"]
-        cause = f"{estimator} needs whole episodes, and algo={algo} learns after every step"
-        problems.append(Problem("advantage", estimator, cause, "give advantage=td, or algo=reinforce"))
-    if problems:
-        raise ConfigError(problems)
-    return classes
+        classes[section] = cls
+        problems += registry.check(cls.__name__, section, types, parameters, getattr(cls, "refused", None))
+    return classes, problems
 
 
-def _no_section(section: str, value: object) -> Problem:
+def _not_a_section(section: str, value: object) -> Problem:
     return Problem(section, value, "this is a section, not a value", f"give {section}.KEY=…, or leave it out")
+
+
+def _contradictions(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
+    """Return what is wrong with values that are right by themselves and do not fit together."""
+    if problems := _estimator_for_schedule(values, classes):
+        return problems
+    return [*_learner_for_estimator(values, classes), *_minibatches_of_rollout(values, classes)]
+
+
+def _estimator_for_schedule(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
+    if not getattr(classes["algo"], "updates_every_step", False) or not classes["advantage"].complete_episodes:  # type: ignore[attr-defined]
+        return []
+    algo, estimator = values["algo"]["plugin"], values["advantage"]["plugin"]
+    cause = f"{estimator} needs whole episodes, and algo={algo} learns after every step"
+    return [Problem("advantage", estimator, cause, "give advantage=td, or algo=reinforce")]
+
+
+def _learner_for_estimator(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
+    """Return the settings of the learner that this estimator or network cannot have."""
+    algo, estimator = values["algo"], classes["advantage"]
+    settings = {key: algo[key] for key in CRITIC_SETTINGS if algo.get(key) is not None}
+    has_critic = getattr(estimator, "critic", "v") != "none"
+    problems = []
+    if not has_critic:
+        cause = f"there is no critic with the estimator {estimator.__name__}"
+        for key, value in settings.items():
+            remedy = f"give algo.{key}=null or an estimator with a critic, such as advantage=gae"
+            problems.append(Problem(f"algo.{key}", value, cause, remedy))
+    share_trunk = values["net"].get("share_trunk", getattr(classes["net"], "share_trunk", False))
+    if has_critic and share_trunk is True and "critic_epochs" in settings:
+        remedy = "give net.share_trunk=false or algo.critic_epochs=null"
+        cause = "actor and critic share a trunk"
+        problems.append(Problem("algo.critic_epochs", settings["critic_epochs"], cause, remedy))
+    if {"clip_value", "target_update_every"} <= settings.keys():
+        cause = "the values of the rollout are the target critic's, not the old critic's"
+        remedy = "give algo.clip_value=null or algo.target_update_every=null"
+        problems.append(Problem("algo.clip_value", settings["clip_value"], cause, remedy))
+    if algo.get("replay_rollouts") and not getattr(estimator, "off_policy", False):
+        cause = f"the estimator {estimator.__name__} does not correct for the older policy of a replayed rollout"
+        remedy = "give advantage=vtrace or algo.replay_rollouts=0"
+        problems.append(Problem("algo.replay_rollouts", algo["replay_rollouts"], cause, remedy))
+    return problems
+
+
+def _minibatches_of_rollout(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
+    """Return a problem for minibatches of which one would be smaller than the others."""
+    algo, estimator = classes["algo"], classes["advantage"]
+    if getattr(algo, "complete_episodes", False) or getattr(estimator, "complete_episodes", False):
+        return []
+    steps = values["algo"].get("num_steps", getattr(algo, "num_steps", None))
+    number = values["algo"].get("num_minibatches", getattr(algo, "num_minibatches", 1))
+    envs = values["env"].get("num_envs", getattr(classes["env"], "num_envs", None))
+    if not all(isinstance(size, int) for size in (steps, number, envs)) or steps * envs % number == 0:
+        return []
+    rows = steps * envs
+    cause = f"the rollout has {steps} steps x {envs} environments = {rows} rows"
+    cause += ", fewer than minibatches" if number > rows else ", which it does not divide"
+    divisors = [n for n in range(1, rows + 1) if rows % n == 0]
+    remedy = f"give algo.num_minibatches={min(divisors, key=lambda n: abs(n - number))}"
+    return [Problem("algo.num_minibatches", number, cause, remedy)]

@@ -1,44 +1,45 @@
-"""What a run is computed on, and whether its code is compiled for that."""
+"""The device of a run, and whether its code is compiled for it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
+from plexp.config.schema import RunConfig
 from plexp.envs.environment import Environment
 from plexp.errors import ConfigError, Problem
 from plexp.training.interfaces import AdvantageEstimator
 
-BREAK_EVEN = 40_000  # gradient steps from which compiling saves what it costs, measured: README
+BREAK_EVEN_STEPS = 40_000
+"""Gradient steps from which compiling saves more than it costs; measured, see tests/README.md."""
 
 
-def is_compiled(values: Mapping[str, Any], algo: Any, advantage: AdvantageEstimator, environment: Environment) -> bool:
-    """Whether code is compiled; `auto` looks at how many gradient steps the budget makes, and at nothing else."""
-    choice, on_cpu = values["compile"], torch.device(values["device"]).type == "cpu"
-    if choice is True and not on_cpu:
+def is_compiled(config: RunConfig, advantage: AdvantageEstimator, environment: Environment) -> bool:
+    """Return whether code is compiled; with `auto` the number of gradient steps of the budget alone decides.
+
+    Raises ConfigError if it should be and cannot.
+    """
+    on_cpu = torch.device(config.device).type == "cpu"
+    if config.compile is True and not on_cpu:
         remedy = "give device=cpu or compile=auto"
-        raise ConfigError(Problem("compile", choice, "code is compiled for the CPU only", remedy))
-    if choice != "auto":
-        return bool(choice)
-    sheet = values["algo"]
-    num_steps = sheet.get("num_steps") or getattr(algo, "num_steps", None)
-    whole = getattr(algo, "complete_episodes", False) or advantage.complete_episodes  # one gradient step in hundreds
-    if not on_cpu or whole or num_steps is None:
+        raise ConfigError(Problem("compile", True, "code is compiled for the CPU only", remedy))
+    if config.compile != "auto":
+        return config.compile
+    algo = config.classes["algo"]
+    num_steps = config.algo.get("num_steps") or getattr(algo, "num_steps", None)
+    makes_few_steps = getattr(algo, "complete_episodes", False) or advantage.complete_episodes
+    if not on_cpu or makes_few_steps or num_steps is None:
         return False
-    rollouts = values["total_timesteps"] / (num_steps * environment.num_envs)
-    steps = rollouts * sheet.get("update_epochs", 1) * sheet.get("num_minibatches", 1)
-    return bool(steps >= BREAK_EVEN)
+    rollouts = config.total_timesteps / (num_steps * environment.num_envs)
+    steps = rollouts * config.algo.get("update_epochs", 1) * config.algo.get("num_minibatches", 1)
+    return bool(steps >= BREAK_EVEN_STEPS)
 
 
 def device_of(name: str) -> torch.device:
-    """The device by its name. Raises ConfigError for one that is not usable here."""
+    """Return a device by its name. Raises ConfigError for one that cannot be used here."""
     try:
         device = torch.device(name)
         torch.zeros(1).to(device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            Problem("device", name, f"not usable here ({str(error).splitlines()[0]})", "give device=cpu")
-        ) from error
+        cause = f"not usable here ({str(error).splitlines()[0]})"
+        raise ConfigError(Problem("device", name, cause, "give device=cpu")) from error
     return device

@@ -1,9 +1,10 @@
-"""From a composed configuration to objects: the one place where configuration meets classes."""
+"""From a configuration to objects: the one place where configuration meets classes."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from plexp.config import registry
-from plexp.config.schema import check
+from plexp.config.schema import RunConfig, check
 from plexp.envs.environment import Environment
 from plexp.envs.film import filmed
 from plexp.envs.seeding import Streams
@@ -28,90 +29,128 @@ from plexp.training.learner import Learner
 from plexp.training.progress import Profile
 from plexp.training.trainer import Trainer
 
-Values = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Experiment:
-    """All the objects of one run."""
+    """The objects of one run. A context manager: leaving it closes the environments."""
 
-    values: dict[str, Any]
-    """The resolved configuration."""
+    config: RunConfig
+    """The checked configuration."""
     environment: Environment
+    """Plugin that makes the environments."""
     agent: Agent
     trainer: Trainer
     training_env: VectorEnv[Any, Any, Any]
+    """Vector environment of the training."""
     streams: Streams
-    remembers: Mapping[str, Stateful] | None
-    """All that changes while it trains, beside what callbacks count; None: the algorithm does not say what it remembers."""
+    """Sources of randomness, by purpose."""
+    stateful: Mapping[str, Stateful] | None
+    """Objects that change while it trains, for a checkpoint; None: the algorithm has no `state_dict`."""
     callbacks: dict[str, TrainingCallback]
-    """Plugins that are told how the training goes, by the names of their sections."""
+    """Callback plugins, by the names of their sections."""
     group: str
-    """Its name without the seed, e.g. `ppo-mlp2x64-gae-cartpole`."""
+    """Its name without the seed, such as `ppo-mlp2x64-gae-cartpole`."""
+
+    def __enter__(self) -> Experiment:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the environments of the training."""
+        self.training_env.close()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The resolved values of the configuration, for the record."""
+        return self.config.values
 
     @property
     def name(self) -> str:
-        return f"{self.group}-s{self.values['seed']}"
+        """Name of the run: the group and the seed."""
+        return f"{self.group}-s{self.config.seed}"
 
 
-def build(values: dict[str, Any]) -> Experiment:
-    """Check a resolved configuration, then make the objects of one experiment.
+def build(values: Mapping[str, Any]) -> Experiment:
+    """Check resolved values, and return the objects of one experiment.
 
-    Raises ConfigError with all problems found; nothing has been created or written by then.
+    Raises ConfigError with all problems at once; nothing has been created or written by then.
     """
-    classes = check(values)
-    torch.set_num_threads(values["torch_threads"])
-    device = device_of(values["device"])
-    streams = Streams(values["seed"])
-    advantage: AdvantageEstimator = make(classes["advantage"], values["advantage"])
-    listeners = {key.partition(".")[2]: cls for key, cls in classes.items() if key.startswith("callbacks.")}
-    callbacks: dict[str, TrainingCallback] = {n: make(cls, values["callbacks"][n]) for n, cls in listeners.items()}
-    environment: Environment = make(classes["env"], values["env"])
-    if values["evaluation"]["film"]:
-        filmed(environment, values["env"])  # or refuse, before anything starts
-    net: Network = make(classes["net"], values["net"])
-    critic_net = make(classes["critic_net"], values["critic_net"]) if "critic_net" in classes else None
-    compiled, profile = is_compiled(values, classes["algo"], advantage, environment), Profile()
+    config = check(values)
+    torch.set_num_threads(config.torch_threads)
+    device, streams, classes = device_of(config.device), Streams(config.seed), config.classes
+    advantage: AdvantageEstimator = make(classes["advantage"], config.advantage)
+    callbacks: dict[str, TrainingCallback] = {
+        name: make(classes[f"callbacks.{name}"], parameters) for name, parameters in config.callbacks.items()
+    }
+    environment: Environment = make(classes["env"], config.env)
+    if config.evaluation.film:
+        filmed(environment, config.env)  # or refuse, before anything starts
+    net: Network = make(classes["net"], config.net)
+    critic_net: Network | None = None
+    if config.critic_net is not None:
+        critic_net = make(classes["critic_net"], config.critic_net)
+    profile = Profile()
+    compiled = is_compiled(config, advantage, environment)
     env = environment.make(environment.num_envs, streams.training)
-    try:
-        agent = _agent(values, environment, env, net, critic_net, advantage, streams).to(device)
+    with ExitStack() as undo:
+        undo.callback(env.close)
+        agent = _agent(config, environment, env, net, critic_net, advantage, streams).to(device)
         if compiled:
             agent.compile(profile)
         wired = {"agent": agent, "advantage": advantage, "rng": streams.minibatches}
         learner = None
         if "learner" in inspect.signature(classes["algo"]).parameters:
-            keys = registry.parameters(Learner)
-            learner = Learner(agent, advantage, streams.minibatches, compiled, profile, **_pick(values["algo"], keys))
+            parameters = _pick(config.algo, registry.parameters(Learner))
+            learner = Learner(agent, advantage, streams.minibatches, compiled, profile, **parameters)
             wired["learner"] = learner
-        algorithm: Algorithm = make(classes["algo"], values["algo"], **wired)
-        _check_schedule(algorithm, advantage, environment)
-        scaler = RewardScaler(env.num_envs, values["gamma"]) if environment.scale_rewards else None
-        complete = algorithm.complete_episodes or advantage.complete_episodes
+        algorithm: Algorithm = make(classes["algo"], config.algo, **wired)
         collector = Collector(
             env,
             agent,
             streams.actions,
-            scaler,
+            RewardScaler(env.num_envs, config.gamma) if environment.scale_rewards else None,
             num_steps=algorithm.num_steps,
-            complete_episodes=complete,
+            complete_episodes=algorithm.complete_episodes or advantage.complete_episodes,
             profile=profile,
             episode_seed=streams.training,
             check_bounds=getattr(environment, "check_bounds", True),
         )
-    except BaseException:
-        env.close()
-        raise
-    limits = {"total_timesteps": values["total_timesteps"], "total_episodes": values["total_episodes"]}
-    trainer = Trainer(agent, collector, algorithm, profile=profile, **limits)
-    remembers = _remembers(algorithm, advantage, learner)
-    if remembers is not None:
-        remembers = {"agent": agent, **remembers, "streams": streams, "collector": collector}
-    parts = [values["algo"]["plugin"], net.label, values["advantage"]["plugin"], environment.label]
-    return Experiment(values, environment, agent, trainer, env, streams, remembers, callbacks, "-".join(parts))
+        undo.pop_all()
+    trainer = Trainer(
+        agent,
+        collector,
+        algorithm,
+        profile=profile,
+        total_timesteps=config.total_timesteps,
+        total_episodes=config.total_episodes,
+    )
+    stateful = _stateful(algorithm, advantage, learner)
+    if stateful is not None:
+        stateful = {"agent": agent, **stateful, "streams": streams, "collector": collector}
+    parts = [config.algo["plugin"], net.label, config.advantage["plugin"], environment.label]
+    return Experiment(config, environment, agent, trainer, env, streams, stateful, callbacks, "-".join(parts))
+
+
+def make(cls: type, parameters: Mapping[str, Any], **wired: Any) -> Any:
+    """Return a plugin made from its section of the configuration.
+
+    Its positional parameters get the objects of `wired` that they name. Raises ConfigError for other names.
+    """
+    positional = [
+        name for name, p in inspect.signature(cls).parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+    unknown = [name for name in positional if name not in wired]
+    if unknown:
+        available = ", ".join(wired) or "nothing"
+        cause = f"{cls.__name__} asks for {', '.join(unknown)}, and {available} is wired into its kind of plugin"
+        raise ConfigError(Problem("plugin", parameters["plugin"], cause, "make its own parameters keyword-only"))
+    return cls(*(wired[name] for name in positional), **_pick(parameters, registry.own_parameters(cls)))
 
 
 def _agent(
-    values: Values,
+    config: RunConfig,
     environment: Environment,
     env: VectorEnv[Any, Any, Any],
     net: Network,
@@ -119,70 +158,42 @@ def _agent(
     advantage: AdvantageEstimator,
     streams: Streams,
 ) -> Agent:
-    space, policy = env.single_observation_space, values["policy"]
+    space = env.single_observation_space
     shape = observation_shape(space)
     if is_image(space) and environment.normalize_observations:
         remedy = "give env.normalize_observations=false"
         raise ConfigError(Problem("env.normalize_observations", True, "images are scaled by the network", remedy))
     normalizer = ObservationNormalizer(shape) if environment.normalize_observations else None
-    distribution = action_distribution(env.single_action_space, policy["bounds"])
+    distribution = action_distribution(env.single_action_space, config.policy.bounds)
+    policy = config.policy.model_dump()
     torch.manual_seed(streams.weights)
     agent = Agent(shape, distribution, net, critic_net, advantage.critic, normalizer, streams.actions, **policy)
-    _check_shapes(agent, values["net"]["plugin"], shape, space.dtype)
+    _check_shapes(agent, config.net["plugin"], shape, space.dtype)
     return agent
 
 
 def _check_shapes(agent: Agent, net: str, shape: tuple[int, ...], dtype: Any) -> None:
-    """Raise ConfigError for a network that gives something else than it says."""
-    seen = torch.zeros(2, *shape, dtype=torch.uint8 if dtype == np.uint8 else torch.float32)
-    drawn = torch.get_rng_state()
+    """Raise ConfigError for a network whose layers do not have the shapes that it states."""
+    observations = torch.zeros(2, *shape, dtype=torch.uint8 if dtype == np.uint8 else torch.float32)
+    random_state = torch.get_rng_state()
     with torch.no_grad():
         try:
-            agent.policy(seen)
+            agent.policy(observations)
         except (RuntimeError, ValueError, TypeError) as error:
-            cause = f"its trunk and head do not fit observations {list(seen.shape)} ({one_line(error)})"
+            cause = f"its trunk and head do not fit observations {list(observations.shape)} ({one_line(error)})"
             remedy = f"see what is wrong: python -m plexp check net/{net}"
             raise ConfigError(Problem("net.plugin", net, cause, remedy)) from error
-    torch.set_rng_state(drawn)
+    torch.set_rng_state(random_state)
 
 
-def _remembers(
+def _stateful(
     algorithm: Algorithm, advantage: AdvantageEstimator, learner: Learner | None
 ) -> dict[str, Stateful] | None:
-    """What plugins and learner keep between updates; None where an algorithm learns by itself and does not say."""
+    """Return the plugins, and the learner, that have a state; None if the algorithm learns by itself and has none."""
     parts = {"algorithm": algorithm, "advantage": advantage, "learner": learner}
-    found: dict[str, Any] = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
-    return found if {"algorithm", "learner"} & found.keys() else None
+    stateful: dict[str, Any] = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
+    return stateful if {"algorithm", "learner"} & stateful.keys() else None
 
 
-def _check_schedule(algorithm: Algorithm, advantage: AdvantageEstimator, environment: Environment) -> None:
-    """Raise ConfigError for minibatches that the rollout does not give."""
-    number = getattr(algorithm, "num_minibatches", 1)
-    rows = algorithm.num_steps * environment.num_envs
-    if advantage.complete_episodes or algorithm.complete_episodes or rows % number == 0:
-        return
-    cause = f"the rollout has {algorithm.num_steps} steps x {environment.num_envs} environments = {rows} rows"
-    cause += ", fewer than minibatches" if number > rows else ", which it does not divide"
-    fitting = [n for n in range(1, rows + 1) if rows % n == 0]
-    remedy = f"give algo.num_minibatches={min(fitting, key=lambda n: abs(n - number))}"
-    raise ConfigError(Problem("algo.num_minibatches", number, cause, remedy))
-
-
-def make(cls: type, sheet: Values, **wired: Any) -> Any:
-    """A plugin from its sheet; it gets those of `wired` that its positional parameters name.
-
-    Raises ConfigError if there are others.
-    """
-    positional = [
-        n for n, p in inspect.signature(cls).parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY
-    ]
-    unknown = [name for name in positional if name not in wired]
-    if unknown:
-        given = ", ".join(wired) or "nothing"
-        cause = f"{cls.__name__} asks for {', '.join(unknown)}, and {given} is wired into its kind of plugin"
-        raise ConfigError(Problem("plugin", sheet["plugin"], cause, "make its own parameters keyword-only"))
-    return cls(*(wired[name] for name in positional), **_pick(sheet, registry.own_parameters(cls)))
-
-
-def _pick(sheet: Values, names: Any) -> dict[str, Any]:
-    return {name: sheet[name] for name in sheet if name in names}
+def _pick(parameters: Mapping[str, Any], names: Any) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name in names}

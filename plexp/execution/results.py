@@ -43,7 +43,7 @@ def keep(
         progress.seconds,
         evaluator.solved_at,
         environment.solved_return,
-        objective(experiment.values["objective"], tracker.last, environment.solved_return),
+        objective(experiment.config.objective, tracker.last, environment.solved_return),
         sorted(tracker.last),
     )
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -55,7 +55,7 @@ def keep(
 
         figure = learning_curve(experiment.name, evaluator.curve, outcome.solved_return)
         tracker.log_figure(figure, "learning_curve.png")
-    if experiment.values["tracker"]["log_model"]:
+    if experiment.config.tracker.log_model:
         example = torch.from_numpy(experiment.trainer.collector.observations)[:2]
         tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
     tracker.describe(describe(experiment.values, outcome))
@@ -77,6 +77,6 @@ def _curve_figures(experiment: Experiment, evaluator: Evaluator) -> CurveFigures
         np.array(returns),
         np.array(evaluator.seconds),
         threshold=experiment.environment.solved_return,
-        random_return=experiment.values["env"].get("random_return"),
+        random_return=experiment.config.env.get("random_return"),
         solved_return=experiment.environment.solved_return,
     )

@@ -6,7 +6,7 @@ import json
 import logging
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def run(
     in the same MLflow run. Its lock must be held. Raises StoreError, before any run exists, if the store cannot be reached;
     TrainingError if the training cannot go on.
     """
-    with closing(experiment.training_env):
+    with experiment:
         return Run(experiment, tags, console, folder, judge).train()
 
 
@@ -65,15 +65,15 @@ class Run:
         folder: RunFolder,
         judge: PruningRule | None = None,
     ) -> None:
-        values = experiment.values
-        uri, outputs = values["tracker"]["uri"], Path(values["outputs"]).absolute()
+        config, values = experiment.config, experiment.values
+        uri, outputs = config.tracker.uri, Path(config.outputs).absolute()
         recorded = {**values, "tracker": {**values["tracker"], "uri": uri and masked(uri)}}
         self.experiment, self.folder, record = experiment, folder, folder.record()
         self.tracker = tracker = Tracker(
             uri=uri,
             outputs=outputs,
             outbox=folder.outbox,
-            experiment=values["tracker"]["experiment"] or experiment.environment.label,
+            experiment=config.tracker.experiment or experiment.environment.label,
             run_name=experiment.name,
             params=dict(_flat(recorded)),
             tags={"kind": "training", "state": folder.path.name, **provenance(), **tags},
@@ -87,12 +87,13 @@ class Run:
         if not tracker.is_resumed:
             checkpoint.remove(folder.checkpoints)
             tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
-        films = EvaluationFilms(experiment, tracker.log_file, folder.path) if values["evaluation"]["film"] else None
-        settings = {**values["evaluation"], "film": films, "solved_return": experiment.environment.solved_return}
+        films = EvaluationFilms(experiment, tracker.log_file, folder.path) if config.evaluation.film else None
+        settings = {**config.evaluation.model_dump(), "film": films}
+        settings["solved_return"] = experiment.environment.solved_return
         profile = experiment.trainer.profile
         self.evaluator = Evaluator(self._play, tracker.log, profile=profile, **settings)
-        self.recorder = Recorder(tracker.log, values["tracker"]["every"], profile)
-        collector, kept = experiment.trainer.collector, values["tracker"]["log_actions"]
+        self.recorder = Recorder(tracker.log, config.tracker.every, profile)
+        collector, kept = experiment.trainer.collector, config.tracker.log_actions
         self.episodes = EpisodeLog(collector, folder.path / "episodes" if kept else None)
         self.pruning = [] if judge is None else [Pruning(judge, self.evaluator)]
         self.bar = ProgressBar(experiment.name, self.evaluator, console)
@@ -100,8 +101,8 @@ class Run:
         self.plugins = CallbackDispatcher(experiment.callbacks, tracker.log, tracker.set_tags)
         own: dict[str, Stateful] = {"recorder": self.recorder, "evaluator": self.evaluator, "progress": self.progress}
         own |= {"callbacks": self.plugins, "episodes": self.episodes, "profile": profile}
-        self.parts = None if experiment.remembers is None else {**experiment.remembers, **own}
-        self.checkpointer = Checkpointer(self.parts or {}, self._write, values["checkpoint"]["every"], profile)
+        self.parts = None if experiment.stateful is None else {**experiment.stateful, **own}
+        self.checkpointer = Checkpointer(self.parts or {}, self._write, config.checkpoint.every, profile)
 
     def train(self) -> Outcome:
         """Go on from the last checkpoint, if there is one, to the end."""
@@ -151,7 +152,7 @@ class Run:
     def _take_up(self) -> None:
         """Become what the last whole checkpoint says. Raises TrainingError if it is of another kind of run."""
         if self.parts is None:
-            plugin = self.experiment.values["algo"]["plugin"]
+            plugin = self.experiment.config.algo["plugin"]
             log.warning("algo=%s has no state_dict, so this run cannot be taken up again if it is interrupted", plugin)
             return
         found = checkpoint.load(self.folder.checkpoints)
@@ -181,7 +182,7 @@ class Run:
         try:
             checkpoint.save(self.folder.checkpoints, state, steps)
         except OSError as error:
-            where, cause = self.experiment.values["outputs"], f"no checkpoint can be written ({one_line(error)})"
+            where, cause = self.experiment.config.outputs, f"no checkpoint can be written ({one_line(error)})"
             remedy = "choose a folder that can be written and has space"
             raise StoreError(str(Problem("outputs", where, cause, remedy))) from None
 
@@ -211,7 +212,7 @@ class Run:
             self.tracker.set_tags({"error": line})
             self.tracker.log_text(traceback.format_exc(), "traceback.txt")
             if isinstance(error, EnvironmentFault) and error.episode is not None:
-                self.tracker.log_text(json.dumps(error.recorded(self.experiment.values["env"]), indent=1), "fault.json")
+                self.tracker.log_text(json.dumps(error.recorded(self.experiment.config.env), indent=1), "fault.json")
         with suppress(StoreError, OSError):
             self._close("FAILED", [line])
         if full:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,9 +88,9 @@ def evaluate_run(
     """
     if episodes < 1:
         raise ConfigError(Problem("--episodes", episodes, "there must be one at least", "give --episodes 100"))
-    with closing((experiment := restored(run.values, run.file("agent.safetensors"), run.newer)).training_env):
+    with restored(run.values, run.file("agent.safetensors"), run.newer) as experiment:
         environment = environment_for(experiment, overrides)
-        sampling = np.random.default_rng([seed, experiment.values["seed"]]) if sampled else None
+        sampling = np.random.default_rng([seed, experiment.config.seed]) if sampled else None
         seeds = experiment.streams.later(seed)
         result = evaluate(experiment.agent, environment, seeds, episodes, sampling)
     label = environment.label if overrides else experiment.environment.label

@@ -148,7 +148,7 @@ def seen(experiment: Experiment) -> Tensor:
 
 
 def _write_script(experiment: Experiment, file: Path, title: str) -> Path | None:
-    sheet: Mapping[str, Any] = experiment.values["env"]
+    sheet: Mapping[str, Any] = experiment.config.env
     if "id" not in sheet:
         return None
     try:
@@ -199,4 +199,4 @@ def agent_of(run: RunHandle) -> Iterator[Experiment]:
     try:
         yield experiment
     finally:
-        experiment.training_env.close()
+        experiment.close()

@@ -6,7 +6,6 @@ import base64
 import html
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,8 +99,8 @@ def film_run(run: RunHandle, request: Request) -> Iterator[RecordedFilm]:
         experiment = rebuilt(run.values, run.newer)
     else:
         experiment = restored(run.values, run.file("agent.safetensors"), run.newer)
-    with closing(experiment.training_env):
-        environment = filmed(experiment.environment, experiment.values["env"])
+    with experiment:
+        environment = filmed(experiment.environment, experiment.config.env)
         _check_writable(request.folder)
         if number is not None:
             scenes = [Scene(f"episode-{number:06d}", f"training episode {number:,}, {run.name}", training_episode)]
@@ -122,7 +121,7 @@ def default_folder(run: RunHandle, outputs: Path) -> Path:
 def _scenes(experiment: Experiment, environment: Environment, request: Request) -> list[Scene]:
     """Return the best, the median and the worst of the episodes that `plexp evaluate` plays with this seed."""
     seeds = experiment.streams.later(request.seed)
-    sampling = np.random.default_rng([request.seed, experiment.values["seed"]]) if request.sampled else None
+    sampling = np.random.default_rng([request.seed, experiment.config.seed]) if request.sampled else None
     result = evaluate(experiment.agent, environment, seeds, request.episodes, sampling)
     assert result.played is not None, "environments of films have SAME_STEP resets"
     prefix, how = ("sampled-", " sampled") if request.sampled else ("", "")

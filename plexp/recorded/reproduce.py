@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -72,7 +71,7 @@ def reproduce(run: RunHandle, console: Console, *, to_the_end: bool = False) -> 
     weights, episodes, values = run.file("agent.safetensors"), run.file("episodes.csv"), run.values
     found = Reproduction(changes=_changes(run))
     comparison = _Comparison(run.history(), found, to_the_end)
-    with closing((experiment := rebuilt(values, run.newer)).training_env):
+    with rebuilt(values, run.newer) as experiment:
         try:
             recorder = _train(experiment, comparison, console)
             comparison.end()
@@ -119,15 +118,16 @@ class _Comparison:
 def _train(experiment: Experiment, comparison: _Comparison, console: Console) -> Recorder:
     from plexp.training.evaluation import evaluate
 
-    values, streams = experiment.values, experiment.streams
-    settings = {**values["evaluation"], "film": None, "solved_return": experiment.environment.solved_return}
+    config, streams = experiment.config, experiment.streams
+    settings = {**config.evaluation.model_dump(), "film": None}
+    settings["solved_return"] = experiment.environment.solved_return
     evaluator = Evaluator(
         lambda index, episodes: evaluate(experiment.agent, experiment.environment, streams.evaluation(index), episodes),
         comparison.log,
         profile=experiment.trainer.profile,
         **settings,
     )
-    recorder = Recorder(comparison.log, values["tracker"]["every"], experiment.trainer.profile)
+    recorder = Recorder(comparison.log, config.tracker.every, experiment.trainer.profile)
     bar = ProgressBar(f"{experiment.name}, again", evaluator, console)
     plugins = CallbackDispatcher(experiment.callbacks, comparison.log, lambda tags: None)
     listeners: list[TrainingCallback] = [recorder, evaluator, plugins, bar]

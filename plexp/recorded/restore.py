@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def restored(values: dict[str, Any], weights: Path, newer: str = "") -> Experime
     try:
         experiment.agent.load_state_dict(load_file(weights))
     except (RuntimeError, SafetensorError, OSError) as error:
-        experiment.training_env.close()
+        experiment.close()
         remedy = "use the plexp, and the plugins, that trained it"
         raise ConfigError(Problem("run", weights.name, f"it does not fit ({one_line(error)})", remedy)) from error
     return experiment
@@ -104,7 +103,7 @@ def environment_for(experiment: Experiment, overrides: Sequence[str]) -> Environ
         remedy = "give env=NAME or env.KEY=VALUE"
         raise ConfigError(Problem(others[0], ..., "only the environment can be changed", remedy))
     names = [override for override in overrides if override.startswith("env=")]
-    values = compose_values(*names)["env"] if names else experiment.values["env"]
+    values = compose_values(*names)["env"] if names else experiment.config.env
     values = changed({"env": values}, [override for override in overrides if override not in names])["env"]
     cls = registry.find("env", values["plugin"])
     parameters = {key: value for key, value in values.items() if key != "plugin"}
@@ -134,7 +133,7 @@ class RecordedAgent:
 
     def __init__(self, experiment: Experiment) -> None:
         self.agent, self.space = experiment.agent.eval(), experiment.training_env.single_observation_space
-        self.rng = np.random.default_rng(experiment.values["seed"])
+        self.rng = np.random.default_rng(experiment.config.seed)
 
     def act(self, observation: npt.ArrayLike, *, sampled: bool = False) -> npt.NDArray[Any]:
         """Return the action for an observation, as the environment's `step` takes it.
@@ -167,5 +166,5 @@ def restore_agent(run: RunHandle) -> RecordedAgent:
 
     Raises ConfigError for a run without an agent, or one that does not fit this version of plexp.
     """
-    with closing((experiment := restored(run.values, run.file("agent.safetensors"), run.newer)).training_env):
+    with restored(run.values, run.file("agent.safetensors"), run.newer) as experiment:
         return RecordedAgent(experiment)

@@ -113,7 +113,7 @@ class OptunaSweeper(Sweeper):
         for each in ranges:
             for end in each.ends:
                 try:
-                    build(resolve(self._compose([*self.fixed, f"{each.key}={end}"]))).training_env.close()
+                    build(resolve(self._compose([*self.fixed, f"{each.key}={end}"]))).close()
                 except ConfigError as error:
                     problems = {problem.key: problem for problem in error.problems} | problems  # the first of each key
         if problems:

@@ -35,7 +35,7 @@ STEPS = 2000
 
 
 def _shapes_of_targets(experiment: Experiment, cls: type) -> Iterator[str]:
-    estimator: AdvantageEstimator = make(cls, experiment.values["advantage"])
+    estimator: AdvantageEstimator = make(cls, experiment.config.advantage)
     rollout = _random_rollout()
     before = {name: value.clone() for name, value in vars(rollout).items()}
     targets = estimator(rollout)
@@ -54,7 +54,7 @@ def _shapes_of_targets(experiment: Experiment, cls: type) -> Iterator[str]:
 
 
 def _ends_of_episodes(experiment: Experiment, cls: type) -> Iterator[str]:
-    estimator: AdvantageEstimator = make(cls, experiment.values["advantage"])
+    estimator: AdvantageEstimator = make(cls, experiment.config.advantage)
     rollout = _random_rollout()
     plain, later = estimator(rollout), torch.zeros(6, 2, dtype=torch.bool)
     later[3:, 0] = later[4:, 1] = True  # rows of the episodes that begin within the rollout
@@ -79,7 +79,7 @@ def _same(one: Targets, other: Targets) -> bool:
 
 
 def _shapes_of_networks(experiment: Experiment, cls: type) -> Iterator[str]:
-    net: Network = make(cls, experiment.values["net"])
+    net: Network = make(cls, experiment.config.net)
     if not isinstance(getattr(net, "label", None), str) or not isinstance(getattr(net, "share_trunk", None), bool):
         yield "it needs label (a short name for runs) and share_trunk (true or false)"
         return
@@ -106,7 +106,7 @@ def _rows_alone(trunk: nn.Module, observations: Tensor) -> Iterator[str]:
 
 
 def _steps_of_environments(experiment: Experiment, cls: type) -> Iterator[str]:
-    environment: Environment = make(cls, experiment.values["env"])
+    environment: Environment = make(cls, experiment.config.env)
     names = ("num_envs", "normalize_observations", "scale_rewards", "solved_return", "label", "make")
     if missing := [name for name in names if not hasattr(environment, name)]:
         yield f"it needs {', '.join(missing)}: see plexp.Environment"
@@ -164,7 +164,7 @@ def _updates_of_algorithms(experiment: Experiment, cls: type) -> Iterator[str]:
 
 
 def _leaves_training_alone(experiment: Experiment, cls: type) -> Iterator[str]:
-    name, values = next(iter(experiment.values["callbacks"].items()))
+    name, values = next(iter(experiment.config.callbacks.items()))
     if missing := [event for event in ("on_start", "on_iteration", "on_end") if not hasattr(cls, event)]:
         yield f"it needs {', '.join(missing)}: see plexp.TrainingCallback"
         return

@@ -124,11 +124,8 @@ def _result(title: str, function: Check, subject: Subject) -> Result:
 
 
 def _in_experiment(function: Callable[[Any, type], Iterator[str]], subject: Subject) -> Iterator[str]:
-    experiment = _built(*_first_that_builds(subject))
-    try:
+    with _built(*_first_that_builds(subject)) as experiment:
         yield from function(experiment, subject.cls)
-    finally:
-        experiment.training_env.close()
 
 
 def _signature(subject: Subject) -> Iterator[str]:
@@ -196,15 +193,14 @@ def _determinism(subject: Subject) -> Iterator[str]:
 def _resumes(subject: Subject) -> Iterator[str]:
     overrides = _first_that_builds(subject)
     whole, _ = _weights(overrides, updates=3)
-    first, second = _built(*overrides), _built(*overrides)
-    try:
-        if first.remembers is None or second.remembers is None:
+    with _built(*overrides) as first, _built(*overrides) as second:
+        if first.stateful is None or second.stateful is None:
             yield "it learns by itself and has no state_dict: its runs cannot be resumed"
             return
         progress = TrainingProgress()
         _iterate(first, 2, progress)
-        state = {name: copied(part.state_dict()) for name, part in first.remembers.items()}
-        for name, part in second.remembers.items():
+        state = {name: copied(part.state_dict()) for name, part in first.stateful.items()}
+        for name, part in second.stateful.items():
             part.load_state_dict(state[name])
         if second.trainer.collector.not_replayed:
             yield "an episode differs when it is re-simulated from its seed and actions: a reset must forget everything"
@@ -212,9 +208,6 @@ def _resumes(subject: Subject) -> Iterator[str]:
         _iterate(second, 1, progress)
         if not all(torch.equal(x, y) for x, y in zip(whole, second.agent.state_dict().values(), strict=True)):
             yield "a resumed run differs: return what it remembers in state_dict, and restore it in load_state_dict"
-    finally:
-        first.training_env.close()
-        second.training_env.close()
 
 
 def _builds(subject: Subject) -> Iterator[str]:
@@ -226,7 +219,7 @@ def _first_that_builds(subject: Subject) -> tuple[str, ...]:
     refusal = None
     for overrides in subject.experiments():
         try:
-            _built(*overrides).training_env.close()
+            _built(*overrides).close()
         except ConfigError as error:  # an algorithm for discrete actions may refuse others, a network vectors
             refusal = refusal or error
             continue
@@ -245,12 +238,9 @@ def _built(*overrides: str) -> Experiment:
 
 def _weights(overrides: tuple[str, ...], *, updates: int) -> tuple[list[Tensor], dict[str, float]]:
     """Return all tensors of the agent after so many updates, and the metrics of the last one."""
-    experiment = _built(*overrides)
-    try:
+    with _built(*overrides) as experiment:
         metrics = _iterate(experiment, updates)
         return [x.detach().clone() for x in experiment.agent.state_dict().values()], metrics
-    finally:
-        experiment.training_env.close()
 
 
 def _iterate(experiment: Experiment, updates: int, progress: TrainingProgress | None = None) -> dict[str, float]:

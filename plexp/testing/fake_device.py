@@ -112,7 +112,7 @@ def main(overrides: list[str]) -> None:
                 experiment.trainer.iterate(progress)
             agent.act_greedily(torch.from_numpy(experiment.trainer.collector.observations).to(device))
             weights.append(torch.cat([p.detach().cpu().reshape(-1) for p in agent.parameters()]))
-        experiment.training_env.close()
+        experiment.close()
     assert torch.equal(*weights), (weights[0] - weights[1]).abs().max()
     print("equal", *overrides)
 

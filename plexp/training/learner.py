@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from plexp.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
-from plexp.errors import ConfigError, Problem
 from plexp.nn.optimizer import FlatAdam, Loss, Terms
 from plexp.nn.pytree import flatten
 from plexp.training import losses
@@ -61,13 +60,6 @@ class Learner:
         target_tau: PositiveFraction,
         replay_rollouts: NonNegativeInt,
     ) -> None:
-        critic_settings = {
-            "critic_learning_rate": critic_learning_rate,
-            "clip_value": clip_value,
-            "critic_epochs": critic_epochs,
-            "target_update_every": target_update_every,
-        }
-        _refuse(agent, advantage, critic_settings, replay_rollouts)
         self.agent, self.advantage, self.rng, self.profile = agent, advantage, rng, profile or Profile()
         self.anneal_learning_rate, self.ent_coef, self.vf_coef = anneal_learning_rate, ent_coef, vf_coef
         self.clip_value, self.critic_epochs = clip_value, critic_epochs
@@ -241,30 +233,3 @@ class Learner:
 
 def _means(optimizer: FlatAdam, records: list[Tensor]) -> dict[str, float]:
     return dict(zip(optimizer.names, torch.stack(records).mean(0).tolist(), strict=True))
-
-
-def _refuse(
-    agent: Agent, advantage: AdvantageEstimator, critic_settings: dict[str, float | int | None], replay_rollouts: int
-) -> None:
-    """Raise ConfigError, with all problems at once, for settings that this agent or estimator cannot have."""
-    name = type(advantage).__name__
-    problems = []
-    if agent.critic is None:
-        for key, value in critic_settings.items():
-            if value is not None:
-                remedy = f"give algo.{key}=null or an estimator with a critic, such as advantage=gae"
-                problems.append(Problem(f"algo.{key}", value, f"there is no critic with the estimator {name}", remedy))
-    if (epochs := critic_settings["critic_epochs"]) is not None and agent.shares_trunk:
-        remedy = "give net.share_trunk=false or algo.critic_epochs=null"
-        problems.append(Problem("algo.critic_epochs", epochs, "actor and critic share a trunk", remedy))
-    if critic_settings["clip_value"] is not None and critic_settings["target_update_every"] is not None:
-        cause = "the values of the rollout are the target critic's, not the old critic's"
-        remedy = "give algo.clip_value=null or algo.target_update_every=null"
-        problems.append(Problem("algo.clip_value", critic_settings["clip_value"], cause, remedy))
-    if replay_rollouts and not advantage.off_policy:
-        cause = f"the estimator {name} does not correct for the older policy of a replayed rollout"
-        problems.append(
-            Problem("algo.replay_rollouts", replay_rollouts, cause, "give advantage=vtrace or algo.replay_rollouts=0")
-        )
-    if problems:
-        raise ConfigError(problems)

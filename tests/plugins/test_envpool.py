@@ -253,9 +253,9 @@ def test_a_run_that_is_taken_up_begins_new_episodes_everywhere_and_goes_on(
     config = small(compose(*CARTPOLE, f"algo={algo}"), env__id=id)
     experiment, fresh, twin = build(config), build(config), build(config)
     train(experiment, 3)
-    state = copied({name: part.state_dict() for name, part in experiment.remembers.items()})
+    state = copied({name: part.state_dict() for name, part in experiment.stateful.items()})
     for each in (fresh, twin):
-        for name, part in each.remembers.items():
+        for name, part in each.stateful.items():
             part.load_state_dict(copied(state[name]))
         assert each.trainer.collector.not_replayed == [0, 1]
         numbers = [number + 1 for number in state["collector"]["in_progress"]["numbers"]]

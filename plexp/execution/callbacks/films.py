@@ -29,7 +29,7 @@ class EvaluationFilms:
 
     def __init__(self, experiment: Experiment, log_file: LogFile, place: Path) -> None:
         self.experiment, self.log_file, self.place = experiment, log_file, place
-        self.environment = filmed(experiment.environment, experiment.values["env"])
+        self.environment = filmed(experiment.environment, experiment.config.env)
 
     def __call__(self, result: EvaluationResult, index: int, step: int | None) -> None:
         try:

@@ -57,9 +57,9 @@ class Run:
 
     @property
     def parts(self) -> dict[str, Any]:
-        assert self.experiment.remembers is not None
+        assert self.experiment.stateful is not None
         own = {"progress": self.progress, "log": self.log, "recorder": self.recorder}
-        return {**self.experiment.remembers, **own}
+        return {**self.experiment.stateful, **own}
 
     def train(self, until: int | None = None) -> None:
         """To the end, or until so many episodes have ended."""

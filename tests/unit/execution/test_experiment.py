@@ -142,7 +142,12 @@ def test_what_is_refused_late_leaves_no_environment_open(build: Build, monkeypat
         return made[-1]
 
     monkeypatch.setattr("plexp.plugins.env.gymnasium.GymnasiumEnvironment.make", remember)
-    for overrides in (["algo.num_minibatches=7"], ["algo.replay_rollouts=2"], ["net=cnn"]):
+    late = (
+        ["net=cnn"],
+        ["net.share_trunk=true", "net@critic_net=mlp"],
+        ["env=pendulum", "algo=a2c", "advantage=q", "net.share_trunk=true"],
+    )
+    for overrides in late:
         with pytest.raises(ConfigError):
             build(*overrides)
     assert len(made) == 3 and all(env.closed for env in made)

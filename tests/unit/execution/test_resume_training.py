@@ -79,15 +79,15 @@ for cls in (Pictures, Forgetful):
 
 def state_of(experiment: Experiment, progress: TrainingProgress) -> dict[str, Any]:
     """What a checkpoint would hold, through the bytes of its file."""
-    assert experiment.remembers is not None
-    parts = {**experiment.remembers, "progress": progress}
+    assert experiment.stateful is not None
+    parts = {**experiment.stateful, "progress": progress}
     return decode(encode({name: copied(part.state_dict()) for name, part in parts.items()}))
 
 
 def taken_up(experiment: Experiment, state: dict[str, Any]) -> TrainingProgress:
-    assert experiment.remembers is not None
+    assert experiment.stateful is not None
     progress = TrainingProgress()
-    for name, part in {**experiment.remembers, "progress": progress}.items():
+    for name, part in {**experiment.stateful, "progress": progress}.items():
         part.load_state_dict(state[name])
     return progress
 

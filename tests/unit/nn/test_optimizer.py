@@ -201,11 +201,15 @@ def test_auto_decides_by_the_number_of_gradient_steps_alone(build: Any, compose:
 
 
 def test_auto_does_not_ask_a_plugin_for_more_than_the_protocols_do() -> None:
-    """Its schedule may stand in its instances alone, and its environment's sheet may have no num_envs."""
-    values = {"compile": "auto", "device": "cpu", "algo": {}, "env": {}, "total_timesteps": 10**9}
+    """Its schedule may stand in its instances alone, and its environment's config may have no num_envs."""
+
+    def config(**algo: int) -> Any:
+        classes = {"algo": type("Mine", (), {})}
+        return SimpleNamespace(compile="auto", device="cpu", algo=algo, total_timesteps=10**9, classes=classes)
+
     environment: Any = SimpleNamespace(num_envs=2)
-    assert not is_compiled(values, type("Mine", (), {}), ESTIMATOR, environment)
-    assert is_compiled({**values, "algo": {"num_steps": 8}}, type("Mine", (), {}), ESTIMATOR, environment)
+    assert not is_compiled(config(), ESTIMATOR, environment)
+    assert is_compiled(config(num_steps=8), ESTIMATOR, environment)
 
 
 def test_compiling_for_another_device_is_refused(build: Any, compose: Any, monkeypatch: pytest.MonkeyPatch) -> None:

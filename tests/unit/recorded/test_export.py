@@ -61,7 +61,7 @@ def plain_actions(experiment: Any, observations: torch.Tensor) -> np.ndarray:
 
 def plain_return(experiment: Any) -> float:
     """Of the episode from seed 0, played with the agent in gymnasium alone."""
-    sheet = experiment.values["env"]
+    sheet = experiment.config.env
     env = gymnasium.make(
         sheet["id"], disable_env_checker=True, max_episode_steps=sheet["max_episode_steps"], **sheet["kwargs"]
     )
@@ -126,9 +126,9 @@ def test_an_environment_that_gymnasium_does_not_make_gets_no_script(
     agent_of: Callable[[str], Any], tmp_path: Path
 ) -> None:
     experiment = agent_of("choice, normalised")
-    experiment.values["env"]["id"] = "Pong-v5-of-another-library"
+    experiment.config.env["id"] = "Pong-v5-of-another-library"
     assert export(experiment, ["pt2"], tmp_path, "")[0].script is None
-    del experiment.values["env"]["id"]
+    del experiment.config.env["id"]
     assert export(experiment, ["pt2"], tmp_path, "")[0].script is None
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from plexp.plugins.advantage.gae import GAE
 from plexp.plugins.advantage.q import Q
-from plexp.plugins.advantage.returns import Returns
 from plexp.plugins.advantage.vtrace import VTrace
 from torch import Tensor, nn
 
-from plexp.errors import ConfigError, TrainingError
+from plexp.errors import TrainingError
 from plexp.nn.optimizer import Terms
 from plexp.training.types import Minibatch
 from tests.support.builders import (
@@ -156,36 +154,3 @@ def test_a_rollout_without_a_valid_row_teaches_nothing() -> None:
     before = weights(agent)
     learner.fit(replace(rollout, valid=torch.zeros(1, 1, dtype=torch.bool)), score_loss(learner), 0.0)
     assert torch.equal(weights(agent), before)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("critic_learning_rate", 0.1), ("clip_value", 0.2), ("critic_epochs", 3), ("target_update_every", 5)],
-)
-def test_settings_of_a_critic_are_refused_where_there_is_none(key: str, value: float) -> None:
-    with pytest.raises(ConfigError) as error:
-        make_learner(make_agent("none"), Returns(gamma=0.9), **{key: value})
-    (problem,) = error.value.problems
-    assert (problem.key, problem.value) == (f"algo.{key}", value)
-    assert "Returns" in problem.cause and f"algo.{key}=null" in problem.remedy
-
-
-@pytest.mark.parametrize(
-    ("settings", "net", "key"),
-    [
-        ({"critic_epochs": 3}, {"share_trunk": True}, "algo.critic_epochs"),
-        ({"clip_value": 0.2, "target_update_every": 5}, {}, "algo.clip_value"),
-        ({"replay_rollouts": 2}, {}, "algo.replay_rollouts"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(settings: Any, net: Any, key: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        make_learner(make_agent(**net), ESTIMATOR, **settings)
-    assert [problem.key for problem in error.value.problems] == [key]
-    make_learner(make_agent(), VTrace(gamma=0.9, gae_lambda=1.0, rho_bar=1.0, c_bar=1.0), replay_rollouts=2)
-
-
-def test_all_contradictions_are_named_at_once() -> None:
-    with pytest.raises(ConfigError) as error:
-        make_learner(make_agent("none"), Returns(gamma=0.9), critic_epochs=2, clip_value=0.1, replay_rollouts=1)
-    assert [p.key for p in error.value.problems] == ["algo.clip_value", "algo.critic_epochs", "algo.replay_rollouts"]

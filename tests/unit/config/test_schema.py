@@ -1,0 +1,96 @@
+"""The typed configuration, and values that contradict each other."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from plexp.config.hydra_errors import compose_values
+from plexp.config.schema import RunConfig, check
+from plexp.errors import ConfigError, Problem
+
+
+def problems_of(*overrides: str) -> list[Problem]:
+    with pytest.raises(ConfigError) as error:
+        check(compose_values(*overrides))
+    return list(error.value.problems)
+
+
+def test_values_are_attributes_with_their_types_and_stay_as_they_were_given() -> None:
+    values = compose_values("policy.log_std_init=0", "callbacks=[patience]", "net@critic_net=mlp")
+    config = check(values)
+    assert config.seed == 0 and config.evaluation.every == values["evaluation"]["every"]
+    assert isinstance(config.policy.log_std_init, float) and config.values == values
+    assert isinstance(config.values["policy"]["log_std_init"], int), "so that MLflow has what was typed"
+    assert config.algo["plugin"] == "ppo" and config.critic_net == values["critic_net"]
+    assert config.callbacks["patience"]["plugin"] == "patience"
+    assert {*config.classes} == {"algo", "advantage", "net", "env", "critic_net", "callbacks.patience"}
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = check(compose_values())
+    with pytest.raises(ValidationError):
+        config.seed = 1  # type: ignore[misc]
+
+
+def test_the_models_have_the_keys_of_the_config_file() -> None:
+    values = compose_values()
+    assert values.keys() | {"critic_net", "callbacks"} == RunConfig.model_fields.keys()
+    for name in ("policy", "evaluation", "checkpoint", "tracker"):
+        assert values[name].keys() == getattr(check(values), name).model_dump().keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("critic_learning_rate", 0.1), ("clip_value", 0.2), ("critic_epochs", 3), ("target_update_every", 5)],
+)
+def test_settings_of_a_critic_are_refused_where_there_is_none(key: str, value: float) -> None:
+    (problem,) = problems_of("algo=reinforce", f"algo.{key}={value}")
+    assert (problem.key, problem.value) == (f"algo.{key}", value)
+    assert "Returns" in problem.cause and f"algo.{key}=null" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (("algo.critic_epochs=3", "net.share_trunk=true"), "algo.critic_epochs"),
+        (("algo.clip_value=0.2", "algo.target_update_every=5"), "algo.clip_value"),
+        (("algo.replay_rollouts=2",), "algo.replay_rollouts"),
+        (("algo.num_minibatches=7",), "algo.num_minibatches"),
+        (("algo=actor_critic", "advantage=returns"), "advantage"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(overrides: tuple[str, ...], key: str) -> None:
+    assert [problem.key for problem in problems_of(*overrides)] == [key]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("algo=a2c", "advantage=vtrace", "algo.replay_rollouts=2"),
+        ("algo=reinforce", "advantage=baseline", "algo.critic_epochs=3"),
+        ("algo.target_update_every=5", "algo.critic_epochs=3"),
+    ],
+)
+def test_values_that_fit_together_are_accepted(overrides: tuple[str, ...]) -> None:
+    check(compose_values(*overrides))
+
+
+def test_all_contradictions_are_named_at_once() -> None:
+    problems = problems_of(
+        *("algo=ppo", "advantage=returns", "algo.critic_epochs=2", "algo.clip_value=0.1", "algo.replay_rollouts=1")
+    )
+    assert [p.key for p in problems] == ["algo.clip_value", "algo.critic_epochs", "algo.replay_rollouts"]
+
+
+@pytest.mark.parametrize(
+    ("number", "cause", "remedy"),
+    [
+        (7, "which it does not divide", "give algo.num_minibatches=8"),
+        (2000, "fewer than minibatches", "give algo.num_minibatches=1024"),
+    ],
+)
+def test_minibatches_must_divide_the_rollout(number: int, cause: str, remedy: str) -> None:
+    (problem,) = problems_of(f"algo.num_minibatches={number}")
+    assert problem.cause == f"the rollout has 128 steps x 8 environments = 1024 rows, {cause}"
+    assert problem.remedy == remedy

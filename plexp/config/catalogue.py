@@ -1,4 +1,4 @@
-"""`plexp plugins`: what there is, read from the files; only describing one imports it."""
+"""The catalogue of plugins, for `plexp plugins`; it is read from their files, and only describing one imports it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GROUPS = {
 
 
 def overview() -> int:
-    """Print every plugin and every sheet with its first line."""
+    """Print every config of every group with its first line, and return the exit status."""
     console = _console()
     for group, title in GROUPS.items():
         option = escape("[…]") if group == "callbacks" else ""
@@ -47,7 +47,10 @@ def overview() -> int:
 
 
 def describe(name: str) -> int:
-    """Print a plugin's docstring and its parameters with types, ranges, values and what they do; 2 if there is none."""
+    """Print a plugin's docstring, and its parameters with types, ranges, values and comments; return the exit status.
+
+    Raises ConfigError if there is no such plugin.
+    """
     group, _, plain = name.rpartition("/")
     hits = [(g, n) for g in registry.GROUPS for n, _ in _rows(g) if n == plain and group in ("", g)]
     if not hits:
@@ -59,8 +62,8 @@ def describe(name: str) -> int:
 
 
 def _describe(group: str, option: str) -> None:
-    sheet = _sheet(group, option)
-    cls = registry.find(group, sheet.get("plugin", option))
+    values = _values(group, option)
+    cls = registry.find(group, values.get("plugin", option))
     console = Console()
     several = group == "callbacks"
     section, chosen = (f"callbacks.{option}", f"callbacks=\\[{option}]") if several else (group, f"{group}={option}")
@@ -74,7 +77,7 @@ def _describe(group: str, option: str) -> None:
     comments = _comments(group, option)
     problem = registry.ENV_PRESET_FIELDS if group == "env" else {}
     for parameter, annotation in (registry.parameters(cls) | problem).items():
-        value = sheet.get(parameter)
+        value = values.get(parameter)
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
         kind = registry.describe_type(annotation)
         console.print(
@@ -91,21 +94,21 @@ def _console() -> Console:
 
 
 def _rows(group: str) -> list[tuple[str, str]]:
-    """Every sheet of a group with the first line of its plugin's docstring, or of its own comment."""
+    """Return the name of each config of a group, with the first line of its plugin's docstring or of its own comment."""
     rows = []
     for file in sorted(f for root in conf_folders() for f in (root / group).glob("*.yaml")):
-        text, sheet = file.read_text(), _sheet(group, file.stem)
+        text, values = file.read_text(), _values(group, file.stem)
         first = text.splitlines()[0]
         own = first.startswith("# ") and "@package" not in first
-        same = sheet.get("plugin") == file.stem
-        line = _docstring(group, file.stem) if same else first[2:] if own else str(sheet.get("id", ""))
-        flags = "".join(f", {key}={str(value).lower()}" for key, value in (sheet.get("kwargs") or {}).items())
+        same = values.get("plugin") == file.stem
+        line = _docstring(group, file.stem) if same else first[2:] if own else str(values.get("id", ""))
+        flags = "".join(f", {key}={str(value).lower()}" for key, value in (values.get("kwargs") or {}).items())
         rows.append((file.stem, line + ("" if same or own else flags)))
     return rows
 
 
 def _docstring(group: str, name: str) -> str:
-    """First line of the docstring of the class in a plugin's file, without importing it."""
+    """Return the first line of the docstring of a plugin's class, without importing it."""
     for folder in registry.folders(group):
         file: Path = folder / f"{name}.py"
         if file.is_file():
@@ -114,8 +117,8 @@ def _docstring(group: str, name: str) -> str:
     return ""
 
 
-def _sheet(group: str, option: str) -> dict[str, Any]:
-    """A sheet's own values on those of the sheets it names in its defaults."""
+def _values(group: str, option: str) -> dict[str, Any]:
+    """Return the values of a config, on top of those of the configs in its defaults."""
     merged: dict[str, Any] = {}
     for file in _files(group, option):
         own = yaml.safe_load(file.read_text()) or {}
@@ -124,13 +127,17 @@ def _sheet(group: str, option: str) -> dict[str, Any]:
 
 
 def _comments(group: str, option: str) -> dict[str, str]:
-    """What the sheets say of each key, at the end of its line."""
+    """Return the comment of each key, at the end of its line."""
     texts = [file.read_text() for file in _files(group, option)]
     return {m[1]: m[2] for text in texts for m in re.finditer(r"^ *(\w+):[^#\n]*?# *(.+)$", text, re.M)}
 
 
 def _files(group: str, option: str) -> list[Path]:
-    """A sheet, after those of its own group that it names in its defaults."""
-    file = next(f for root in reversed(conf_folders()) if (f := root / group / f"{option}.yaml").is_file())
+    """Return the file of a config, after the files of the configs in its defaults.
+
+    `option` is a name of the group, or a path from the root of a configuration folder if it begins with a slash.
+    """
+    path = f"{option[1:]}.yaml" if option.startswith("/") else f"{group}/{option}.yaml"
+    file = next(file for root in reversed(conf_folders()) if (file := root / path).is_file())
     bases = [base for base in (yaml.safe_load(file.read_text()) or {}).get("defaults", []) if isinstance(base, str)]
     return [f for base in bases if base != "_self_" for f in _files(group, base.partition("@")[0])] + [file]

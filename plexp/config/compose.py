@@ -1,4 +1,4 @@
-"""Composing a configuration with Hydra, from plexp's sheets, those of installed packages and those of the current folder."""
+"""Composes configurations with Hydra, from the configs of plexp, of installed packages and of the current folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plexp.errors import ConfigError, Problem, one_line
 
 
 class UserConf(SearchPathPlugin):
-    """Finds the `conf/` of others: of packages with plugins, and of the current folder."""
+    """Adds the `conf/` of packages with plugins, and of the current folder, to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in conf_folders()[1:]:
@@ -27,15 +27,17 @@ class UserConf(SearchPathPlugin):
 
 
 def register_search_path() -> None:
-    """From now on Hydra does; and of the launchers it takes plexp's sheets, which begin with the plugin's own.
+    """Let Hydra find all configs, and take plexp's configs of launchers before those of the launchers' packages.
 
-    Two sheets of one name Hydra would merge by itself, with a warning that it will not go on doing so.
+    A launcher package stores its config under the same name; Hydra would merge the two, with a warning that it will not do
+    so in future. The package's config becomes `hydra/launcher_schema`, with which plexp's own begins. The store's `repo` is
+    private; tried with Hydra 1.3.
     """
     Plugins.instance().register(UserConf)
-    known = ConfigStore.instance().repo["hydra"]
-    for sheet in (CONF / "hydra" / "launcher").glob("*.yaml"):
-        if (of_plugin := known["launcher"].pop(sheet.name, None)) is not None:
-            known.setdefault("launcher_schema", {})[sheet.name] = of_plugin
+    store = ConfigStore.instance().repo["hydra"]
+    for file in (CONF / "hydra" / "launcher").glob("*.yaml"):
+        if (packaged := store["launcher"].pop(file.name, None)) is not None:
+            store.setdefault("launcher_schema", {})[file.name] = packaged
 
 
 def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
@@ -67,10 +69,13 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 
 def changed(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Resolved values with `key=value` changes. Raises ConfigError for what is not key=value."""
+    """Return resolved values with `key=value` changes.
+
+    Raises ConfigError for a change of another form.
+    """
     try:
-        given = OmegaConf.from_dotlist([override.lstrip("+") for override in overrides if "=" in override])
-        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(values), given))
+        changes = OmegaConf.from_dotlist([override.lstrip("+") for override in overrides if "=" in override])
+        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(values), changes))
     except Exception as error:
         problem = Problem(" ".join(overrides), ..., f"cannot be read ({one_line(error)})", "give key=value")
         raise ConfigError(problem) from error
@@ -81,6 +86,6 @@ def changed(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def hydra_configuration(*overrides: str) -> DictConfig:
-    """Hydra's own part of it: the section `hydra`."""
-    found: DictConfig = compose(*overrides, with_hydra=True).hydra
-    return found
+    """Return the section `hydra` of a command line's configuration."""
+    section: DictConfig = compose(*overrides, with_hydra=True).hydra
+    return section

@@ -96,7 +96,7 @@ def explain(
 
 
 def _raised_in(error: BaseException) -> str:
-    """The package whose code raised it."""
+    """Return the package whose code raised an error."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -117,16 +117,15 @@ def _missing_option(text: str) -> Problem:
     options = sorted(sheets | set(known[1].split() if known and group.startswith("hydra/") else []))
     if group in registry.GROUPS and (files := registry.files_of(group, option)):
         sheet = files[0].parents[2] / "conf" / group / f"{option}.yaml"
-        return Problem(
-            group, option, f"{files[0]} has no sheet of values", f"write {sheet}, as python -m plexp new does"
-        )
+        return Problem(group, option, f"{files[0]} has no config", f"write {sheet}, as python -m plexp new does")
     return Problem(group, option, "there is no such option", nearest(option, options))
 
 
 def _unknown_key(typed: str, missing: str, arguments: list[str], sweeper_keys: Sequence[str]) -> Problem:
-    """For a key that the compose_values configuration does not have: composes again without it, to know those it has.
+    """Return the problem of a key that the configuration does not have, with a suggestion.
 
-    `typed` is the key as given, `missing` the one that is not there, e.g. in a dictionary that was given.
+    The rest is composed without it, to know which keys there are. `typed` is the key as given, `missing` the one that does
+    not exist, for example inside a dictionary that was given.
     """
     key = max(typed, missing, key=len)
     rest = [a for a in arguments if "=" in a and not a.startswith("-") and a.lstrip("+~").partition("=")[0] != typed]

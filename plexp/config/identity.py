@@ -1,4 +1,7 @@
-"""What makes two commands the same run. Importing this needs neither torch nor mlflow."""
+"""Identities of runs and sweeps: equal for two commands that are the same one.
+
+Importing this needs neither torch nor MLflow.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +16,38 @@ from plexp.config import registry
 from plexp.config.paths import conf_folders
 
 IGNORED_KEYS = ("outputs", "tracker", "checkpoint", "resume", "rerun", "objective")
-"""Says where a run is kept and how it is watched, not what it computes."""
+"""Keys that say where a run is recorded and how it is watched, not what it computes."""
 LENGTH = 16
+"""Number of hexadecimal digits of an identity."""
 
 
 def identity(values: Mapping[str, Any]) -> str:
-    """Of a resolved configuration: 16 hexadecimal digits that also know plexp's version and the plugins' code.
+    """Return the identity of a run, from its resolved configuration, plexp's version and the code of its plugins.
 
-    The code counts as Python reads it, without comments and layout: a sweep that is started again after its plugin was
+    The code counts as Python parses it, without comments and layout. So a sweep that is started again after a plugin was
     changed does not take the old runs for its own.
     """
-    kept = {key: value for key, value in values.items() if key not in IGNORED_KEYS}
-    sections = [({"critic_net": "net"}.get(section, section), sheet) for section, sheet in kept.items()]
-    listeners = kept.get("callbacks")
-    if isinstance(listeners, Mapping):
-        sections += [("callbacks", sheet) for sheet in listeners.values()]
+    computing = {key: value for key, value in values.items() if key not in IGNORED_KEYS}
+    sections = [({"critic_net": "net"}.get(name, name), section) for name, section in computing.items()]
+    callbacks = computing.get("callbacks")
+    if isinstance(callbacks, Mapping):
+        sections += [("callbacks", section) for section in callbacks.values()]
     plugins = {
-        f"{group}/{sheet['plugin']}": _code(group, str(sheet["plugin"]))
-        for group, sheet in sections
-        if group in registry.GROUPS and isinstance(sheet, Mapping) and "plugin" in sheet
+        f"{group}/{section['plugin']}": _code(group, str(section["plugin"]))
+        for group, section in sections
+        if group in registry.GROUPS and isinstance(section, Mapping) and "plugin" in section
     }
-    return _digest([kept, plugins, __version__])
+    return _digest([computing, plugins, __version__])
 
 
 def sweep_identity(arguments: list[str]) -> str:
-    """Of a sweep's command line, and of the sheets that it composes."""
-    sheets = [file for folder in conf_folders() for file in sorted(folder.rglob("*.yaml"))]
-    return _digest([arguments, [file.read_text(errors="replace") for file in sheets], __version__])
+    """Return the identity of a sweep, from its command line and all configs that it may compose."""
+    files = [file for folder in conf_folders() for file in sorted(folder.rglob("*.yaml"))]
+    return _digest([arguments, [file.read_text(errors="replace") for file in files], __version__])
 
 
 def _code(group: str, name: str) -> str:
-    """The plugin's file as a syntax tree; a file that is none as it is; nothing where there is no file."""
+    """Return the syntax tree of a plugin's file as text: the file itself if it does not parse, empty if there is none."""
     text = next((file.read_text(errors="replace") for file in registry.files_of(group, name)), "")
     try:
         return ast.dump(ast.parse(text))

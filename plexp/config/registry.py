@@ -1,4 +1,4 @@
-"""Plugins: register, find, and the schema of a plugin from its signature."""
+"""Registers and finds plugins, and makes the schema of a plugin from its signature."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from plexp.config.paths import conf_folders
 from plexp.errors import ConfigError, Problem, nearest, one_line
 
 REQUIRED_GROUPS = ("algo", "advantage", "net", "env")
-"""The groups of which an experiment has one plugin each."""
+"""Groups of which an experiment has one plugin each."""
 GROUPS = (*REQUIRED_GROUPS, "callbacks")
 NAME = r"[a-z][a-z0-9_]*"
-"""Of a plugin; so that none leads out of its folder."""
+"""Pattern of a plugin's name, which cannot lead out of the plugin's folder."""
 T = TypeVar("T")
 ENV_PRESET_FIELDS: dict[str, Any] = {
     "gamma": UnitInterval,
@@ -28,20 +28,20 @@ ENV_PRESET_FIELDS: dict[str, Any] = {
     "evaluation_every": PositiveInt | None,
     "random_return": float | None,
 }
-"""What an env sheet says of the problem, for the root to take up."""
+"""Keys of an env config that describe the problem, for the root of the configuration to interpolate."""
 
 _plugins: dict[tuple[str, str], type] = {}
 
 
 def register(group: str, name: str) -> Callable[[type[T]], type[T]]:
-    """Make a class known as `plugin: name` of `conf/<group>/*.yaml`. The module must be `plugins/<group>/<name>.py`."""
+    """Register a class as the plugin `name` of a group; its module must be `plugins/<group>/<name>.py`."""
     if group not in GROUPS:
         raise ValueError(f"register({group!r}, {name!r}): there are the groups {', '.join(GROUPS)}")
 
     def decorate(cls: type[T]) -> type[T]:
-        known = _plugins.get((group, name))
-        if known and known.__module__ != cls.__module__:
-            raise ValueError(f"{group}={name} is registered twice: in {known.__module__} and in {cls.__module__}")
+        other = _plugins.get((group, name))
+        if other and other.__module__ != cls.__module__:
+            raise ValueError(f"{group}={name} is registered twice: in {other.__module__} and in {cls.__module__}")
         _plugins[group, name] = cls
         return cls
 
@@ -49,14 +49,14 @@ def register(group: str, name: str) -> Callable[[type[T]], type[T]]:
 
 
 def names(group: str) -> list[str]:
-    """The plugins of a group, by their files; imports none of them."""
+    """Return the names of a group's plugins, by their files, without importing them."""
     return sorted(file.stem for folder in folders(group) for file in folder.glob("*.py") if file.stem != "__init__")
 
 
 def find(group: str, name: object) -> type:
-    """The class of a plugin, importing its one file.
+    """Import the file of a plugin, and return its class.
 
-    Raises ConfigError for a name that is none, a file that is not there or does not import.
+    Raises ConfigError for an invalid name, and for a file that does not exist or cannot be imported.
     """
     key = f"{group}.plugin"
     if len(files := files_of(group, str(name))) > 1:
@@ -75,35 +75,40 @@ def find(group: str, name: object) -> type:
 
 
 def parameters(cls: type) -> dict[str, Any]:
-    """The configuration of a class: its keyword-only parameters with their annotated types.
+    """Return the configuration of a class: its keyword-only parameters with their annotated types.
 
-    What is wired in and marked `configured_with_owner` (the learner of an algorithm) takes its values from the same
-    sheet, so its parameters belong to it. Raises ConfigError for one without a type.
+    An object that is wired in and marked `configured_with_owner` (the learner of an algorithm) takes its values from the
+    same section, so its parameters are included. Raises ConfigError for a parameter without a type.
     """
     hints = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
-    found = {}
+    types = {}
     for name in own_parameters(cls):
         if name not in hints:
             cause, remedy = f"parameter {name} of {cls.__name__} has no type", f"write {name}: PositiveInt, or another"
             raise ConfigError(Problem("plugin", cls.__module__.rpartition(".")[2], cause, remedy))
-        found[name] = hints[name]
+        types[name] = hints[name]
     for wired in hints.values():
         if getattr(wired, "configured_with_owner", False):
-            found |= parameters(wired)
-    return found
+            types |= parameters(wired)
+    return types
 
 
 def own_parameters(cls: type) -> list[str]:
-    """The names of the keyword-only parameters of `cls` itself."""
+    """Return the names of the keyword-only parameters of `cls` itself."""
     return [p.name for p in inspect.signature(cls).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def check(
     title: str, key: str, types: Mapping[str, Any], values: Mapping[str, Any], refused: Mapping[str, str] | None = None
 ) -> list[Problem]:
-    """All that is wrong with `values` for a plugin called `title`, whose section is `key` ("" for the root).
+    """Return everything that is wrong with the values of a section.
 
-    `refused` gives the reason for names that others of its kind have and this one cannot have.
+    Args:
+        title: name of the class that takes them, for messages.
+        key: name of the section; empty for the root.
+        types: type of each value.
+        values: the values.
+        refused: remedy for each parameter that other plugins of the group have and this one cannot have.
     """
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     fields: Any = {name: (kind, ...) for name, kind in types.items()}
@@ -120,7 +125,7 @@ def check(
 
 
 def describe_type(annotation: Any) -> str:
-    """A type as a person reads it: `float > 0`, `int ≥ 1 or null`, `one of minibatch, off`."""
+    """Return a type in words: `float > 0`, `int ≥ 1 or null`, `one of minibatch, off`."""
     if annotation is type(None):
         return "null"
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -160,18 +165,21 @@ def _problem(
 
 
 def files_of(group: str, name: str) -> list[Path]:
-    """The files of a plugin; more than one is an error that `find` tells. None for what is no name of a plugin."""
+    """Return the files of a plugin; `find` refuses more than one. An invalid name has none."""
     if not re.fullmatch(NAME, name):
         return []
     return [file for folder in folders(group) if (file := folder / f"{name}.py").is_file()]
 
 
-def check_one_file_each(choices: Mapping[str, object]) -> None:
-    """Raise ConfigError where a group's chosen sheet lies in two folders; `choices` as Hydra has them."""
+def check_choices(choices: Mapping[str, object]) -> None:
+    """Raise ConfigError if the chosen config of a group lies outside its folder, or in two; `choices` as Hydra has them."""
     problems = []
     for key, choice in choices.items():
         group = key.partition("@")[0]
         for option in choice if isinstance(choice, list) else [choice]:
+            if ".." in str(option).split("/"):  # Hydra would follow it out of the group's folder
+                options = sorted({file.stem for folder in conf_folders() for file in (folder / group).glob("*.yaml")})
+                problems.append(Problem(group, option, "there is no such option", nearest(str(option), options)))
             places = [f for folder in conf_folders() if (f := folder / group / f"{option}.yaml").is_file()]
             if len(places) > 1:
                 cause = f"there are two: {places[0]} and {places[1]}"
@@ -181,5 +189,5 @@ def check_one_file_each(choices: Mapping[str, object]) -> None:
 
 
 def folders(group: str) -> list[Path]:
-    """Where the plugins of a group may lie."""
+    """Return the folders that may have plugins of a group."""
     return [folder for root in plexp.__path__ if (folder := Path(root) / "plugins" / group).is_dir()]

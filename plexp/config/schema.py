@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 
 class PolicyConfig(Section):
-    """How the policy makes actions of the network's output."""
+    """Settings of the policy's action distribution."""
 
     log_std: LogStd
     log_std_init: float
@@ -39,7 +39,7 @@ class PolicyConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """When, and over how many episodes, the agent is evaluated."""
+    """Settings of the evaluations during and after training."""
 
     every: PositiveInt | None
     episodes: PositiveInt
@@ -49,13 +49,13 @@ class EvaluationConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When checkpoints are written."""
+    """Settings of checkpoints."""
 
     every: PositiveInt | None
 
 
 class TrackerConfig(Section):
-    """Where a run is recorded in MLflow, and what of it."""
+    """Settings of the record in MLflow."""
 
     uri: str | None
     experiment: str | None

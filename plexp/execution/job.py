@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plexp.config import registry
+from plexp.config.paths import conf_folders
 from plexp.errors import StoreError
 from plexp.execution import resume
 from plexp.execution.outcome import Outcome
@@ -70,7 +71,9 @@ def run_job(job: Job, console: Console, pruning: PruningRule | None = None) -> O
     Raises ConfigError or StoreError, before any run exists, for what cannot be run; TrainingError if the training fails;
     KeyboardInterrupt, with the run closed as KILLED and its checkpoint written.
     """
-    registry.check_one_file_each(job.choices)
+    registry.check_choices(job.choices)
+    if tuned := _tuned(job.choices):
+        log.info("tuned=%s applies: its values go before those of algo and env (tuned=none: without)", tuned)
     from plexp.execution.experiment import build
 
     experiment = build(job.values)
@@ -108,6 +111,13 @@ def _run(job: Job, experiment: Experiment, folder: RunFolder, console: Console, 
         if record is not None:  # the store does not answer: as if the run had not been started again
             folder.write(record)
         raise
+
+
+def _tuned(choices: Mapping[str, object]) -> str | None:
+    """Return the tuned config that applies; None if there is none for this algorithm and environment."""
+    name = choices.get("tuned")
+    exists = any((folder / "tuned" / f"{name}.yaml").is_file() for folder in conf_folders())
+    return name if isinstance(name, str) and exists else None
 
 
 def _end_of(record: Record) -> str:

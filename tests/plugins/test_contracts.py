@@ -60,7 +60,8 @@ def commented(group: str, sheet: str) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for base in OmegaConf.create(text).get("defaults", []):
         if isinstance(base, str) and base != "_self_":
-            found |= commented(group, base.partition("@")[0])
+            path = base.partition("@")[0]
+            found |= commented(*path[1:].split("/")) if path.startswith("/") else commented(group, path)
     for line in re.finditer(r"^ *(\w+):(.*)$", text, re.M):
         found[line[1]] = found.get(line[1], False) or "#" in line[2] or "${" in line[2]
     return found

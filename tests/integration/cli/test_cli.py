@@ -363,3 +363,19 @@ def test_an_option_that_cannot_be_read_is_one_line(
         cli.main(["compare", option, value])
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"plexp compare: error: argument {option}: {message}"
+
+
+def test_a_tuned_config_that_applies_is_logged_and_can_be_left_out(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "tuned").mkdir(parents=True)
+    (tmp_path / "conf" / "tuned" / "ppo_cartpole.yaml").write_text(
+        "# @package _global_\nalgo: {learning_rate: 0.002}\n"
+    )
+    line = "tuned=ppo_cartpole applies: its values go before those of algo and env (tuned=none: without)"
+    for overrides, applies in (((), True), (("tuned=none",), False)):
+        status, lines = main(*QUICK, *overrides)
+        assert status == 0 and any(text.endswith(line) for text in lines) is applies
+    rates = {run.params["algo.learning_rate"] for run in open_history(None, tmp_path).runs()}
+    assert rates == {"0.002", "0.001"}

@@ -1,21 +1,17 @@
-"""The catalogue of plugins, for `plexp plugins`; it is read from their files, and only describing one imports it."""
+"""List and describe plugins, for `plexp plugins`; the list is read from files, and only a described plugin is imported."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from plexp.config import registry
-from plexp.config.paths import conf_folders
+from plexp.config import config_files, registry
 from plexp.errors import ConfigError, Problem, nearest
 
 GROUPS = {
@@ -25,119 +21,89 @@ GROUPS = {
     "env": "environments",
     "callbacks": "callbacks, none or several",
 }
+"""Group → heading of its table."""
 
 
 def overview() -> int:
-    """Print every config of every group with its first line, and return the exit status."""
-    console = _console()
-    for group, title in GROUPS.items():
+    """Print the configs of every group, each with a line about it, and return the exit status 0."""
+    is_terminal = sys.stdout.isatty()
+    console = Console() if is_terminal else Console(width=160, height=50)
+    for group, heading in GROUPS.items():
         option = escape("[…]") if group == "callbacks" else ""
         table = Table(
             box=None,
             show_header=False,
             padding=(0, 2, 0, 0),
-            title=f"[bold]{title}[/bold]: {group}={option}",
+            title=f"[bold]{heading}[/bold]: {group}={option}",
             title_justify="left",
         )
-        for name, line in _rows(group):
-            table.add_row(f"  {name}", line)
+        for name in config_files.options(group):
+            table.add_row(f"  {name}", _summary(group, name))
         console.print(table)
     console.print("python -m plexp plugins NAME describes one.")
     return 0
 
 
 def describe(name: str) -> int:
-    """Print a plugin's docstring, and its parameters with types, ranges, values and comments; return the exit status.
+    """Print a plugin's docstring and its parameters with values, types and comments, and return the exit status 0.
 
-    Raises ConfigError if there is no such plugin.
+    `name` is a config, such as `ppo`, or a config of a group, such as `algo/ppo`. Raises ConfigError if there is none.
     """
-    group, _, plain = name.rpartition("/")
-    hits = [(g, n) for g in registry.GROUPS for n, _ in _rows(g) if n == plain and group in ("", g)]
-    if not hits:
-        every = [n for g in registry.GROUPS for n, _ in _rows(g)]
-        raise ConfigError(Problem("plugin", name, "there is no such plugin", nearest(plain, every)))
-    for section, option in hits:
-        _describe(section, option)
+    group, _, option = name.rpartition("/")
+    groups = [group] if group in registry.GROUPS else [] if group else list(registry.GROUPS)
+    matches = [candidate for candidate in groups if option in config_files.options(candidate)]
+    if not matches:
+        every_option = [existing for every_group in registry.GROUPS for existing in config_files.options(every_group)]
+        raise ConfigError(Problem("plugin", name, "there is no such plugin", nearest(option, every_option)))
+    for match in matches:
+        _describe(match, option)
     return 0
 
 
 def _describe(group: str, option: str) -> None:
-    values = _values(group, option)
+    values, comments = config_files.values(group, option), config_files.comments(group, option)
     cls = registry.find(group, values.get("plugin", option))
     console = Console()
-    several = group == "callbacks"
-    section, chosen = (f"callbacks.{option}", f"callbacks=\\[{option}]") if several else (group, f"{group}={option}")
-    console.print(
-        f"[bold]{chosen}[/bold]  ({cls.__module__.removeprefix('plexp.').replace('.', '/')}.py)",
-        highlight=False,
-    )
-    console.print(
-        (inspect.getdoc(cls) or "").partition("\nArgs:")[0].rstrip(), highlight=False, markup=False, soft_wrap=True
-    )
-    comments = _comments(group, option)
-    problem = registry.ENV_PRESET_FIELDS if group == "env" else {}
-    for parameter, annotation in (registry.parameters(cls) | problem).items():
-        value = values.get(parameter)
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        kind = registry.describe_type(annotation)
-        console.print(
-            f"  [bold]{section}.{parameter}[/bold]={escape(shown)}  [dim]({escape(kind)})[/dim]",
-            highlight=False,
-            soft_wrap=True,
-        )
+    is_list = group == "callbacks"
+    section = f"callbacks.{option}" if is_list else group
+    choice = f"callbacks=\\[{option}]" if is_list else f"{group}={option}"
+    file = f"{cls.__module__.removeprefix('plexp.').replace('.', '/')}.py"
+    console.print(f"[bold]{choice}[/bold]  ({file})", highlight=False)
+    text = (inspect.getdoc(cls) or "").partition("\nArgs:")[0].rstrip()
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    presets = registry.ENV_PRESET_FIELDS if group == "env" else {}
+    for parameter, annotation in (registry.parameters(cls) | presets).items():
+        value, kind = escape(_shown(values.get(parameter))), escape(registry.describe_type(annotation))
+        line = f"  [bold]{section}.{parameter}[/bold]={value}  [dim]({kind})[/dim]"
+        console.print(line, highlight=False, soft_wrap=True)
         if parameter in comments:
             console.print(f"      {comments[parameter]}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=160, height=50)
+def _shown(value: object) -> str:
+    """Return a value as it is typed on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _rows(group: str) -> list[tuple[str, str]]:
-    """Return the name of each config of a group, with the first line of its plugin's docstring or of its own comment."""
-    rows = []
-    for file in sorted(f for root in conf_folders() for f in (root / group).glob("*.yaml")):
-        text, values = file.read_text(), _values(group, file.stem)
-        first = text.splitlines()[0]
-        own = first.startswith("# ") and "@package" not in first
-        same = values.get("plugin") == file.stem
-        line = _docstring(group, file.stem) if same else first[2:] if own else str(values.get("id", ""))
-        flags = "".join(f", {key}={str(value).lower()}" for key, value in (values.get("kwargs") or {}).items())
-        rows.append((file.stem, line + ("" if same or own else flags)))
-    return rows
+def _summary(group: str, option: str) -> str:
+    """Return a line about a config: the comment at its top, or the first line of its plugin's docstring, or its env id."""
+    values = config_files.values(group, option)
+    top = config_files.files(group, option)[-1].read_text().splitlines()[0]
+    if values.get("plugin") == option:
+        return _docstring(group, option)
+    if top.startswith("# ") and "@package" not in top:
+        return top[2:]
+    flags = "".join(f", {key}={_shown(value)}" for key, value in (values.get("kwargs") or {}).items())
+    return f"{values.get('id', '')}{flags}"
 
 
 def _docstring(group: str, name: str) -> str:
-    """Return the first line of the docstring of a plugin's class, without importing it."""
+    """Return the first line of the docstring of the class in a plugin's file, without importing it."""
     for folder in registry.folders(group):
         file: Path = folder / f"{name}.py"
         if file.is_file():
             classes = [n for n in ast.parse(file.read_text()).body if isinstance(n, ast.ClassDef) and n.decorator_list]
             return (ast.get_docstring(classes[0]) or "").splitlines()[0] if classes else ""
     return ""
-
-
-def _values(group: str, option: str) -> dict[str, Any]:
-    """Return the values of a config, on top of those of the configs in its defaults."""
-    merged: dict[str, Any] = {}
-    for file in _files(group, option):
-        own = yaml.safe_load(file.read_text()) or {}
-        merged |= {k: v for k, v in own.get(group, own).items() if k != "defaults"}
-    return merged
-
-
-def _comments(group: str, option: str) -> dict[str, str]:
-    """Return the comment of each key, at the end of its line."""
-    texts = [file.read_text() for file in _files(group, option)]
-    return {m[1]: m[2] for text in texts for m in re.finditer(r"^ *(\w+):[^#\n]*?# *(.+)$", text, re.M)}
-
-
-def _files(group: str, option: str) -> list[Path]:
-    """Return the file of a config, after the files of the configs in its defaults.
-
-    `option` is a name of the group, or a path from the root of a configuration folder if it begins with a slash.
-    """
-    path = f"{option[1:]}.yaml" if option.startswith("/") else f"{group}/{option}.yaml"
-    file = next(file for root in reversed(conf_folders()) if (file := root / path).is_file())
-    bases = [base for base in (yaml.safe_load(file.read_text()) or {}).get("defaults", []) if isinstance(base, str)]
-    return [f for base in bases if base != "_self_" for f in _files(group, base.partition("@")[0])] + [file]

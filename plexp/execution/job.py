@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from plexp.config import registry
-from plexp.config.paths import conf_folders
+from plexp.config import config_files, registry
 from plexp.errors import StoreError
 from plexp.execution import resume
 from plexp.execution.outcome import Outcome
@@ -73,7 +72,7 @@ def run_job(job: Job, console: Console, pruning: PruningRule | None = None) -> O
     """
     registry.check_choices(job.choices)
     if tuned := _tuned(job.choices):
-        log.info("tuned=%s applies: its values go before those of algo and env (tuned=none: without)", tuned)
+        log.info("tuned=%s applies: its values override those of algo and env; tuned=none switches it off", tuned)
     from plexp.execution.experiment import build
 
     experiment = build(job.values)
@@ -116,8 +115,7 @@ def _run(job: Job, experiment: Experiment, folder: RunFolder, console: Console, 
 def _tuned(choices: Mapping[str, object]) -> str | None:
     """Return the tuned config that applies; None if there is none for this algorithm and environment."""
     name = choices.get("tuned")
-    exists = any((folder / "tuned" / f"{name}.yaml").is_file() for folder in conf_folders())
-    return name if isinstance(name, str) and exists else None
+    return name if isinstance(name, str) and name != "none" and name in config_files.options("tuned") else None
 
 
 def _end_of(record: Record) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from plexp.config import registry
+from plexp.config import config_files, registry
 from plexp.config.paths import CONF
 from plexp.errors import ConfigError
 
@@ -54,24 +53,11 @@ def test_the_keys_of_a_sheet_are_the_parameters_of_its_plugin(group: str, sheet:
     assert set(values) == expected | (set(registry.ENV_PRESET_FIELDS) if group == "env" else set())
 
 
-def commented(group: str, sheet: str) -> dict[str, bool]:
-    """Whether each line of a sheet, or of those it inherits, has a comment; `${...}` explains itself."""
-    text = (CONF / group / f"{sheet}.yaml").read_text()
-    found: dict[str, bool] = {}
-    for base in OmegaConf.create(text).get("defaults", []):
-        if isinstance(base, str) and base != "_self_":
-            path = base.partition("@")[0]
-            found |= commented(*path[1:].split("/")) if path.startswith("/") else commented(group, path)
-    for line in re.finditer(r"^ *(\w+):(.*)$", text, re.M):
-        found[line[1]] = found.get(line[1], False) or "#" in line[2] or "${" in line[2]
-    return found
-
-
 @pytest.mark.parametrize(("group", "sheet"), SHEETS)
 def test_every_value_of_a_sheet_says_what_it_does(group: str, sheet: str, compose: Compose) -> None:
-    lines = commented(group, sheet)
-    silent = [key for key in values_of(group, sheet, compose) if key != "plugin" and not lines[key]]
-    assert not silent
+    commented = config_files.comments(group, sheet).keys() | {"plugin"}
+    interpolated = {key for key, value in config_files.values(group, sheet).items() if str(value).startswith("${")}
+    assert values_of(group, sheet, compose).keys() <= commented | interpolated
 
 
 def test_every_value_of_the_root_says_what_it_does() -> None:
@@ -225,12 +211,16 @@ def test_every_policy_over_continuous_actions_learns(
     assert weights["head.linear.weight"].shape[0] == (2 if log_std == "state" else 1)
 
 
-@pytest.mark.parametrize("sheet", sorted((CONF / "tuned").glob("*.yaml")), ids=lambda sheet: sheet.stem)
-def test_a_tuned_sheet_is_taken_for_its_pair_and_only_its_pair(sheet: Path, compose: Compose) -> None:
+TUNED = sorted(file.stem for file in (CONF / "tuned").glob("*.yaml") if file.stem != "none")
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_a_tuned_config_applies_to_its_pair_and_only_its_pair(name: str, compose: Compose) -> None:
     pairs = [(a.stem, e.stem) for a in (CONF / "algo").glob("*.yaml") for e in (CONF / "env").glob("*.yaml")]
-    ((algo, env),) = [pair for pair in pairs if "_".join(pair) == sheet.stem]
-    tuned = OmegaConf.load(sheet)
-    pair, other = compose(f"algo={algo}", f"env={env}"), compose(f"algo={algo}", "env=mountaincar")
-    for section, values in tuned.items():
+    ((algo, env),) = [pair for pair in pairs if "_".join(pair) == name]
+    pair = compose(f"algo={algo}", f"env={env}")
+    others = compose(f"algo={algo}", "env=mountaincar"), compose(f"algo={algo}", f"env={env}", "tuned=none")
+    for section, values in OmegaConf.load(CONF / "tuned" / f"{name}.yaml").items():
         for key, value in values.items():
-            assert pair[section][key] == value != other[section][key]
+            assert pair[section][key] == value
+            assert all(other[section][key] != value for other in others)

@@ -373,7 +373,7 @@ def test_a_tuned_config_that_applies_is_logged_and_can_be_left_out(
     (tmp_path / "conf" / "tuned" / "ppo_cartpole.yaml").write_text(
         "# @package _global_\nalgo: {learning_rate: 0.002}\n"
     )
-    line = "tuned=ppo_cartpole applies: its values go before those of algo and env (tuned=none: without)"
+    line = "tuned=ppo_cartpole applies: its values override those of algo and env; tuned=none switches it off"
     for overrides, applies in (((), True), (("tuned=none",), False)):
         status, lines = main(*QUICK, *overrides)
         assert status == 0 and any(text.endswith(line) for text in lines) is applies

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plexp.cli.main import main
-from plexp.config import catalogue, registry
+from plexp.config import catalogue, config_files, registry
 from plexp.config.paths import CONF
 from plexp.errors import ConfigError
 from tests.support import forks
@@ -52,7 +52,7 @@ def test_a_description_has_every_parameter_with_value_type_and_meaning(
     text = printed(capsys, f"{group}/{sheet}")
     section = f"callbacks.{sheet}" if group == "callbacks" else group
     assert (f"callbacks=[{sheet}]" if group == "callbacks" else f"{group}={sheet}") in text
-    cls = registry.find(group, catalogue._values(group, sheet)["plugin"])
+    cls = registry.find(group, config_files.values(group, sheet)["plugin"])
     for parameter, annotation in registry.parameters(cls).items():
         line = next(line for line in text.splitlines() if f"{section}.{parameter}=" in line)
         assert registry.describe_type(annotation) in line, parameter

@@ -8,21 +8,13 @@ from pathlib import Path
 import pytest
 
 from plexp.config.catalogue import GROUPS
+from tests.support.readme import shell_commands
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".", "conf", "plexp", "plexp/analysis", "plugins", "tests")
 READMES = [ROOT / folder / "README.md" for folder in FOLDERS if (ROOT / folder / "README.md").is_file()]
 TEXT = "\n".join(file.read_text() for file in READMES)
 CI = (ROOT / ".ci" / "run").read_text()
-
-
-def shell_commands(text: str) -> list[str]:
-    """The single commands of all bash blocks, without their comments."""
-    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
-    lines = [re.sub(r"\s+#.*$", "", line) for block in blocks for line in block.splitlines() if line.strip()]
-    return [command.strip() for line in lines for command in line.split("&&")]
-
-
 TOP = shell_commands((ROOT / "README.md").read_text())
 
 

@@ -1,4 +1,4 @@
-"""From recorded runs to a comparison: `compare` is the whole of `python -m plexp compare` but reading and drawing."""
+"""Compares recorded runs: the whole of `python -m plexp compare` except reading the runs and drawing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,9 @@ from plexp.analysis.statistics import (
     median_survival,
     proportion_interval,
 )
-from plexp.analysis.verdicts import FEWEST, contrasts, measures, verdicts
+from plexp.analysis.verdicts import FEW_SEEDS, FEWEST_SEEDS, PAIRWISE_GROUPS, contrasts, measures, verdicts
 from plexp.errors import ConfigError, Problem, nearest
 from plexp.tracking.history import RecordedRun
-
-FEW = 20
-"""Seeds from which the bootstrap of the mean covers as often as Student's t: plexp/analysis/statistics.py has the figures."""
-PAIRWISE = 3
-"""Groups up to which every pair gets a sentence; of more, each question gets one."""
 
 
 def compare(
@@ -37,9 +32,15 @@ def compare(
     baseline: str | None = None,
     threshold: float | None = None,
 ) -> Comparison:
-    """Compare runs, with their curves, group by group. `threshold` None: the environment's solved mark.
+    """Compare runs, with their curves, group by group.
 
-    Raises ConfigError, one line, where there is nothing to compare or `baseline` is no group.
+    Args:
+        runs: the runs.
+        by: params or config groups that make the groups; None: all that differ.
+        baseline: group that the others are compared with; None: every pair, or the best with the rest.
+        threshold: mean return that counts as solved; None: the environment's `solved_return`.
+
+    Raises ConfigError if there is nothing to compare, or no group is the baseline.
     """
     grouping = group_runs(runs, by)
     everyone = [run for group in grouping.groups for run in group.runs]
@@ -52,20 +53,20 @@ def compare(
         _group(group, grouping.grid, mark, solved, _shared(everyone, "env.random_return")) for group in grouping.groups
     ]
     reference = _baseline(groups, baseline)
-    found = measures(groups, mark, int(grouping.grid[-1]))
-    tested = contrasts(groups, found, reference) if len(groups) > 1 else []
-    if mark is not None and not found[0].steps:
+    figures = measures(groups, mark, int(grouping.grid[-1]))
+    tested = contrasts(groups, figures, reference) if len(groups) > 1 else []
+    if mark is not None and not figures[0].steps:
         reached = sum(np.isfinite(group.values("steps_to_threshold")).sum() for group in groups)
         share = "no run" if not reached else f"only {reached} of {len(everyone)} runs"
-        notes.append(f"{share} reached {mark:g}: speed is judged by the mean return while learning.")
+        notes.append(f"{share} reached {mark:g}: speed is compared by the mean return while learning.")
     if len(groups) == 1:
         runs_of_it = f"{len(everyone)} run{'s' if len(everyone) > 1 else ''}"
         answer = [f"there is one group only, of {runs_of_it}: nothing to compare it with"]
     else:
-        answer = verdicts(groups, found, tested, ranked=reference is None and len(groups) > PAIRWISE)
-    if any(len(group.members) < FEW for group in groups):
+        answer = verdicts(groups, figures, tested, ranked=reference is None and len(groups) > PAIRWISE_GROUPS)
+    if any(len(group.members) < FEW_SEEDS for group in groups):
         notes.append(
-            f"under {FEW} seeds a bootstrap of the mean is too narrow: read Student's t beside it; under {FEWEST} no verdict."
+            f"under {FEW_SEEDS} seeds a bootstrap of the mean is too narrow: read Student's t beside it; under {FEWEST_SEEDS} no verdict."
         )
     environment = _environment(everyone)
     title = f"{environment} by {', '.join(grouping.keys)}" if grouping.keys else environment
@@ -100,7 +101,7 @@ def _summary(members: Sequence[Member], budget: float, threshold: float | None) 
     timed = np.isfinite(limits).all() and np.array_equal(np.isfinite(steps), np.isfinite(seconds))
     return Summary(
         mean=bootstrap_interval(final, np.mean),
-        mean_t=mean_interval(final) if runs < FEW else None,
+        mean_t=mean_interval(final) if runs < FEW_SEEDS else None,
         iqm=bootstrap_interval(final, interquartile_mean),
         median=bootstrap_interval(final, np.median),
         auc=bootstrap_interval(values("auc_return"), interquartile_mean),
@@ -117,9 +118,9 @@ def _summary(members: Sequence[Member], budget: float, threshold: float | None) 
 
 
 def _shared(runs: Sequence[RecordedRun], key: str) -> float | None:
-    """The one number that all runs have there."""
-    found = {setting(run, key) for run in runs}
-    return parsed(found.pop()) if len(found) == 1 else None
+    """Return the number that all runs have for a key; None if they differ."""
+    values = {setting(run, key) for run in runs}
+    return parsed(values.pop()) if len(values) == 1 else None
 
 
 def _baseline(groups: Sequence[Group], name: str | None) -> int | None:
@@ -131,12 +132,12 @@ def _baseline(groups: Sequence[Group], name: str | None) -> int | None:
         for group in groups
     ]
     exact = [i for i, group in enumerate(groups) if group.label == name]
-    found = exact or [i for i, known in enumerate(texts) if wanted <= known]
-    if len(found) != 1:
+    matches = exact or [i for i, text in enumerate(texts) if wanted <= text]
+    if len(matches) != 1:
         labels = [group.label for group in groups]
-        cause = "there is no such group" if not found else f"{len(found)} groups are like that"
+        cause = "there is no such group" if not matches else f"{len(matches)} groups are like that"
         raise ConfigError(Problem("--baseline", name, cause, nearest(name, labels)))
-    return found[0]
+    return matches[0]
 
 
 def _environment(runs: Sequence[RecordedRun]) -> str:

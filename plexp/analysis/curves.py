@@ -15,16 +15,16 @@ LATE = 0.1
 
 @dataclass(frozen=True)
 class CurveFigures:
-    """Of one run. Returns are in the environment's own units, steps are environment steps."""
+    """Figures of one run's learning curve, in the environment's own returns and in environment steps."""
 
     final_return: float
     """Mean of the last 10 % of the evaluations."""
     auc_return: float
     """Area under the curve divided by the budget: the mean return while learning."""
     steps_to_threshold: float | None
-    """Of the first evaluation after the start that reached the threshold; None: none did (censored at the budget)."""
+    """Steps until the first evaluation that reached the threshold; None: none did (censored at the budget)."""
     seconds_to_threshold: float | None
-    """Seconds of training until then."""
+    """Seconds of training until that evaluation."""
     max_drawdown: float
     """Greatest fall below the running best, as a share of the curve's range, 0…1."""
     dispersion_time: float
@@ -44,9 +44,16 @@ def curve_figures(
     random_return: float | None = None,
     solved_return: float | None = None,
 ) -> CurveFigures:
-    """The figures of the curve `returns` [E] over `steps` [E], at least two evaluations, in order; all finite.
+    """Return the figures of a learning curve of at least two evaluations.
 
-    seconds: [E] of training until each evaluation. Raises ValueError for anything else.
+    Args:
+        steps: environment steps of the evaluations, [E], increasing.
+        returns: mean return of each evaluation, [E], finite.
+        seconds: seconds of training until each evaluation, [E].
+        threshold: return that counts as solved; None: none does.
+        random_return, solved_return: returns of a random policy and of a solved problem, for the normalised score.
+
+    Raises ValueError for another curve.
     """
     if len(returns) < 2 or len(returns) != len(steps) or not np.isfinite(returns).all() or (np.diff(steps) <= 0).any():
         raise ValueError("a learning curve needs two or more finite evaluations at increasing steps")
@@ -67,7 +74,10 @@ def curve_figures(
 
 
 def as_metrics(figures: CurveFigures) -> dict[str, float]:
-    """Under the names they are logged by; what is None is left out. `final_return` is not: a run's own is of 100 episodes."""
+    """Return the figures under the names of MLflow's metrics, without those that are None.
+
+    `final_return` is left out: a run logs its own, of 100 episodes.
+    """
     names = {
         "speed": ("auc_return", "steps_to_threshold", "seconds_to_threshold"),
         "stability": ("max_drawdown", "dispersion_time", "collapsed"),
@@ -78,7 +88,7 @@ def as_metrics(figures: CurveFigures) -> dict[str, float]:
 
 
 def late(number: int) -> int:
-    """How many evaluations make up the final return: a tenth of them, rounded up."""
+    """Return the number of evaluations that make up the final return: a tenth of them, rounded up."""
     return math.ceil(LATE * number)
 
 

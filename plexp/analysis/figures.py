@@ -53,7 +53,7 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
 
 
 def learning_curves(comparison: Comparison) -> Figure:
-    """Over environment steps: interquartile mean over seeds, its 95 % band, a thin line for each seed."""
+    """Draw returns over environment steps: the interquartile mean over seeds, its 95 % band, a thin line for each seed."""
     grid, threshold = comparison.grid, comparison.threshold
 
     def around(axes: Axes, group: Group, style: Style) -> None:
@@ -239,7 +239,7 @@ def _plain(axes: Axes, ticks: int) -> None:
 
 
 def _wrapped(label: str, width: int) -> str:
-    """In lines of at most `width`, broken at spaces where it can be; matplotlib reads $ as the start of an equation."""
+    """Return a label in lines of at most `width`, with $ escaped, which matplotlib reads as the start of an equation."""
     return "\n".join(wrap(label, width, break_on_hyphens=False)).replace("$", r"\$")
 
 

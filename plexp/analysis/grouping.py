@@ -1,4 +1,4 @@
-"""Which runs are one group: the same in everything but the seed, and what tells the groups apart."""
+"""Selects runs, and groups those that differ in nothing but the seed."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class RunGroup:
 
     label: str
     settings: Mapping[str, str]
-    """Of the keys that the groups are made by."""
+    """Values of the keys that the groups are made by."""
     runs: Sequence[RecordedRun]
 
 
@@ -211,7 +211,7 @@ def _words(runs: Sequence[RecordedRun]) -> set[str]:
 
 
 def _newest(runs: Sequence[RecordedRun], differing: Sequence[str]) -> tuple[list[RecordedRun], list[str]]:
-    """Of runs with the same configuration and seed the one that was started last."""
+    """Return the run that was started last of those with the same configuration and seed, and notes on the others."""
     latest: dict[tuple[str, ...], RecordedRun] = {}
     older = []
     for run in sorted(runs, key=lambda run: run.start_time):
@@ -224,7 +224,7 @@ def _newest(runs: Sequence[RecordedRun], differing: Sequence[str]) -> tuple[list
 
 
 def _enough(runs: Sequence[RecordedRun], differing: Sequence[str]) -> list[str]:
-    """As few of the params as tell all configurations apart: plugins first, then what stands at the root."""
+    """Return a smallest set of params that tells all configurations apart: plugins first, then params at the root."""
     plugins = [f"{group}.plugin" for group in REQUIRED_GROUPS]
     order = sorted(differing, key=lambda key: (plugins.index(key) if key in plugins else 9, key.count("."), key))
     whole = len({tuple(setting(run, key) for key in order) for run in runs})

@@ -1,4 +1,4 @@
-"""Which group of runs learns faster, which is steadier, which ends higher, and whether it is more than luck."""
+"""The result of a comparison, as data: groups, their figures, contrasts and verdicts."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ class Member:
 
 
 def figures_of(members: Sequence[Member], figure: str) -> Floats:
-    """[S] one figure of each; NaN where it is None."""
-    found = [getattr(member.figures, figure) for member in members]
-    return np.array([np.nan if each is None else each for each in found], float)
+    """Return one figure of each member, [S]; NaN where it is None."""
+    values = [getattr(member.figures, figure) for member in members]
+    return np.array([np.nan if value is None else value for value in values], float)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A group over its seeds. Intervals are of 95 %."""
+    """Figures of a group over its seeds, with intervals of 95 %."""
 
     mean: Interval
-    """Of `final_return`, by a BCa bootstrap."""
+    """Mean `final_return`, with a BCa bootstrap interval."""
     mean_t: Interval | None
-    """The same by Student's t, under 20 seeds, where the bootstrap is too narrow; None from 20 on."""
+    """Mean `final_return`, with Student's t interval, under 20 seeds, where the bootstrap is too narrow; else None."""
     iqm: Interval
     """Interquartile mean of `final_return`, by a BCa bootstrap."""
     median: Interval
-    """Of `final_return`, by a BCa bootstrap."""
+    """Median `final_return`, with a BCa bootstrap interval."""
     auc: Interval
     """Interquartile mean of `auc_return`, by a BCa bootstrap."""
     dispersion_runs: float
@@ -60,13 +60,13 @@ class Summary:
     median_steps: float | None
     """Kaplan–Meier median of the steps to the threshold; None: half of the runs do not get there, or there is none."""
     median_seconds: float | None
-    """The same of the seconds of training."""
+    """Kaplan–Meier median of the seconds of training to the threshold."""
     max_drawdown: float
-    """Median over the seeds."""
+    """Median over the seeds of the greatest fall below the best so far, as a share of the range."""
     dispersion_time: float
-    """Median over the seeds."""
+    """Median over the seeds of the spread of changes between evaluations."""
     normalised_score: float | None
-    """Mean over the seeds; None without a random return or a solved mark."""
+    """Mean over the seeds of (final − random)/(solved − random); None if either is unknown."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,19 @@ class Group:
     """Runs that differ in their seeds alone."""
 
     label: str
-    """What sets it apart, e.g. `net.layers=2`."""
+    """Name that sets it apart, such as `net.layers=2`."""
     settings: Mapping[str, str]
     """The params it is grouped by."""
     members: Sequence[Member]
     summary: Summary
 
     def values(self, figure: str) -> Floats:
-        """[S] one figure of every member, such as `final_return`; NaN where it is None."""
+        """Return one figure of every member, such as `final_return`, [S]; NaN where it is None."""
         return figures_of(self.members, figure)
 
     @property
     def curves(self) -> Floats:
-        """[S, E]"""
+        """Mean returns of all members at all evaluations, [S, E]."""
         return np.stack([member.returns for member in self.members])
 
 
@@ -98,7 +98,7 @@ class Contrast:
     group: str
     reference: str
     measure: str
-    """What was compared, e.g. `steps to 475`."""
+    """Name of the figure that was compared, such as `steps to 475`."""
     difference: Interval
     """group − reference, Welch's 95 % interval."""
     p: float
@@ -107,13 +107,13 @@ class Contrast:
     improvement: Interval
     """Probability that a run of `group` is better than one of `reference`."""
     distinct: bool | None
-    """Whether it is called different; None: too few seeds for a verdict."""
+    """True if the groups are called different; None: too few seeds for a verdict."""
     sentence: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a table or a report shows."""
+    """A comparison of groups of runs. It prints as tables, and shows as HTML in a notebook."""
 
     title: str
     environment: str
@@ -127,7 +127,7 @@ class Comparison:
     verdicts: Sequence[str]
     """Sentences, the answer to the question."""
     notes: Sequence[str]
-    """What the reader has to know: runs left out and why, different budgets, params that vary within groups."""
+    """Sentences on runs left out and why, different budgets, params that vary within groups."""
 
     def __str__(self) -> str:
         from plexp.analysis.report import text

@@ -29,11 +29,11 @@ class Column(NamedTuple):
 
     title: str
     meaning: str
-    """What the figure is, shown below the table."""
+    """Explanation of the figure, shown below the table."""
     field: str
     """Field of `Summary` that has the figure."""
     printed: bool = True
-    """Whether the terminal shows it; the page shows all."""
+    """True if the terminal shows it too; the page shows all."""
 
 
 TABLES: Mapping[str, Sequence[Column]] = {

@@ -1,4 +1,4 @@
-"""One comparison from the command line: read the runs, compare them, print, draw, and keep it in MLflow as a run."""
+"""One comparison from request to record: read the runs, compare, print, draw, and record it in MLflow as a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from plexp.tracking.history import NO_CURVE, RecordedRun, open_history
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be compared."""
+    """Runs to compare, and how."""
 
     uri: str | None
     """The store; None: the file in `outputs`."""
@@ -61,7 +61,7 @@ def run_comparison(request: Request, console: Console, tags: Mapping[str, str]) 
 
 
 def recorded(request: Request) -> list[RecordedRun]:
-    """The runs that are asked for, the finished ones with their curves."""
+    """Return the runs that are asked for, the finished ones with their curves."""
     history = open_history(request.uri, request.outputs)
     runs = select(history.runs(), env=request.env, where=request.where or {}, sweep=request.sweep)
     curves = history.curves([run.run_id for run in runs if run.status == "FINISHED"])

@@ -1,4 +1,4 @@
-"""Is a group faster, steadier, better in the end than another, and is that more than luck? Tests, and sentences."""
+"""Tests whether a group is faster, more stable or better in the end than another, and says so in sentences."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from plexp.analysis.statistics import Interval, holm, probability_of_improvement
 
 Floats = npt.NDArray[np.float64]
 ALPHA = 0.05
-"""Of being called different by chance, in any contrast of a comparison."""
-NAMED = 6
-"""Groups that a sentence lists; of more it gives the number."""
-FEWEST = 5
-"""Seeds of the smaller group from which there is a verdict; with fewer, one seed decides."""
+"""Probability that chance alone calls any contrast of a comparison different; smaller: fewer false alarms, more misses."""
+FEWEST_SEEDS = 5
+"""Seeds of the smaller group from which there is a verdict; with fewer, a single seed decides it."""
+FEW_SEEDS = 20
+"""Seeds from which the bootstrap of the mean covers as often as Student's t; plexp/analysis/README.md has the figures."""
+PAIRWISE_GROUPS = 3
+"""Groups up to which every pair gets a sentence; of more, each question gets one."""
+NAMED_GROUPS = 6
+"""Groups that a sentence lists by name; of more it gives the number."""
 VERBS: dict[Question, tuple[str, str]] = {
     "speed": ("learns faster than", "learns more slowly than"),
     "stability": ("is steadier than", "is less steady than"),
@@ -33,19 +37,19 @@ MOST: dict[Question, str] = {"speed": "learns fastest", "stability": "is steadie
 
 @dataclass(frozen=True)
 class Measure:
-    """What answers a question."""
+    """A figure that answers a question."""
 
     question: Question
     name: str
-    """With the unit, as it stands in a sentence after a number."""
+    """Name with the unit, as it stands in a sentence after a number."""
     values: Sequence[Floats]
-    """[S] of each group."""
+    """Values of each group's seeds, [S]."""
     lower_is_better: bool
     steps: bool = False
 
 
 def measures(groups: Sequence[Group], threshold: float | None, budget: int) -> list[Measure]:
-    """One for each question.
+    """Return the measure of each question.
 
     Speed is min(steps to the threshold, budget), whose mean is the restricted mean of the Kaplan–Meier curve (all
     censoring is at the budget), if half of all runs or more get there; else the mean return while learning.
@@ -64,29 +68,29 @@ def measures(groups: Sequence[Group], threshold: float | None, budget: int) -> l
     ]
 
 
-def contrasts(groups: Sequence[Group], found: Sequence[Measure], baseline: int | None) -> list[Contrast]:
-    """Each group against the baseline, or all pairs, under each measure; Holm's correction goes over all of them.
+def contrasts(groups: Sequence[Group], figures: Sequence[Measure], baseline: int | None) -> list[Contrast]:
+    """Contrast each group with the baseline, or all pairs, under each measure, with Holm's correction over all of them.
 
-    Of a pair without a baseline, the better one comes first.
+    Without a baseline, the better group of a pair comes first.
     """
     pairs = (
         [(i, baseline) for i in range(len(groups)) if i != baseline]
         if baseline is not None
         else list(combinations(range(len(groups)), 2))
     )
-    turned, tested = [], []
+    ordered, tests = [], []
     for i, j in pairs:
-        for measure in found:
+        for measure in figures:
             a, b = measure.values[i], measure.values[j]
             worse = (a.mean() > b.mean()) == measure.lower_is_better and a.mean() != b.mean()
-            turned.append((measure, j, i) if baseline is None and worse else (measure, i, j))
-            measure, first, second = turned[-1]
-            tested.append(welch(measure.values[first], measure.values[second]))
-    judged = [min(len(groups[i].members), len(groups[j].members)) >= FEWEST for _, i, j in turned]
-    p = np.array([p if counts else math.nan for (_, p), counts in zip(tested, judged, strict=True)])
+            ordered.append((measure, j, i) if baseline is None and worse else (measure, i, j))
+            measure, first, second = ordered[-1]
+            tests.append(welch(measure.values[first], measure.values[second]))
+    enough = [min(len(groups[i].members), len(groups[j].members)) >= FEWEST_SEEDS for _, i, j in ordered]
+    p_values = np.array([p if counts else math.nan for (_, p), counts in zip(tests, enough, strict=True)])
     return [
-        _contrast(groups, measure, i, j, *each, corrected)
-        for (measure, i, j), each, corrected in zip(turned, tested, holm(p), strict=True)
+        _contrast(groups, measure, i, j, difference, p, corrected)
+        for (measure, i, j), (difference, p), corrected in zip(ordered, tests, holm(p_values), strict=True)
     ]
 
 
@@ -110,45 +114,51 @@ def _contrast(
     )
 
 
-def verdicts(groups: Sequence[Group], found: Sequence[Measure], tested: Sequence[Contrast], ranked: bool) -> list[str]:
-    """The answer in sentences: first what differs, then the pairs that do not, or cannot be judged.
+def verdicts(
+    groups: Sequence[Group], figures: Sequence[Measure], tested: Sequence[Contrast], ranked: bool
+) -> list[str]:
+    """Return the answer in sentences: first what differs, then the pairs that do not, or that have too few seeds.
 
-    ranked: for each question the best group and whom it beats, in one sentence.
+    With `ranked` there is one sentence for each question: the best group, and which groups it beats.
     """
     if ranked:
-        return [_ranking(groups, measure, tested) for measure in found]
-    at = {group.label: index for index, group in enumerate(groups)}
+        return [_ranking(groups, measure, tested) for measure in figures]
+    indices = {group.label: index for index, group in enumerate(groups)}
     same: dict[tuple[str, str], list[str]] = defaultdict(list)
-    unjudged = []
-    for pair in dict.fromkeys(frozenset((each.group, each.reference)) for each in tested):
-        those = [each for each in tested if {each.group, each.reference} == pair]
-        i, j = sorted((at[label] for label in pair), key=lambda index: groups[index].label == those[0].reference)
-        if alike := [ASPECTS[each.question] for each in those if each.distinct is False]:
-            seeds = _seeds(found[0].values[i], found[0].values[j])
+    exploratory = []
+    for pair in dict.fromkeys(frozenset((contrast.group, contrast.reference)) for contrast in tested):
+        of_pair = [contrast for contrast in tested if {contrast.group, contrast.reference} == pair]
+        reference = of_pair[0].reference
+        i, j = sorted((indices[label] for label in pair), key=lambda index: groups[index].label == reference)
+        if alike := [ASPECTS[contrast.question] for contrast in of_pair if contrast.distinct is False]:
+            seeds = _seeds(figures[0].values[i], figures[0].values[j])
             same[groups[j].label, f"{_joined(alike, 'or')} ({seeds})"].append(groups[i].label)
-        if those[0].distinct is None:
+        if of_pair[0].distinct is None:
             names = f"{groups[i].label} and {groups[j].label}"
-            unjudged.append(f"{names}: exploratory: no verdict; {_more_seeds(found, i, j)}")
-    differing = [each.sentence for each in tested if each.distinct]
+            exploratory.append(f"{names}: exploratory: no verdict; {_more_seeds(figures, i, j)}")
+    differing = [contrast.sentence for contrast in tested if contrast.distinct]
     equal = [
         f"{_joined(names, 'and')}: not distinguishable from {other} in {how}" for (other, how), names in same.items()
     ]
-    return differing + equal + unjudged
+    return differing + equal + exploratory
 
 
 def _ranking(groups: Sequence[Group], measure: Measure, tested: Sequence[Contrast]) -> str:
-    """`a learns fastest (on average 12.5k steps to 475): distinguishable from b and c; not distinguishable from d`."""
+    """Return one sentence on a question.
+
+    Such as `a learns fastest (on average 12.5k steps to 475): distinguishable from b and c; not distinguishable from d`.
+    """
     means = [float(values.mean()) for values in measure.values]
     best, second = sorted(range(len(groups)), key=means.__getitem__, reverse=not measure.lower_is_better)[:2]
     label = groups[best].label
-    those = [each for each in tested if each.question == measure.question and label in (each.group, each.reference)]
-    others = {each.reference if each.group == label else each.group: each.distinct for each in those}
+    own = [c for c in tested if c.question == measure.question and label in (c.group, c.reference)]
+    others = {c.reference if c.group == label else c.group: c.distinct for c in own}
     beaten = [name for name, distinct in others.items() if distinct]
     equal = [name for name, distinct in others.items() if distinct is False]
     unknown = [name for name, distinct in others.items() if distinct is None]
     mean = f"on average {_amount(means[best], measure)} {measure.name}"
     ahead = f"{label} is ahead ({mean})"
-    fewest = f"no verdict on {_listed(unknown, 'and')}, under {FEWEST} seeds" if unknown else ""
+    fewest = f"no verdict on {_listed(unknown, 'and')}, under {FEWEST_SEEDS} seeds" if unknown else ""
     if not beaten and groups[second].label in unknown:
         more = f"to tell it from {groups[second].label}, {_more_seeds([measure], best, second)}"
         return f"exploratory: no verdict on {ASPECTS[measure.question]}; {ahead}; {more}"
@@ -174,24 +184,27 @@ def _seeds(a: Floats, b: Floats) -> str:
     return f"{len(a)} seeds each" if len(a) == len(b) else f"{len(a)} and {len(b)} seeds"
 
 
-def _more_seeds(found: Sequence[Measure], i: int, j: int) -> str:
-    """`7 more seeds each for an effect of this size in learning speed, 20 in stability`; never fewer than a verdict needs."""
-    here = min(len(found[0].values[i]), len(found[0].values[j]))
+def _more_seeds(figures: Sequence[Measure], i: int, j: int) -> str:
+    """Return how many seeds are missing, never fewer than a verdict needs.
+
+    Such as `7 more seeds each for an effect of this size in learning speed, 20 in stability`.
+    """
+    here = min(len(figures[0].values[i]), len(figures[0].values[j]))
     needs = []
-    for measure in found:
+    for measure in figures:
         a, b = measure.values[i], measure.values[j]
         needed = seeds_needed(a, b) if here > 1 else None
         if needed is not None:
-            needs.append((max(needed, FEWEST) - here, ASPECTS[measure.question]))
+            needs.append((max(needed, FEWEST_SEEDS) - here, ASPECTS[measure.question]))
     if not needs:
-        return f"{FEWEST - here} more seeds each to begin with"
+        return f"{FEWEST_SEEDS - here} more seeds each to begin with"
     (first, aspect), rest = needs[0], needs[1:]
     text = f"{first} more seed{'s' if first > 1 else ''} each for an effect of this size in {aspect}"
     return ", ".join([text, *(f"{more} in {aspect}" for more, aspect in rest)])
 
 
 def _listed(names: Sequence[str], word: str) -> str:
-    return f"{len(names)} others" if len(names) > NAMED else _joined(names, word)
+    return f"{len(names)} others" if len(names) > NAMED_GROUPS else _joined(names, word)
 
 
 def _joined(names: Sequence[str], word: str) -> str:

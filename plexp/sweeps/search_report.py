@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plexp.analysis.statistics import Interval, mean_interval, welch
-from plexp.analysis.verdicts import ALPHA, FEWEST
+from plexp.analysis.verdicts import ALPHA, FEWEST_SEEDS
 from plexp.tracking.format import masked
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def verdict(confirmed: Mapping[str, Sequence[float | None]], direction: str) -> 
     facts: dict[str, Any] = {f"{role}_mean": [each.value, each.low, each.high] for role, each in intervals.items()}
     if "baseline" not in confirmed:
         return facts | {"verdict": "it is the untuned configuration"}
-    if min(map(len, known.values())) < FEWEST:
-        return facts | {"verdict": f"no verdict on fewer than {FEWEST} seeds"}
+    if min(map(len, known.values())) < FEWEST_SEEDS:
+        return facts | {"verdict": f"no verdict on fewer than {FEWEST_SEEDS} seeds"}
     difference, p = welch(known["confirmation"], known["baseline"])
     facts |= {"difference": [difference.value, difference.low, difference.high], "p": p}
     if not p < ALPHA:

@@ -75,7 +75,7 @@ def test_speed_is_the_area_where_less_than_half_get_to_the_threshold() -> None:
     few = climbs([1, 2, 3]) + climbs([1, 1, 1, 1], top=400)
     found = compared(a=few, b=climbs([5] * 7, top=400))
     assert {each.measure for each in found.contrasts if each.question == "speed"} == {"mean return while learning"}
-    assert "only 3 of 14 runs reached 475: speed is judged by the mean return while learning." in found.notes
+    assert "only 3 of 14 runs reached 475: speed is compared by the mean return while learning." in found.notes
     half = compared(a=climbs([1] * 6) + climbs([1], top=400), b=climbs([5]) + climbs([5] * 6, top=400))
     assert {each.measure for each in half.contrasts if each.question == "speed"} == {"steps to 475"}
     assert not any("speed is judged" in note for note in half.notes)
@@ -83,7 +83,7 @@ def test_speed_is_the_area_where_less_than_half_get_to_the_threshold() -> None:
     assert any("only 6 of 14 runs reached 475" in note for note in less.notes)
     nobody = compared(a=few, b=few, threshold=501)
     assert nobody.threshold == 501
-    assert "no run reached 501: speed is judged by the mean return while learning." in nobody.notes
+    assert "no run reached 501: speed is compared by the mean return while learning." in nobody.notes
 
 
 def test_a_run_that_never_gets_there_counts_with_the_whole_budget() -> None:

@@ -66,7 +66,8 @@ def compare(
         answer = verdicts(groups, figures, tested, ranked=reference is None and len(groups) > PAIRWISE_GROUPS)
     if any(len(group.members) < FEW_SEEDS for group in groups):
         notes.append(
-            f"under {FEW_SEEDS} seeds a bootstrap of the mean is too narrow: read Student's t beside it; under {FEWEST_SEEDS} no verdict."
+            f"under {FEW_SEEDS} seeds a bootstrap of the mean is too narrow: read Student's t beside it; "
+            f"under {FEWEST_SEEDS} no verdict."
         )
     environment = _environment(everyone)
     title = f"{environment} by {', '.join(grouping.keys)}" if grouping.keys else environment

@@ -133,8 +133,8 @@ def _run(cfg: DictConfig, result: JobResult, in_sweep: bool) -> None:
         job = Job({}, choices, overrides, sweep, result.number, tags)
         result.facts = _skip(job, cfg, folder, record)
     else:
-        pruner = trial.judge() if trial else None
-        if pruner and (reason := pruner.given_up()):
+        pruner = trial.pruner() if trial else None
+        if pruner and (reason := pruner.pruned()):
             raise Pruned(reason)
         job = Job(resolve(cfg), choices, overrides, sweep, result.number, tags)
         outcome = _train(job, pruner)

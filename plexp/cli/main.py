@@ -1,4 +1,7 @@
-"""The command line. Importing this module, composing and completing need neither torch nor mlflow."""
+"""The command line: runs an experiment, a sweep or a command.
+
+Importing this module, composing and completing need neither torch nor MLflow.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,18 @@ from pathlib import Path
 import hydra
 
 from plexp.cli import commands, job
-from plexp.config import registry
 from plexp.config.compose import register_search_path
 from plexp.config.paths import CONF
 from plexp.errors import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, ConfigError, StoreError, TrainingError
 from plexp.sweeps import sweep as sweeps
-from plexp.sweeps.launchers import of_launcher
-from plexp.sweeps.optuna_sweeper import OptunaSweeper, register_with_hydra
+from plexp.sweeps.launchers import launcher_message
+from plexp.sweeps.optuna_sweeper import SweeperConfig, register_with_hydra
 from plexp.sweeps.signals import Terminated
 from plexp.tracking.format import mask_logs, masked
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; its exit status: 0 done, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM."""
+    """Run a command, and return its exit status: 0 done, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] and arguments[0] in commands.NAMES:
         try:
@@ -42,7 +44,7 @@ def _experiment(arguments: list[str]) -> int:
     from plexp.config.hydra_errors import explain
 
     mask_logs()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, to be said in one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises exceptions, which become one line here
     os.environ["PLEXP_ARGUMENTS"] = json.dumps([masked(argument) for argument in arguments])
     os.environ["PLEXP_SWEEP"] = sweeps.name_of(arguments)
     register_search_path()
@@ -51,7 +53,7 @@ def _experiment(arguments: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
     except KeyboardInterrupt as interrupt:
-        print("interrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; nothing is lost: the same command resumes from the last checkpoint", file=sys.stderr)
         return TERMINATED if isinstance(sweeps.running.interrupt or interrupt, Terminated) else INTERRUPTED
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
@@ -59,10 +61,10 @@ def _experiment(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return USAGE
     except Exception as error:
-        if (said := of_launcher(error)) is not None:
-            print(masked(said), file=sys.stderr)
+        if (message := launcher_message(error)) is not None:
+            print(masked(message), file=sys.stderr)
             return FAILED
-        keys = registry.own_parameters(OptunaSweeper)
+        keys = list(SweeperConfig.model_fields)
         problem = explain(error, arguments, commands=commands.NAMES, sweeper_keys=keys)
         if problem is None:
             raise
@@ -77,7 +79,7 @@ def _experiment(arguments: list[str]) -> int:
 
 
 def _report(folder: Path, outputs: str) -> int:
-    """Print what ran and what failed; 1 if any job is not finished."""
+    """Print what ran and what failed, and return the exit status: 1 if any job is not finished."""
     from rich.console import Console
 
     from plexp.execution.state import list_runs, state_folder

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: a search runs its trials with whatever launcher is chosen. Importing this needs no Optuna."""
+"""Sweeper for hyperparameter search, `hydra/sweeper=optuna`; any launcher runs its trials. Importing this needs no Optuna."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from plexp.config import registry
 from plexp.config.compose import resolve
 from plexp.config.fields import NonNegativeInt, PositiveInt, UnitInterval
+from plexp.config.schema import Section
 from plexp.errors import ConfigError, Problem
 from plexp.execution.state import list_runs, state_folder
 from plexp.sweeps.pruning import missing
@@ -38,68 +39,76 @@ log = logging.getLogger("plexp")
 STEPS_TO_THRESHOLD = "speed/steps_to_threshold"
 
 
-class OptunaSweeper(Sweeper):
-    """Samples trials with Optuna, runs each over seeds, and its best one again on fresh seeds.
+class SweeperConfig(Section):
+    """Settings of the search; what they do stands in conf/hydra/sweeper/optuna.yaml."""
 
-    Args are those of the sheet `conf/hydra/sweeper/optuna.yaml`, which says what they do.
+    n_trials: PositiveInt
+    seeds_per_trial: PositiveInt
+    trials_at_once: PositiveInt
+    confirmation_seeds: NonNegativeInt
+    direction: Literal["maximize", "minimize"]
+    sampler_seed: NonNegativeInt
+    startup_trials: PositiveInt
+    prune_below: UnitInterval | None
+    prune_warmup: UnitInterval
+    prune_after_trials: PositiveInt
+    params: dict[str, Any]
+    job: dict[str, Any] | None
+
+
+class OptunaSweeper(Sweeper):
+    """Samples trials with Optuna, runs each over seeds, and the best one again on fresh seeds.
+
+    Hydra makes it from `SweeperConfig`, and hands that over again in `setup`.
     """
 
-    def __init__(
-        self,
-        *,
-        n_trials: PositiveInt,
-        seeds_per_trial: PositiveInt,
-        trials_at_once: PositiveInt,
-        confirmation_seeds: NonNegativeInt,
-        direction: Literal["maximize", "minimize"],
-        sampler_seed: NonNegativeInt,
-        startup_trials: PositiveInt,
-        prune_below: UnitInterval | None,
-        prune_warmup: UnitInterval,
-        prune_after_trials: PositiveInt,
-        params: dict[str, Any],
-        job: dict[str, Any] | None,
-    ) -> None: ...
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises ConfigError for a setting that cannot be, or where Optuna is not installed."""
+        """Check the settings, and make the launcher.
+
+        Raises ConfigError for a setting that is not allowed, and if Optuna is not installed.
+        """
         self.config: DictConfig = config
         self.loader = hydra_context.config_loader
-        self.settings: dict[str, Any] = OmegaConf.to_container(config.hydra.sweeper, resolve=True)  # type: ignore[assignment]
+        self.settings = OmegaConf.to_container(config.hydra.sweeper, resolve=True)  # type: ignore[assignment]
         del self.settings["_target_"]
-        types = registry.parameters(type(self))
-        if problems := registry.check(type(self).__name__, "hydra.sweeper", types, self.settings):
+        if problems := registry.check("OptunaSweeper", "hydra.sweeper", SweeperConfig.types(), self.settings):
             raise ConfigError(problems)
         if find_spec("optuna") is None:
             raise missing()
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Raises ConfigError before the first trial if a range does not fit what it is of."""
+        """Run the search.
+
+        Raises ConfigError, before the first trial, for a range that does not fit its parameter.
+        """
         from plexp.sweeps.search_space import parse, range_of, usual_point
         from plexp.sweeps.trials import Search
 
         self.folder = Path(self.config.hydra.sweep.dir)
         parser = OverridesParser.create(config_loader=self.loader)
-        wanted, self.fixed = parse(self.settings["params"], arguments, parser)
-        usual = self._compose(self.fixed)
-        ranges = [range_of(key, override, usual) for key, override in wanted.items()]
+        overrides, self.fixed = parse(self.settings["params"], arguments, parser)
+        untuned = self._compose(self.fixed)
+        ranges = [range_of(key, override, untuned) for key, override in overrides.items()]
         self._check(ranges)
-        self.values: dict[str, Any] = OmegaConf.to_container(usual, resolve=True)  # type: ignore[assignment]
-        self.fixed = [each for each in self.fixed if not each.startswith("seed=")]
+        self.values: dict[str, Any] = OmegaConf.to_container(untuned, resolve=True)  # type: ignore[assignment]
+        self.fixed = [override for override in self.fixed if not override.startswith("seed=")]
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        self._wait_for_those_before()
-        space = {each.key: each.distribution for each in ranges}
-        search = Search(self.folder, self.settings, space, usual_point(ranges, usual))
+        self._wait_for_earlier_jobs()
+        space = {range_.key: range_.distribution for range_ in ranges}
+        search = Search(self.folder, self.settings, space, usual_point(ranges, untuned))
         while batch := search.batch():
             self._run(search, batch)
-            log.info("%s", said(search))
+            log.info("%s", summary(search))
             self._write(search, {}, False)
         if not self._is_confirmed():
             self._write(search, self._confirm(search), True)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        """As a job gets it."""
+        """Return the configuration that a job with these overrides gets."""
         composed = self.loader.load_sweep_config(self.config, list(overrides))
         with read_write(composed), open_dict(composed):
             del composed["hydra"]
@@ -110,52 +119,52 @@ class OptunaSweeper(Sweeper):
         from plexp.execution.experiment import build
 
         problems: dict[str, Problem] = {}
-        for each in ranges:
-            for end in each.ends:
+        for range_ in ranges:
+            for end in range_.ends:
                 try:
-                    build(resolve(self._compose([*self.fixed, f"{each.key}={end}"]))).close()
+                    build(resolve(self._compose([*self.fixed, f"{range_.key}={end}"]))).close()
                 except ConfigError as error:
                     problems = {problem.key: problem for problem in error.problems} | problems  # the first of each key
         if problems:
             raise ConfigError(problems.values())
 
-    def _wait_for_those_before(self) -> None:
-        """For jobs whose search was killed, and which still run: what they are at is theirs."""
+    def _wait_for_earlier_jobs(self) -> None:
+        """Wait for jobs that still run although their search was killed."""
         while alive := [
             record.name
             for folder, record in list_runs(state_folder(self.values["outputs"]))
             if self.folder.name in record.sweeps and folder.alive()
         ]:
-            log.info("waits for %s jobs that still run since this search was started before", len(alive))
+            log.info("waiting for %s jobs that an earlier start of this search has left running", len(alive))
             time.sleep(2)
 
     def _run(self, search: Search, batch: Sequence[FrozenTrial]) -> None:
-        """All seeds of some trials; those of one seed first, so that what one seed decides saves the others."""
+        """Run all seeds of some trials; those of one seed first, so that a trial it prunes saves the other seeds."""
         seeds = self.settings["seeds_per_trial"]
         twins = {trial.number: search.twin(trial) for trial in batch}
-        own = [trial for trial in batch if twins[trial.number] is None]
-        places = [(trial, index) for index in range(seeds) for trial in own]
+        new = [trial for trial in batch if twins[trial.number] is None]
+        places = [(trial, index) for index in range(seeds) for trial in new]
         jobs = [self._job(self._point(trial), index, "trial", trial.number) for trial, index in places]
-        found = self._launch(jobs, batch[0].number * seeds)
+        outcomes = self._launch(jobs, batch[0].number * seeds)
         for trial in batch:
             if twin := twins[trial.number]:
                 search.tell_as(trial, twin)
                 continue
-            mine = [each for each, (other, _) in zip(found, places, strict=True) if other is trial]
-            search.tell(trial, [value for value, _ in mine], next((why for _, why in mine if why), ""))
+            own = [outcome for outcome, (other, _) in zip(outcomes, places, strict=True) if other is trial]
+            search.tell(trial, [value for value, _ in own], next((reason for _, reason in own if reason), ""))
 
     def _is_confirmed(self) -> bool:
-        """Whether this search has been through before, with nothing that failed."""
-        found = searched(self.folder) or {}
-        runs = found.get("confirmation") or {}
-        return bool(found.get("is_done")) and None not in [*runs.get("confirmation", []), *runs.get("baseline", [])]
+        """Return True if the best trial has been confirmed before, and no run of that failed."""
+        facts = searched(self.folder) or {}
+        runs = facts.get("confirmation") or {}
+        return bool(facts.get("is_done")) and None not in [*runs.get("confirmation", []), *runs.get("baseline", [])]
 
     def _confirm(self, search: Search) -> dict[str, list[float | None]]:
-        """The objective of the best trial and of the untuned configuration on seeds that the search has not seen."""
+        """Return the objective of the best trial, and of the untuned configuration, on seeds that the search has not used."""
         from plexp.config.identity import identity
 
         best, seeds = search.best(), self.settings["confirmation_seeds"]
-        found: dict[str, list[float | None]] = {}
+        objectives: dict[str, list[float | None]] = {}
         if best is not None and seeds:
             points: dict[str, list[str]] = {"confirmation": self._point(best), "baseline": []}
             configurations = [
@@ -171,8 +180,8 @@ class OptunaSweeper(Sweeper):
             ]
             outcomes = self._launch(jobs, self.settings["n_trials"] * first)
             for at, role in enumerate(points):
-                found[role] = [value for value, _ in outcomes[at :: len(points)]]
-        return found
+                objectives[role] = [value for value, _ in outcomes[at :: len(points)]]
+        return objectives
 
     def _write(self, search: Search, confirmed: dict[str, list[float | None]], is_done: bool) -> None:
         from plexp.sweeps.search_report import report
@@ -192,11 +201,11 @@ class OptunaSweeper(Sweeper):
         return [*self.fixed, *point, f"seed={self.values['seed'] + index}", place]
 
     def _launch(self, jobs: Sequence[Sequence[str]], number: int) -> list[tuple[float | None, str]]:
-        """The objective of each job, or None and why."""
+        """Run jobs, and return the objective of each, or None and the reason."""
         if not jobs:
             return []
         returns = self.launcher.launch(jobs, initial_job_idx=number)
-        return [self._outcome(each, number + at) for at, each in enumerate(returns)]
+        return [self._outcome(returned, number + index) for index, returned in enumerate(returns)]
 
     def _outcome(self, returned: JobReturn, number: int) -> tuple[float | None, str]:
         try:
@@ -204,10 +213,10 @@ class OptunaSweeper(Sweeper):
         except Exception as error:
             return None, f"{type(error).__name__}: {error}"
         if value is None:
-            said = json.loads((self.folder / str(number) / "result.json").read_text())
-            return None, "; ".join(said.get("error", []))
-        never = value == float("inf") and self.values["objective"] == STEPS_TO_THRESHOLD
-        return float(self.values["total_timesteps"]) if never else float(value), ""
+            result = json.loads((self.folder / str(number) / "result.json").read_text())
+            return None, "; ".join(result.get("error", []))
+        never_reached = value == float("inf") and self.values["objective"] == STEPS_TO_THRESHOLD
+        return float(self.values["total_timesteps"]) if never_reached else float(value), ""
 
 
 def register_with_hydra() -> None:
@@ -221,8 +230,8 @@ def register_with_hydra() -> None:
     Plugins.instance().register(OptunaSweeper)
 
 
-def said(search: Search) -> str:
-    """`8 of 20 trials: 5 finished, 3 pruned; the best is trial 4 with 213.0`."""
+def summary(search: Search) -> str:
+    """Return one line, such as `8 of 20 trials: 5 finished, 3 pruned; the best is trial 4 with 213.0`."""
     states = [trial.state.name for trial in search.study.get_trials()]
     words = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
     counts = ", ".join(f"{states.count(state)} {word}" for state, word in words.items() if state in states)

@@ -1,4 +1,4 @@
-"""What a search found, as facts for a file and as lines for a reader. Needs neither Hydra nor mlflow."""
+"""The result of a search, as facts for a file and as lines for a reader. It needs neither Hydra nor MLflow."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
 
 
 def lines(facts: Mapping[str, Any]) -> list[str]:
-    """How many trials there were, what pruning saved, and the best one with its verdict."""
+    """Return lines on the number of trials, what pruning saved, and the best trial with its verdict."""
     trials = facts["trials"]
     counts = Counter(each["status"] for each in trials)
     told = ", ".join(
@@ -156,7 +156,7 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def shown(params: Mapping[str, Any]) -> str:
-    """`algo.learning_rate=0.003 net.layers=2`."""
+    """Return parameters as overrides, such as `algo.learning_rate=0.003 net.layers=2`."""
     return " ".join(f"{key}={value}" for key, value in params.items())
 
 

@@ -24,11 +24,11 @@ FORMS = "give interval(a, b), tag(log, interval(a, b)), range(a, b) or choice(a,
 
 @dataclass(frozen=True)
 class Range:
-    """Where a search looks for the value of one key."""
+    """Range of values that a search tries for one key."""
 
     key: str
     text: str
-    """As it was written."""
+    """Override as it was written."""
     distribution: BaseDistribution
     ends: Sequence[str]
     """The values that say whether the range fits the key: both ends, or every choice."""
@@ -60,7 +60,10 @@ def parse(
 
 
 def range_of(key: str, override: Override, usual: DictConfig) -> Range:
-    """As Optuna has it; `usual` is the configuration without ranges. Raises ConfigError where Optuna refuses it."""
+    """Return a range as a distribution of Optuna; `usual` is the configuration without ranges.
+
+    Raises ConfigError for a range that Optuna refuses.
+    """
     from optuna.distributions import CategoricalDistribution
 
     text, value = override.get_value_string(), override.value()

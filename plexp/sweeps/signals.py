@@ -1,4 +1,4 @@
-"""What SIGTERM, Ctrl-C, a closed terminal and a scheduler's warning do to a job: they raise, so that it is closed and kept."""
+"""Signals of a job: SIGTERM, Ctrl-C, a closed terminal and a scheduler's warning raise, so that its run is closed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WARNING = signal.SIGUSR2
-"""By which submitit learns that its job is about to be preempted or has used up its time."""
+"""Signal by which submitit learns that its job is about to be preempted or has used up its time."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, or SIGHUP."""
+    """Raised by SIGTERM and SIGHUP."""
 
 
 class Preempted(KeyboardInterrupt):
-    """The scheduler's warning: `hand_on` does what its launcher does with it, such as to queue the job again."""
+    """Raised by the scheduler's warning.
+
+    Args:
+        hand_on: does what the launcher does with the signal, such as to queue the job again.
+    """
 
     def __init__(self, hand_on: Callable[[], object]) -> None:
         super().__init__()
@@ -28,21 +32,21 @@ class Preempted(KeyboardInterrupt):
 
 
 def interrupted(number: int) -> KeyboardInterrupt:
-    """What a signal raises. From now on only another Ctrl-C disturbs what is being written."""
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, lambda *_: None)  # not SIG_IGN: of a signal on its way Python would print a traceback
+    """Return what a signal raises, and ignore further signals but Ctrl-C, so that nothing disturbs the last writes."""
+    for other in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, lambda *_: None)  # not SIG_IGN: of a signal on its way Python would print a traceback
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.alarm(0)  # of Ray's own handler in C, which lets Python's have the signal, but aborts the process 3 s later
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
 
 
 def listen(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Give SIGTERM, Ctrl-C and a closed terminal to this handler, but for those that are ignored, as by nohup.
+    """Install a handler of SIGTERM, Ctrl-C and a closed terminal, except those that are ignored, as by nohup.
 
-    Returns the handlers of before.
+    Returns the previous handlers.
     """
-    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in heard}
+    numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 def _warned(launcher: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
@@ -52,7 +56,7 @@ def _warned(launcher: Callable[[int, FrameType | None], object], number: int, fr
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM, Ctrl-C, a closed terminal and a scheduler's warning raise, so that the run is closed as KILLED."""
+    """Let SIGTERM, Ctrl-C, a closed terminal and a scheduler's warning raise, so that the run is closed as KILLED."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise interrupted(number)

@@ -23,7 +23,7 @@ FILE, SEARCH = "sweep.json", "search.json"
 SETTLED = ("FINISHED", "PRUNED")
 EMPTY: Mapping[str, Any] = {}
 Runs: TypeAlias = Sequence[tuple[RunFolder, Record]]
-"""In the order of their starts."""
+"""Runs with their records, in the order of their starts."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Row:
     job: int | None = None
     overrides: Sequence[str] = ()
     note: str = ""
-    """How far it is, and since when."""
+    """Remark on how far it is, and since when."""
     final_return: float | None = None
     seconds: float | None = None
     errors: Sequence[str] = ()
     log: Path | None = None
-    """Where its log is."""
+    """File of its log."""
 
 
 def status(outputs: Path, sweep: str | None, console: Console) -> None:
@@ -68,7 +68,7 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
         _table("runs outside sweeps that are not finished", unfinished, set(), console)
         _reasons(unfinished, console)
         if any(row.status in ("INTERRUPTED", "FAILED") for row in unfinished):
-            console.print("the same command takes a run up where its last checkpoint was")
+            console.print("the same command resumes a run from its last checkpoint")
     if alone and not unfinished and chosen is None:
         number = f"{len(alone)} runs" if len(alone) > 1 else "1 run"
         console.print(f"{number} outside sweeps, finished", highlight=False)
@@ -78,7 +78,7 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
 
 
 def is_complete(folder: Path, runs: Runs) -> bool:
-    """Whether all jobs of a sweep are finished, as far as it is known how many there are."""
+    """Return True if all jobs of a sweep are finished, as far as their number is known."""
     return _is_complete(folder, rows_of(folder, runs))
 
 
@@ -88,7 +88,7 @@ def _is_complete(folder: Path, rows: Sequence[Row]) -> bool:
 
 
 def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
-    """The table of a sweep; whether all its jobs are finished."""
+    """Print the table of a sweep, and return True if all its jobs are finished."""
     rows = rows_of(folder, runs)
     if not rows:
         return True
@@ -132,7 +132,7 @@ def rows_of(folder: Path, runs: Runs) -> list[Row]:
 
 
 def _row(run: RunFolder, record: Record, result: Mapping[str, Any] = EMPTY) -> Row:
-    """How far a run is; `result` is what its job says of it, such as an objective that was not logged."""
+    """Return the row of a run; `result` is its job's, which may have failed after the run, as for a missing objective."""
     (beat, steps, share), errors = run.heartbeat(), result.get("error") or record.error
     kept = run.checkpoint_steps()
     note = "before its first checkpoint" if kept is None else f"at step {kept:,}"
@@ -155,7 +155,7 @@ def _row(run: RunFolder, record: Record, result: Mapping[str, Any] = EMPTY) -> R
 
 
 def _newer(where: Path, run: RunFolder) -> bool:
-    """Whether the job's result is newer than the run's record."""
+    """Return True if the job's result is newer than the run's record."""
     with suppress(OSError):
         return (where / "result.json").stat().st_mtime > (run.path / "run.json").stat().st_mtime
     return False
@@ -198,7 +198,7 @@ def _counts(rows: Sequence[Row]) -> str:
 
 
 def searched(folder: Path) -> dict[str, Any] | None:
-    """What a search has found so far."""
+    """Return what a search has found so far; None if there is no search."""
     with suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads((folder / SEARCH).read_text())
         return found
@@ -206,7 +206,7 @@ def searched(folder: Path) -> dict[str, Any] | None:
 
 
 def sweep_record(folder: Path) -> dict[str, Any]:
-    """What a sweep's folder says of it; empty where it says nothing."""
+    """Return the record in a sweep's folder, empty if there is none."""
     with suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads((folder / FILE).read_text())
         return found

@@ -1,4 +1,4 @@
-"""A sweep: its name, its jobs, and whether it runs now. The same command line is the same sweep, each time it is started."""
+"""A sweep: its name, its jobs, and whether it runs now. The same command line is the same sweep, whenever it is started."""
 
 from __future__ import annotations
 
@@ -35,26 +35,29 @@ from plexp.sweeps.status import FILE, is_complete
 from plexp.tracking.format import mask_written, masked
 
 GRACE_SECONDS = 3.0
-"""That interrupted jobs have for their last checkpoint; a larger one delays the end of a sweep after Ctrl-C."""
+"""Seconds that interrupted jobs have for their last checkpoint; more delay the end of a sweep after Ctrl-C."""
 AGAIN = ("rerun=true", "rerun=True", "rerun=1", "rerun=yes")
 
 
 @dataclass
 class _Running:
-    """The sweep of this process."""
+    """The sweep that runs in this process."""
 
     folder: Path | None = None
     outputs: str = "outputs"
     lock: IO[str] | None = None
     interrupt: KeyboardInterrupt | None = None
-    """What ended it: Ray makes a plain KeyboardInterrupt of any."""
+    """Interrupt that ended it; Ray turns any into a plain KeyboardInterrupt."""
 
 
 running = _Running()
 
 
 def name_of(arguments: Sequence[str]) -> str:
-    """Of the sweep that these arguments started before, unless it is complete and to be done again; else a new one."""
+    """Return the name of the sweep that these arguments have started before, or a new one.
+
+    It is a new one too if the earlier sweep is complete and the arguments ask for it again.
+    """
     root = Path(_outputs(arguments)) / "sweeps"
     key = sweep_identity(_plain(arguments))
     for file in sorted(root.glob(f"*/{FILE}"), reverse=True):
@@ -69,7 +72,7 @@ def name_of(arguments: Sequence[str]) -> str:
 
 
 class SweepRecord(Callback):
-    """Notes what the jobs of a sweep are before they begin; hands an interrupt on to those that run."""
+    """Records the jobs of a sweep before they begin, and hands an interrupt on to those that run."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
@@ -106,12 +109,12 @@ class SweepRecord(Callback):
 
 
 def _quoted(path: Path) -> str:
-    """As Hydra's command line takes it, whatever is in it."""
+    """Return a path as a value of Hydra's command line, whatever characters it has."""
     return QuotedString(str(path).replace("${", r"\${"), Quote.single).with_quotes()
 
 
 def end() -> None:
-    """The sweep of this process is over."""
+    """End the sweep of this process: mask credentials, give its lock back, and remove it if no job was started."""
     if running.folder is not None:
         mask_written(running.folder)
         if running.lock is not None and not any(each.name.isdigit() for each in running.folder.iterdir()):
@@ -123,7 +126,7 @@ def end() -> None:
 
 
 def _jobs(config: DictConfig) -> list[list[str]] | None:
-    """The overrides of every job; None where a sweeper decides as it goes."""
+    """Return the overrides of every job; None if a sweeper decides as it goes."""
     if _sweeper(config) != BasicSweeper.__name__ or config.hydra.sweeper.params:
         return None
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -151,7 +154,7 @@ def _locked(folder: Path) -> IO[str]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End the jobs, then raise here."""
+    """End the jobs, then raise in this process."""
     running.interrupt = interrupted(number)
     end_jobs()
     raise running.interrupt
@@ -181,5 +184,5 @@ def _outputs(arguments: Sequence[str]) -> str:
 
 
 def _plain(arguments: Sequence[str]) -> list[str]:
-    """Without credentials, which are written down nowhere."""
+    """Return arguments without credentials, which are written down nowhere."""
     return [masked(argument) for argument in arguments]

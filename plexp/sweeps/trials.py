@@ -1,4 +1,4 @@
-"""A search: which points are tried, in which order, and what came of them. Needs Optuna; knows no Hydra."""
+"""A search: which points are tried, in which order, and their outcomes. It needs Optuna, and knows no Hydra."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ VALUES, ERROR = "values", "error"
 
 
 class Search:
-    """Trials in batches, each sampled from what the batches before it have found.
+    """Trials in batches, each sampled from the outcomes of earlier batches.
 
-    Everything is in the study's file, and each trial is sampled with a stream of its own: a search that is started
-    again, after whatever end, goes on as if it had never stopped.
+    Everything is in the study's file, and each trial has its own source of randomness: a search that is started again,
+    after whatever end, continues as if it had never stopped.
+
+    Args:
+        folder: folder of the study's file.
+        settings: settings of the sweeper.
+        space: distribution of each key.
+        first: point of trial 0; None: it is sampled like the others.
     """
 
     def __init__(
@@ -33,7 +39,6 @@ class Search:
         space: Mapping[str, BaseDistribution],
         first: dict[str, Any] | None,
     ) -> None:
-        """first: the point of trial 0; None: it is sampled too."""
         folder.mkdir(parents=True, exist_ok=True)
         mend(folder / STUDY)
         self.settings, self.space, self.first = settings, dict(space), first
@@ -43,10 +48,10 @@ class Search:
         )
 
     def batch(self) -> list[FrozenTrial]:
-        """The trials that are to run now: those that a start before this one left, and new ones; empty: it is done."""
+        """Return the trials to run now: those that an earlier start has left, and new ones; none if the search is done."""
         size, total = self.settings["trials_at_once"], self.settings["n_trials"]
         trials = self.study.get_trials()
-        begun = [each.number for each in trials if each.state == TrialState.RUNNING]
+        begun = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
         if not begun and len(trials) >= total:
             return []
         begin = (begun[0] if begun else len(trials)) // size * size
@@ -56,7 +61,7 @@ class Search:
         return self.study.get_trials()[begin:end]
 
     def _sample(self, number: int) -> FrozenTrial:
-        """By TPE (Bergstra et al. 2011), in a copy: a trial is in the file with all its values, or not at all."""
+        """Sample a trial by TPE (Bergstra et al. 2011), in a copy: the file has a trial with all its values or not at all."""
         from plexp.sweeps.search_space import rounded
 
         params = self.first if number == 0 else None
@@ -72,27 +77,27 @@ class Search:
         return create_trial(state=TrialState.RUNNING, params=params, distributions=self.space)
 
     def twin(self, trial: FrozenTrial) -> FrozenTrial | None:
-        """An earlier trial at the same point, whose outcome is that of this one."""
+        """Return an earlier trial at the same point, whose outcome counts for this one; None if there is none."""
         earlier = self.study.get_trials()[: trial.number]
-        return next((each for each in earlier if each.params == trial.params), None)
+        return next((other for other in earlier if other.params == trial.params), None)
 
     def tell(self, trial: FrozenTrial, values: Sequence[float | None], reason: str) -> None:
-        """What came of a trial: the objective on each seed, None where a job failed, and why."""
+        """Record the outcome of a trial: the objective on each seed, None where a job failed, and the reason."""
         if trial.state.is_finished():
             return
         if PRUNED in self.study.get_trials()[trial.number].user_attrs:
             self.study.tell(trial.number, state=TrialState.PRUNED)
             return
-        known = [value for value in values if value is not None and not math.isnan(value)]
-        if len(known) < len(values):
+        numbers = [value for value in values if value is not None and not math.isnan(value)]
+        if len(numbers) < len(values):
             self._note(trial, ERROR, reason or "its objective is no number")
             self.study.tell(trial.number, state=TrialState.FAIL)
             return
-        self._note(trial, VALUES, known)
-        self.study.tell(trial.number, math.fsum(known) / len(known))
+        self._note(trial, VALUES, numbers)
+        self.study.tell(trial.number, math.fsum(numbers) / len(numbers))
 
     def tell_as(self, trial: FrozenTrial, twin: FrozenTrial) -> None:
-        """The outcome of another trial at the same point."""
+        """Record the outcome of another trial at the same point as that of this one."""
         if trial.state.is_finished():
             return
         twin = self.study.get_trials()[twin.number]
@@ -103,21 +108,22 @@ class Search:
         self.study.tell(trial.number, value, state=twin.state)
 
     def best(self) -> FrozenTrial | None:
-        """The finished trial with the best mean, the earlier one of equals; None: there is none."""
+        """Return the finished trial with the best mean, the earlier one of equals; None if there is none."""
         ranked = self.ranked()
         return ranked[0] if ranked else None
 
     def ranked(self) -> list[FrozenTrial]:
-        """The finished trials, the best first."""
+        """Return the finished trials, the best first."""
         done = self.study.get_trials(states=(TrialState.COMPLETE,))
         sign = -1.0 if self.settings["direction"] == "maximize" else 1.0
         return sorted(done, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
 
     def _note(self, trial: FrozenTrial, key: str, value: Any) -> None:
+        """Set an attribute of a trial, by private members of Optuna: its public ones need a running trial; tried with 5.0."""
         self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
 def mend(file: Path) -> None:
-    """Cut off a last line that a power cut or a full disk left unfinished: after it nothing could be read."""
+    """Cut off a last line that a power cut or a full disk left unfinished, after which nothing could be read."""
     if file.is_file() and (text := file.read_bytes()) and not text.endswith(b"\n"):
         os.truncate(file, text.rfind(b"\n") + 1)

@@ -81,7 +81,7 @@ def _seconds_to_checkpoint(number: int, status: int, outputs: Path) -> float:
     assert process.returncode == status
     assert (
         said.strip().splitlines()[-1]
-        == "interrupted; nothing is lost: the same command goes on from the last checkpoint"
+        == "interrupted; nothing is lost: the same command resumes from the last checkpoint"
     )
     (run,) = runs(outputs)
     assert run["status"] == "KILLED"

@@ -76,7 +76,7 @@ def test_a_run_that_ended_early_goes_on_by_the_same_command_as_if_it_had_never_s
     assert record["status"] == run["status"] and record["run_id"] == run["id"]
     status, lines = main("status", "--outputs", str(tmp_path))
     assert status == 0 and any(("FAILED" if end == "failed" else "INTERRUPTED") in line for line in lines)
-    assert any("the same command takes a run up where its last checkpoint was" in line for line in lines)
+    assert any("the same command resumes a run from its last checkpoint" in line for line in lines)
 
     status, lines = main(*LONG)
     assert status == 0

@@ -104,15 +104,17 @@ def test_a_pruned_run_stops_early_is_told_so_everywhere_and_is_never_gone_on_wit
     for run in pruned:
         steps = max(step for step, _ in run["metrics"]["eval/return"])
         assert steps < 640 and "eval/final_return" not in run["metrics"]
-        assert run["tags"]["pruned"].startswith(f"at step {steps:,}: ") or "was given up" in run["tags"]["pruned"]
+        assert run["tags"]["pruned"].startswith(f"at step {steps:,}: ") or "was pruned" in run["tags"]["pruned"]
         assert (run["folder"] / "episodes.csv").read_text().startswith("steps,return,length")
     whole = [run for run in kept if run["status"] == "FINISHED" and run["tags"]["search.role"] == "trial"]
     taken = sum(640 for _ in whole) + sum(json.loads(f.read_text()).get("steps", 0) for f in killed(tmp_path))
     assert facts["steps"] == {"planned": 5 * 2 * 640, "taken": taken} and taken < 5 * 2 * 640
-    given_up = [trial["number"] for trial in facts["trials"] if trial["status"] == "PRUNED"]
+    pruned_trials = [trial["number"] for trial in facts["trials"] if trial["status"] == "PRUNED"]
     assert all((trial["value"] is None) == (trial["status"] == "PRUNED") for trial in facts["trials"])
-    assert given_up and {run["tags"]["search.trial"] for run in pruned} <= {str(number) for number in given_up}
-    assert any(f"{len(given_up)} pruned; pruning saved" in line for line in lines)
+    assert pruned_trials and {run["tags"]["search.trial"] for run in pruned} <= {
+        str(number) for number in pruned_trials
+    }
+    assert any(f"{len(pruned_trials)} pruned; pruning saved" in line for line in lines)
 
     (tmp_path / "sweeps" / next(iter((tmp_path / "sweeps").iterdir())).name / "search.json").unlink()
     assert main(*command, *long)[0] == 0
@@ -339,7 +341,7 @@ def test_a_seed_is_hopeless_where_optunas_median_pruner_says_so(tmp_path: Path) 
             assert (ours is not None) == theirs
             said.append(theirs)
             if ours:
-                assert judge.given_up() == f"trial {number} was given up: seed 0, step {curve[length - 1][0]:,}: {ours}"
+                assert judge.pruned() == f"trial {number} was pruned: seed 0, step {curve[length - 1][0]:,}: {ours}"
                 break
     assert 5 < sum(said) < len(said) - 5
 

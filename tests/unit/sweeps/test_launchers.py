@@ -162,6 +162,8 @@ def test_what_a_launcher_raises_is_one_line_and_anything_else_is_not_its() -> No
         name: type(name, (Exception,), {"__module__": f"{engine}.errors"})
         for engine, name in (("joblib", "TerminatedWorkerError"), ("ray", "WorkerCrashedError"), ("plexp", "Bug"))
     }
-    assert "a worker of the sweep was killed" in str(launchers.of_launcher(made["TerminatedWorkerError"]("x")))
-    assert launchers.of_launcher(made["WorkerCrashedError"]("a\nb")) == "ray ended the sweep: WorkerCrashedError: a b"
-    assert launchers.of_launcher(made["Bug"]()) is None
+    assert "a worker of the sweep was killed" in str(launchers.launcher_message(made["TerminatedWorkerError"]("x")))
+    assert (
+        launchers.launcher_message(made["WorkerCrashedError"]("a\nb")) == "ray ended the sweep: WorkerCrashedError: a b"
+    )
+    assert launchers.launcher_message(made["Bug"]()) is None

@@ -1,4 +1,8 @@
-"""Errors of Hydra and OmegaConf, and of the outputs folder, as plexp's own: key, value, cause, remedy."""
+"""Translates errors of Hydra and OmegaConf, and of the outputs folder, into problems with key, value, cause and remedy.
+
+Most of Hydra's errors say what is wrong in their text alone, so that this module reads texts, and attributes of their
+causes. Tried with Hydra 1.3.8 and OmegaConf 2.3.1; a text that it does not know becomes the cause of the problem as it is.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from plexp.config import registry
+from plexp.config import config_files, registry
 from plexp.config.compose import compose, hydra_configuration, resolve
 from plexp.config.paths import conf_folders
 from plexp.errors import ConfigError, Problem, nearest
@@ -54,48 +58,39 @@ def explain(
     match error:
         case MissingConfigException():
             return _missing_option(text)
-        case OverrideParseException() if re.fullmatch(r"[a-z]+", str(error.override)):
-            remedy = nearest(str(error.override), list(commands))
-            return Problem(str(error.override), ..., "there is no such command, and it is not key=value", remedy)
         case OverrideParseException():
-            return Problem(
-                error.override,
-                ...,
-                "this is not key=value",
-                "quote values with brackets, commas or spaces: 'key=\"value\"'",
-            )
-        case HydraException() if found := re.match(r"Could not override '([^']+)'", text):
-            return _unknown_key(found[1], str(getattr(error.__cause__, "full_key", "")), arguments, sweeper_keys)
-        case HydraException() if found := re.match(r"Error merging override ([^=]+)=(.*)", text):
-            said = str(error.__cause__).partition("\n")[0]
-            return Problem(found[1], found[2], said, "see python -m plexp --cfg hydra")
-        case HydraException() if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'", text):
-            return Problem(found[1], found[2], "several values make a sweep", "add -m for a sweep, or [a,b] for a list")
+            return _unreadable_override(str(error.override), commands)
+        case HydraException() if match := re.match(r"Could not override '([^']+)'", text):
+            missing_key = str(getattr(error.__cause__, "full_key", ""))
+            return _unknown_key(match[1], missing_key, arguments, sweeper_keys)
+        case HydraException() if match := re.match(r"Error merging override ([^=]+)=(.*)", text):
+            cause = str(error.__cause__).partition("\n")[0]
+            return Problem(match[1], match[2], cause, "see python -m plexp --cfg hydra")
+        case HydraException() if match := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'", text):
+            return Problem(match[1], match[2], "several values make a sweep", "add -m for a sweep, or [a,b] for a list")
         case HydraException() if "does not support sweep type" in text:
-            given = next((a for a in arguments if "interval(" in a), "configuration")
+            interval = next((argument for argument in arguments if "interval(" in argument), "configuration")
             cause, remedy = "an interval is searched, not swept", "give hydra/sweeper=optuna, or choice(a, b, …)"
-            return Problem(given, ..., cause, remedy)
+            return Problem(interval, ..., cause, remedy)
         case HydraException():
             return Problem("configuration", ..., text, "see python -m plexp --help")
         case OmegaConfBaseException():
             key = str(error.full_key or error.key or "configuration")
-            cause = str(error).splitlines()[0]
-            return Problem(key, ..., cause, "see python -m plexp --cfg job")
+            return Problem(key, ..., str(error).splitlines()[0], "see python -m plexp --cfg job")
         case ValueError() if text.startswith("Config group override must be"):
-            groups = [a for a in arguments if a.partition("=")[2] in ("null", "~")] or arguments
-            return Problem(" ".join(groups), ..., "a group needs an option", "see python -m plexp --help")
+            return _no_option(arguments)
         case OSError():
-            folder = next((a.partition("=")[2] for a in reversed(arguments) if a.startswith("outputs=")), "outputs")
-            return Problem(
-                "outputs", folder, f"cannot be written ({error.strerror}: {error.filename})", "give outputs=FOLDER"
-            )
-    if _raised_in(error) in ("hydra", "omegaconf", "antlr4"):
-        said = f"Hydra cannot compose this ({type(error).__name__}{': ' * bool(text)}{text})"
-        return Problem(" ".join(arguments), ..., said, "see python -m plexp --help")
+            outputs = [argument.partition("=")[2] for argument in arguments if argument.startswith("outputs=")]
+            folder = outputs[-1] if outputs else "outputs"
+            cause = f"cannot be written ({error.strerror}: {error.filename})"
+            return Problem("outputs", folder, cause, "give outputs=FOLDER")
+    if _package_of(error) in ("hydra", "omegaconf", "antlr4"):
+        cause = f"Hydra cannot compose this ({type(error).__name__}{': ' * bool(text)}{text})"
+        return Problem(" ".join(arguments), ..., cause, "see python -m plexp --help")
     return None
 
 
-def _raised_in(error: BaseException) -> str:
+def _package_of(error: BaseException) -> str:
     """Return the package whose code raised an error."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -103,22 +98,47 @@ def _raised_in(error: BaseException) -> str:
     return "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
+def _unreadable_override(override: str, commands: Sequence[str]) -> Problem:
+    if re.fullmatch(r"[a-z]+", override):
+        cause = "there is no such command, and it is not key=value"
+        return Problem(override, ..., cause, nearest(override, list(commands)))
+    remedy = "quote values with brackets, commas or spaces: 'key=\"value\"'"
+    return Problem(override, ..., "this is not key=value", remedy)
+
+
+def _no_option(arguments: list[str]) -> Problem:
+    """Return the problem of a group that is set to null, which Hydra does not allow."""
+    groups = [argument for argument in arguments if argument.partition("=")[2] in ("null", "~")]
+    remedy = "give tuned=none" if groups == ["tuned=null"] else "see python -m plexp --help"
+    return Problem(" ".join(groups or arguments), ..., "a group needs an option", remedy)
+
+
 def _missing_option(text: str) -> Problem:
-    missing, inside = re.search(r"Could not (?:find|load) '([^']+)'", text), re.search(r"In '([^']+/[^']+)'", text)
-    found = missing if inside is None or inside[1].startswith("hydra/") else inside
-    if not found:
+    """Return the problem of a config that does not exist, named on the command line or in another config's defaults."""
+    missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
+    parent = re.search(r"In '([^']+/[^']+)'", text)
+    if parent and not parent[1].startswith("hydra/") and missing and config_files.files(*_split(parent[1])):
+        group, option = _split(parent[1])
+        cause = f"its defaults list names {missing[1]}, which does not exist"
+        return Problem(group, option, cause, f"edit {config_files.files(group, option)[-1]}")
+    name = missing if parent is None or parent[1].startswith("hydra/") else parent
+    if not name:
         return Problem("configuration", ..., text, "see python -m plexp --help")
-    of_hydra = found[1].startswith("hydra/")
-    group, _, option = found[1].rpartition("/") if of_hydra else found[1].partition("/")
-    sheets = {file.stem for root in conf_folders() for file in (root / group).glob("*.yaml")}
-    known = re.search(
-        r"Available options in '[^']+': (.*?)(?: Config search path|$)", text
-    )  # Hydra's own, such as the launcher basic
-    options = sorted(sheets | set(known[1].split() if known and group.startswith("hydra/") else []))
-    if group in registry.GROUPS and (files := registry.files_of(group, option)):
-        sheet = files[0].parents[2] / "conf" / group / f"{option}.yaml"
-        return Problem(group, option, f"{files[0]} has no config", f"write {sheet}, as python -m plexp new does")
-    return Problem(group, option, "there is no such option", nearest(option, options))
+    group, option = _split(name[1])
+    options = set(config_files.options(group))
+    if group.startswith("hydra/"):  # options of Hydra's own, such as the launcher basic
+        listed = re.search(r"Available options in '[^']+': (.*?)(?: Config search path|$)", text)
+        options |= set(listed[1].split() if listed else [])
+    if group in registry.GROUPS and (plugins := registry.files_of(group, option)):
+        config = plugins[0].parents[2] / "conf" / group / f"{option}.yaml"
+        return Problem(group, option, f"{plugins[0]} has no config", f"write {config}, as python -m plexp new does")
+    return Problem(group, option, "there is no such option", nearest(option, sorted(options)))
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return the group and the option of a config's path; an option may have slashes, but for Hydra's own groups."""
+    group, _, option = path.rpartition("/") if path.startswith("hydra/") else path.partition("/")
+    return group, option
 
 
 def _unknown_key(typed: str, missing: str, arguments: list[str], sweeper_keys: Sequence[str]) -> Problem:
@@ -128,56 +148,48 @@ def _unknown_key(typed: str, missing: str, arguments: list[str], sweeper_keys: S
     not exist, for example inside a dictionary that was given.
     """
     key = max(typed, missing, key=len)
-    rest = [a for a in arguments if "=" in a and not a.startswith("-") and a.lstrip("+~").partition("=")[0] != typed]
-    single = [re.sub(r"=(choice\()?([^,\[\]{}()]+),.*$", r"=\2", a) for a in rest]
+    cause = "there is no such key"
+    overrides = [
+        a for a in arguments if "=" in a and not a.startswith("-") and a.lstrip("+~").partition("=")[0] != typed
+    ]
+    first_job = [re.sub(r"=(choice\()?([^,\[\]{}()]+),.*$", r"=\2", override) for override in overrides]
     try:
-        cfg = compose(*single)
-    except Exception:  # the rest has faults of its own, which will be told when this one is mended
-        return Problem(key, ..., "there is no such key", "see python -m plexp --cfg job")
-    values = OmegaConf.to_container(cfg, resolve=False)
+        config = compose(*first_job)
+    except Exception:  # the other overrides have errors too, which are reported once this one is corrected
+        return Problem(key, ..., cause, "see python -m plexp --cfg job")
     section, _, name = key.rpartition(".")
     if section == "hydra.sweeper":
-        close = nearest(name, list(sweeper_keys))
-        return Problem(key, ..., "there is no such key", f"{close}; they need hydra/sweeper=optuna")
-    if section in ("algo", "advantage", "net", "env") and _known_elsewhere(section, name):
-        plugin = OmegaConf.select(cfg, f"{section}.plugin")
-        reason = _reason(section, str(plugin), name)
-        return Problem(
-            key, ..., f"{section}={plugin} has no such parameter", reason or "another plugin of this group has it"
-        )
-    found = OmegaConf.select(cfg, section) if section.count(".") else None
-    if isinstance(found, DictConfig) and "plugin" in found:
-        return Problem(key, ..., "there is no such key", nearest(name, sorted(map(str, found))))
-    if isinstance(found, DictConfig):
+        return Problem(key, ..., cause, f"{nearest(name, list(sweeper_keys))}; they need hydra/sweeper=optuna")
+    if section in registry.REQUIRED_GROUPS and _has_other_plugin(section, name):
+        plugin = str(OmegaConf.select(config, f"{section}.plugin"))
+        refused: dict[str, str] = getattr(registry.find(section, plugin), "refused", {})
+        remedy = refused.get(name, "another plugin of this group has it")
+        return Problem(key, ..., f"{section}={plugin} has no such parameter", remedy)
+    values = OmegaConf.select(config, section) if section.count(".") else None
+    if isinstance(values, DictConfig) and "plugin" in values:
+        return Problem(key, ..., cause, nearest(name, sorted(map(str, values))))
+    if isinstance(values, DictConfig):
         return Problem(key, ..., f"{section} does not have it yet", f"give +{key}=… to add it")
     if section.startswith("hydra"):
-        of_hydra = OmegaConf.to_container(hydra_configuration(*single), resolve=False)
-        near = [each for each in _dotted(of_hydra, "hydra.") if each.startswith(section)]
-        return Problem(key, ..., "there is no such key", nearest(key, near))
-    keys = list(_dotted(values))
+        settings = OmegaConf.to_container(hydra_configuration(*first_job), resolve=False)
+        keys = [candidate for candidate in _dotted_keys(settings, "hydra.") if candidate.startswith(section)]
+        return Problem(key, ..., cause, nearest(key, keys))
+    keys = list(_dotted_keys(OmegaConf.to_container(config, resolve=False)))
     groups = sorted({folder.name for root in conf_folders() for folder in root.iterdir() if folder.is_dir()})
-    close = nearest(key, [*keys, *groups])
-    if not close.startswith("did you mean"):
-        siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == section]
-        close = nearest(name, siblings or groups)
-    return Problem(key, ..., "there is no such key", close)
+    remedy = nearest(key, [*keys, *groups])
+    if not remedy.startswith("did you mean"):
+        siblings = [candidate.rpartition(".")[2] for candidate in keys if candidate.rpartition(".")[0] == section]
+        remedy = nearest(name, siblings or groups)
+    return Problem(key, ..., cause, remedy)
 
 
-def _known_elsewhere(section: str, name: str) -> bool:
-    return any(
-        re.search(rf"^\s*{re.escape(name)}:", f.read_text(), re.M)
-        for r in conf_folders()
-        for f in (r / section).glob("*.yaml")
-    )
+def _has_other_plugin(group: str, parameter: str) -> bool:
+    """Return whether another config of the group has this parameter."""
+    return any(parameter in config_files.values(group, option) for option in config_files.options(group))
 
 
-def _reason(section: str, plugin: str, name: str) -> str | None:
-    refused: dict[str, str] = getattr(registry.find(section, plugin), "refused", {})
-    return refused.get(name)
-
-
-def _dotted(values: Any, prefix: str = "") -> Iterator[str]:
+def _dotted_keys(values: Any, prefix: str = "") -> Iterator[str]:
     for key, value in values.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
+            yield from _dotted_keys(value, f"{prefix}{key}.")

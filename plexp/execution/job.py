@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plexp.config import config_files, registry
-from plexp.errors import StoreError
+from plexp.errors import ConfigError, Problem, StoreError, nearest
 from plexp.execution import resume
 from plexp.execution.outcome import Outcome
 from plexp.tracking.format import masked
@@ -71,7 +71,7 @@ def run_job(job: Job, console: Console, pruning: PruningRule | None = None) -> O
     KeyboardInterrupt, with the run closed as KILLED and its checkpoint written.
     """
     registry.check_choices(job.choices)
-    if tuned := _tuned(job.choices):
+    if tuned := _tuned(job):
         log.info("tuned=%s applies: its values override those of algo and env; tuned=none switches it off", tuned)
     from plexp.execution.experiment import build
 
@@ -112,10 +112,15 @@ def _run(job: Job, experiment: Experiment, folder: RunFolder, console: Console, 
         raise
 
 
-def _tuned(choices: Mapping[str, object]) -> str | None:
-    """Return the tuned config that applies; None if there is none for this algorithm and environment."""
-    name = choices.get("tuned")
-    return name if isinstance(name, str) and name != "none" and name in config_files.options("tuned") else None
+def _tuned(job: Job) -> str | None:
+    """Return the tuned config that applies; None if there is none for this algorithm and environment.
+
+    Raises ConfigError if one was asked for that does not exist; Hydra leaves it out without a word, as it is optional.
+    """
+    name, options = job.choices.get("tuned"), config_files.options("tuned")
+    if name not in options and any(override.startswith("tuned=") for override in job.overrides):
+        raise ConfigError(Problem("tuned", name, "there is no such option", nearest(str(name), options)))
+    return str(name) if name in options and name != "none" else None
 
 
 def _end_of(record: Record) -> str:

@@ -1,4 +1,7 @@
-"""The configuration as typed models, and everything that is checked of it before anything is built."""
+"""Models of the configuration, and all checks that need no experiment: types, ranges, and values that contradict each other.
+
+Importing this needs neither Hydra nor torch; checking imports the chosen plugins.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from plexp.config.fields import ActionBounds, LogStd, PositiveInt, UnitInterval
 from plexp.errors import ConfigError, Problem
 
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
+"""Type of the seed, the root of all randomness."""
 CRITIC_SETTINGS = ("critic_learning_rate", "clip_value", "critic_epochs", "target_update_every")
 """Parameters of the learner that need a critic, unless they are null."""
 
 
 class Section(BaseModel):
-    """A part of the configuration; what its values mean stands in conf/config.yaml."""
+    """Section of the configuration; conf/config.yaml says what its values mean."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -73,7 +77,7 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 class RunConfig(Section):
-    """The whole configuration of a run.
+    """Configuration of a run.
 
     The sections of plugins are mappings, each with the name `plugin` and the plugin's parameters, which are checked
     against its signature.
@@ -99,7 +103,7 @@ class RunConfig(Section):
     net: dict[str, Any]
     env: dict[str, Any]
     critic_net: dict[str, Any] | None = None
-    """Network of the critic; None: the actor's."""
+    """Network for the critic alone; None: the same kind as the actor's."""
     callbacks: dict[str, dict[str, Any]]
     """Callback plugins by name."""
 
@@ -119,7 +123,7 @@ class RunConfig(Section):
 
 PLUGIN_SECTIONS = ("algo", "advantage", "net", "env", "critic_net", "callbacks")
 ROOT = {name: kind for name, kind in RunConfig.types().items() if name not in {*SECTIONS, *PLUGIN_SECTIONS}}
-"""Values that belong to no section, with their types."""
+"""Types of the values that belong to no section."""
 
 
 def check(values: Mapping[str, Any]) -> RunConfig:
@@ -134,11 +138,11 @@ def check(values: Mapping[str, Any]) -> RunConfig:
             problems += registry.check(name, name, section.types(), values[name])
         else:
             problems.append(_not_a_section(name, values.get(name)))
-    known = {*PLUGIN_SECTIONS, *SECTIONS}
-    at_root = registry.check("plexp", "", ROOT, {key: value for key, value in values.items() if key not in known})
-    faults = {(problem.key, repr(problem.value)) for problem in at_root}
-    problems = [p for p in problems if (p.key.rpartition(".")[2], repr(p.value)) not in faults]  # each fault once
-    problems += at_root
+    root = {key: value for key, value in values.items() if key not in (*PLUGIN_SECTIONS, *SECTIONS)}
+    root_problems = registry.check("plexp", "", ROOT, root)
+    reported = {(problem.key, repr(problem.value)) for problem in root_problems}
+    # A wrong value of the root, such as gamma, is wrong in every section that interpolates it too: report it once.
+    problems = [p for p in problems if (p.key.rpartition(".")[2], repr(p.value)) not in reported] + root_problems
     if not problems:
         problems = _contradictions(values, classes)
     if problems:
@@ -183,7 +187,7 @@ def _not_a_section(section: str, value: object) -> Problem:
 
 
 def _contradictions(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
-    """Return what is wrong with values that are right by themselves and do not fit together."""
+    """Return what is wrong with values that are valid alone but contradict each other."""
     if problems := _estimator_for_schedule(values, classes):
         return problems
     return [*_learner_for_estimator(values, classes), *_minibatches_of_rollout(values, classes)]
@@ -198,7 +202,7 @@ def _estimator_for_schedule(values: Mapping[str, Any], classes: Mapping[str, typ
 
 
 def _learner_for_estimator(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
-    """Return the settings of the learner that this estimator or network cannot have."""
+    """Return a problem for each setting of the learner that does not fit the estimator or the network."""
     algo, estimator = values["algo"], classes["advantage"]
     settings = {key: algo[key] for key in CRITIC_SETTINGS if algo.get(key) is not None}
     has_critic = getattr(estimator, "critic", "v") != "none"
@@ -225,7 +229,7 @@ def _learner_for_estimator(values: Mapping[str, Any], classes: Mapping[str, type
 
 
 def _minibatches_of_rollout(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
-    """Return a problem for minibatches of which one would be smaller than the others."""
+    """Return a problem if the minibatches cannot all have the same size."""
     algo, estimator = classes["algo"], classes["advantage"]
     if getattr(algo, "complete_episodes", False) or getattr(estimator, "complete_episodes", False):
         return []

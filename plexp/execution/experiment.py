@@ -1,4 +1,4 @@
-"""From a configuration to objects: the one place where configuration meets classes."""
+"""Builds the objects of an experiment from its configuration: the one place where the two meet."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from plexp.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Experiment:
-    """The objects of one run. A context manager: leaving it closes the environments."""
+    """Objects of one run; as a context manager it closes the environments in the end."""
 
     config: RunConfig
-    """The checked configuration."""
+    """Checked configuration."""
     environment: Environment
     """Plugin that makes the environments."""
     agent: Agent
@@ -45,11 +45,11 @@ class Experiment:
     streams: Streams
     """Sources of randomness, by purpose."""
     stateful: Mapping[str, Stateful] | None
-    """Objects that change while it trains, for a checkpoint; None: the algorithm has no `state_dict`."""
+    """Objects with a state that checkpoints keep; None: the algorithm has no `state_dict`."""
     callbacks: dict[str, TrainingCallback]
     """Callback plugins, by the names of their sections."""
     group: str
-    """Its name without the seed, such as `ppo-mlp2x64-gae-cartpole`."""
+    """Name of the run without its seed, such as `ppo-mlp2x64-gae-cartpole`."""
 
     def __enter__(self) -> Experiment:
         return self
@@ -86,7 +86,7 @@ def build(values: Mapping[str, Any]) -> Experiment:
     }
     environment: Environment = make(classes["env"], config.env)
     if config.evaluation.film:
-        filmed(environment, config.env)  # or refuse, before anything starts
+        filmed(environment, config.env)  # raises ConfigError if the environment cannot be filmed
     net: Network = make(classes["net"], config.net)
     critic_net: Network | None = None
     if config.critic_net is not None:

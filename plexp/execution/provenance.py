@@ -1,4 +1,4 @@
-"""Where a run comes from: the code, the versions and the machine, as tags of its record."""
+"""Provenance of a run: code, versions and machine, as tags of its record."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from plexp.config.paths import CHECKOUT
 
 PACKAGES = ("torch", "numpy", "gymnasium", "mlflow", "hydra-core")
 GIT_SECONDS = 3.0
-"""A larger one waits longer for git on a slow disk, and delays the start of a run there."""
+"""Seconds that git may take; larger: works on slower disks, but delays the start of a run there."""
 
 
 def provenance() -> dict[str, str]:
-    """`git.*`, `version.*` and `host.*`; what cannot be found out is left out. Never raises."""
+    """Return the tags `git.*`, `version.*` and `host.*`, without those that cannot be determined. Never raises."""
     tags = _git(CHECKOUT if CHECKOUT and (CHECKOUT / ".git").exists() else Path("."))
     facts: dict[str, Callable[[], str]] = {
         "version.plexp": lambda: __version__,
@@ -31,19 +31,22 @@ def provenance() -> dict[str, str]:
         "host.memory_gb": _memory,
         "host.platform": platform.platform,
     }
-    for key, find in facts.items():
+    for key, determine in facts.items():
         try:
-            tags[key] = find()
+            tags[key] = determine()
         except Exception:  # a missing tag is no reason to lose the run
             continue
     return {key: value for key, value in tags.items() if value}
 
 
 def _git(folder: Path) -> dict[str, str]:
-    """`git.commit` and `git.dirty` (anything changed, staged, or new and not ignored) of the checkout at `folder`."""
-    # In a git hook these name another checkout; a repository's fsmonitor would be a program of its own choice.
-    other = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
-    environment = {key: value for key, value in os.environ.items() if key not in other} | {"GIT_OPTIONAL_LOCKS": "0"}
+    """Return `git.commit` and `git.dirty` of a checkout; empty if there is no git or no commit.
+
+    Dirty means that a file is changed, staged, or new and not ignored.
+    """
+    # In a git hook these variables name another checkout. A repository's fsmonitor setting could start any program.
+    excluded = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+    environment = {key: value for key, value in os.environ.items() if key not in excluded} | {"GIT_OPTIONAL_LOCKS": "0"}
     status = ["status", "--porcelain=v2", "--branch", "--untracked-files=normal"]
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *status]
     try:
@@ -66,10 +69,10 @@ def _cpu() -> str:
 
 
 def _cores() -> str:
-    """That this process may use: fewer than the machine has under `taskset`."""
+    """Return the number of cores that this process may use; under `taskset` fewer than the machine has."""
     return str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or "")
 
 
 def _memory() -> str:
-    """Of the machine, in GiB."""
+    """Return the memory of the machine, in GiB."""
     return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f}"

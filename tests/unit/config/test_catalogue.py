@@ -1,4 +1,4 @@
-"""`plexp plugins`: what there is, and what each of them is."""
+"""`plexp plugins`: the list of plugins, and the description of one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plexp.config.paths import CONF
 from plexp.errors import ConfigError
 from tests.support import forks
 
-SHEETS = [(group, file.stem) for group in registry.GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+CONFIGS = [(group, file.stem) for group in registry.GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -25,34 +25,34 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return output.out
 
 
-def test_the_overview_has_every_sheet_of_every_group_with_a_line_about_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_overview_lists_every_config_with_a_line_about_it(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys)
-    for group, sheet in SHEETS:
+    for group, option in CONFIGS:
         section = text[text.index(f": {group}=") :]
-        line = re.search(rf"^ +{sheet} +(\S.*)$", section, re.M)
-        assert line, f"{group}={sheet}"
+        line = re.search(rf"^ +{option} +(\S.*)$", section, re.M)
+        assert line, f"{group}={option}"
     for title in ("algorithms", "advantage estimators", "networks", "environments", "callbacks"):
         assert title in text
     assert "Proximal Policy Optimization" in text and "LunarLander-v3, continuous=true" in text
 
 
-def test_the_overview_reads_files_and_imports_no_plugin_and_no_torch() -> None:
+def test_the_overview_imports_neither_plugins_nor_torch() -> None:
     code = (
         "import sys; from plexp.config import catalogue; catalogue.overview();"
         "print([m for m in sys.modules if m.startswith('plexp.plugins.') or m in ('torch', 'mlflow', 'gymnasium')])"
     )
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(lines) > len(SHEETS) and lines[-1] == "[]"
+    assert len(lines) > len(CONFIGS) and lines[-1] == "[]"
 
 
-@pytest.mark.parametrize(("group", "sheet"), SHEETS)
-def test_a_description_has_every_parameter_with_value_type_and_meaning(
-    group: str, sheet: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("group", "option"), CONFIGS)
+def test_a_description_shows_every_parameter_with_value_type_and_comment(
+    group: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = printed(capsys, f"{group}/{sheet}")
-    section = f"callbacks.{sheet}" if group == "callbacks" else group
-    assert (f"callbacks=[{sheet}]" if group == "callbacks" else f"{group}={sheet}") in text
-    cls = registry.find(group, config_files.values(group, sheet)["plugin"])
+    text = printed(capsys, f"{group}/{option}")
+    section = f"callbacks.{option}" if group == "callbacks" else group
+    assert (f"callbacks=[{option}]" if group == "callbacks" else f"{group}={option}") in text
+    cls = registry.find(group, config_files.values(group, option)["plugin"])
     for parameter, annotation in registry.parameters(cls).items():
         line = next(line for line in text.splitlines() if f"{section}.{parameter}=" in line)
         assert registry.describe_type(annotation) in line, parameter
@@ -60,13 +60,13 @@ def test_a_description_has_every_parameter_with_value_type_and_meaning(
         assert bracket in text, "square brackets are not taken for markup"
 
 
-def test_a_description_says_the_values_of_the_sheet_and_of_those_it_inherits(
+def test_a_description_includes_the_values_of_included_configs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ppo = printed(capsys, "ppo")
     assert "algo=ppo" in ppo and "plugins/algo/ppo.py" in ppo and "Schulman et al. 2017" in ppo
     assert re.search(r"algo\.clip_eps=0\.2 .*float > 0 and < 1.*\n +ε in eq\. 7", ppo)
-    assert re.search(r"algo\.learning_rate=.*\n +Adam's step size", ppo), "a comment of the sheet it inherits"
+    assert re.search(r"algo\.learning_rate=.*\n +Adam's step size", ppo), "a comment of the config that it includes"
     assert "algo.target_kl=null" in ppo and "algo.anneal_clip=false" in ppo
     assert "algo.learning_rate=1e-3" in ppo or "algo.learning_rate=0.001" in ppo
     lander = printed(capsys, "lunarlander_continuous")
@@ -79,7 +79,7 @@ def test_a_description_says_the_values_of_the_sheet_and_of_those_it_inherits(
 @pytest.mark.parametrize(
     ("name", "remedy"), [("ppoo", "did you mean ppo?"), ("algo/gae", "did you mean gae?"), ("zzz", "there are ")]
 )
-def test_an_unknown_name_is_refused_with_the_nearest(
+def test_an_unknown_name_is_refused_with_a_suggestion(
     name: str, remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError):
@@ -90,7 +90,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(
     assert len(output.err.splitlines()) == 1 and not output.out
 
 
-def test_plugins_of_ones_own_in_the_current_folder_are_found(tmp_path: Path) -> None:
+def test_plugins_in_the_current_folder_are_found(tmp_path: Path) -> None:
     """`plugins/algo/mine.py` and `conf/algo/mine.yaml`: no fork, no edit of plexp."""
     for kind, suffix, old, new in (
         ("plugins", "py", '"algo", "ppo"', '"algo", "mine"'),

@@ -1,4 +1,4 @@
-"""Two commands are the same run if they compute the same."""
+"""Two commands have the same identity if they compute the same."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def resolved(compose: Compose, *overrides: str) -> dict[str, Any]:
 
 
 def leaves(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
+    paths: list[tuple[str, ...]] = []
     for key, value in values.items():
         inner = isinstance(value, dict) and value
-        found += leaves(value, (*prefix, key)) if inner else [(*prefix, key)]
-    return found
+        paths += leaves(value, (*prefix, key)) if inner else [(*prefix, key)]
+    return paths
 
 
 def changed(values: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def changed(values: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[s
     return other
 
 
-def test_it_is_short_and_the_same_again_whatever_the_order_of_the_keys(compose: Compose) -> None:
+def test_an_identity_is_short_and_does_not_depend_on_the_order_of_keys(compose: Compose) -> None:
     values = resolved(compose)
     assert re.fullmatch(r"[0-9a-f]{16}", identity(values))
     assert identity(values) == identity(resolved(compose))
@@ -54,15 +54,15 @@ def test_it_is_short_and_the_same_again_whatever_the_order_of_the_keys(compose: 
     assert identity(resolved(compose, "algo=ppo", "env=cartpole", "seed=0")) == identity(values)
 
 
-ELSEWHERE = [
+IGNORED = [
     *("outputs=elsewhere", "resume=never", "rerun=true", "objective=speed/auc", "checkpoint.every=1"),
     *("checkpoint.every=null", "tracker.uri='http://there'", "tracker.experiment=mine", "tracker.every=7"),
     "tracker.log_model=false",
 ]
 
 
-@pytest.mark.parametrize("override", ELSEWHERE)
-def test_where_a_run_is_kept_and_how_it_is_watched_does_not_matter(override: str, compose: Compose) -> None:
+@pytest.mark.parametrize("override", IGNORED)
+def test_where_a_run_is_recorded_does_not_change_its_identity(override: str, compose: Compose) -> None:
     values, other = resolved(compose), resolved(compose, override)
     assert values != other and identity(values) == identity(other)
 
@@ -70,22 +70,22 @@ def test_where_a_run_is_kept_and_how_it_is_watched_does_not_matter(override: str
 @pytest.mark.parametrize(
     "overrides", [(), ("algo=a2c", "advantage=vtrace", "env=lunarlander", "net@critic_net=mlp")], ids=str
 )
-def test_every_other_key_matters(overrides: tuple[str, ...], compose: Compose) -> None:
+def test_every_other_key_changes_it(overrides: tuple[str, ...], compose: Compose) -> None:
     values = resolved(compose, *overrides)
-    aside = {"outputs", "tracker", "checkpoint", "resume", "rerun", "objective"}
-    paths = [path for path in leaves(values) if path[0] not in aside]
-    assert len(paths) > 50 and aside < set(values)
-    found = {path: identity(changed(values, path, "another")) for path in paths}
-    assert len({identity(values), *found.values()}) == len(paths) + 1
+    ignored = {"outputs", "tracker", "checkpoint", "resume", "rerun", "objective"}
+    paths = [path for path in leaves(values) if path[0] not in ignored]
+    assert len(paths) > 50 and ignored < set(values)
+    identities = {identity(changed(values, path, "another")) for path in paths}
+    assert len({identity(values), *identities}) == len(paths) + 1
 
 
-def test_no_two_of_many_configurations_are_the_same(compose: Compose) -> None:
+def test_different_configurations_have_different_identities(compose: Compose) -> None:
     overrides = [(), *((f"seed={n}",) for n in range(1, 6)), ("algo=a2c",), ("algo=a2c", "seed=1"), ("env=pendulum",)]
     overrides += [("net.width=32",), ("net@critic_net=mlp",), ("+env.kwargs.gravity=1",), ("+env.kwargs.gravity=1.0",)]
-    assert len({identity(resolved(compose, *each)) for each in overrides}) == len(overrides)
+    assert len({identity(resolved(compose, *line)) for line in overrides}) == len(overrides)
 
 
-def test_another_version_of_plexp_is_another_run(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_plexp_changes_it(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     before = identity(resolved(compose)), sweep_identity(["seed=1"])
     monkeypatch.setattr(module, "__version__", "999.0")
     assert identity(resolved(compose)) != before[0] and sweep_identity(["seed=1"]) != before[1]
@@ -93,7 +93,7 @@ def test_another_version_of_plexp_is_another_run(compose: Compose, monkeypatch: 
 
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of all plugins, which may be changed."""
+    """A copy of all plugins that the test may change."""
     usual = registry.folders
     root = tmp_path / "plugins"
     for group in registry.GROUPS:
@@ -113,7 +113,7 @@ def edit(file: Path, change: Callable[[str], str]) -> None:
 USED = ("algo/ppo.py", "advantage/gae.py", "net/mlp.py", "env/gymnasium.py")
 
 
-def test_where_the_plugins_lie_does_not_matter(
+def test_the_folder_of_the_plugins_does_not_change_it(
     compose: Compose, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = identity(resolved(compose))
@@ -122,7 +122,7 @@ def test_where_the_plugins_lie_does_not_matter(
 
 
 @pytest.mark.parametrize("file", USED)
-def test_the_code_of_a_plugin_that_is_used_matters(file: str, plugins: Path, compose: Compose) -> None:
+def test_the_code_of_a_plugin_in_use_changes_it(file: str, plugins: Path, compose: Compose) -> None:
     before = identity(resolved(compose))
     edit(plugins / file, lambda text: f"{text}\nNEW = 1\n")
     one = identity(resolved(compose))
@@ -133,7 +133,7 @@ def test_the_code_of_a_plugin_that_is_used_matters(file: str, plugins: Path, com
 
 
 @pytest.mark.parametrize("file", USED)
-def test_its_comments_and_its_layout_do_not_matter(file: str, plugins: Path, compose: Compose) -> None:
+def test_comments_and_layout_of_a_plugin_do_not_change_it(file: str, plugins: Path, compose: Compose) -> None:
     before = identity(resolved(compose))
     edit(plugins / file, lambda text: f"# a remark\n\n\n{text}\n# another\n")
     assert identity(resolved(compose)) == before
@@ -142,42 +142,44 @@ def test_its_comments_and_its_layout_do_not_matter(file: str, plugins: Path, com
 
 
 @pytest.mark.parametrize("file", ["algo/a2c.py", "advantage/td.py", "net/cnn.py"])
-def test_the_code_of_other_plugins_does_not_matter(file: str, plugins: Path, compose: Compose) -> None:
+def test_the_code_of_other_plugins_does_not_change_it(file: str, plugins: Path, compose: Compose) -> None:
     before = identity(resolved(compose))
     edit(plugins / file, lambda text: f"{text}\nNEW = 1\n")
     assert identity(resolved(compose)) == before
 
 
-def test_the_code_of_the_critics_own_network_matters(plugins: Path, compose: Compose) -> None:
+def test_the_code_of_the_critics_own_network_changes_it(plugins: Path, compose: Compose) -> None:
     before = identity(resolved(compose)), identity(resolved(compose, "net@critic_net=cnn"))
     edit(plugins / "net" / "cnn.py", lambda text: f"{text}\nNEW = 1\n")
     assert identity(resolved(compose)) == before[0]
     assert identity(resolved(compose, "net@critic_net=cnn")) != before[1]
 
 
-def test_a_plugin_that_is_no_python_still_gives_an_identity(plugins: Path, compose: Compose) -> None:
-    found = []
+def test_a_plugin_with_a_syntax_error_has_an_identity_too(plugins: Path, compose: Compose) -> None:
+    identities = []
     for text in ("def broken(:", "def broken(::", "# broken\ndef broken(:"):
         (plugins / "algo" / "ppo.py").write_text(text)
-        found.append(identity(resolved(compose)))
-    assert len(set(found)) == 3
+        identities.append(identity(resolved(compose)))
+    assert len(set(identities)) == 3
 
 
-def test_a_sweep_is_its_arguments_in_their_order_and_its_sheets(
+def test_a_sweep_is_identified_by_its_arguments_and_all_configs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sheets = tmp_path / "conf"
-    (sheets / "algo").mkdir(parents=True)
-    (sheets / "algo" / "x.yaml").write_text(yaml.safe_dump({"a": 1}))
-    monkeypatch.setattr(module, "conf_folders", lambda: [sheets])
+    conf = tmp_path / "conf"
+    (conf / "algo").mkdir(parents=True)
+    (conf / "algo" / "x.yaml").write_text(yaml.safe_dump({"a": 1}))
+    monkeypatch.setattr(module, "conf_folders", lambda: [conf])
     before = sweep_identity(["-m", "seed=1,2"])
     assert re.fullmatch(r"[0-9a-f]{16}", before) and sweep_identity(["-m", "seed=1,2"]) == before
-    others = [sweep_identity(each) for each in (["seed=1,2", "-m"], ["-m", "seed=1,2,3"], ["-m seed=1,2"], [])]
-    (sheets / "algo" / "x.yaml").write_text(yaml.safe_dump({"a": 2}))
+    others = [
+        sweep_identity(arguments) for arguments in (["seed=1,2", "-m"], ["-m", "seed=1,2,3"], ["-m seed=1,2"], [])
+    ]
+    (conf / "algo" / "x.yaml").write_text(yaml.safe_dump({"a": 2}))
     others.append(sweep_identity(["-m", "seed=1,2"]))
     assert len({before, *others}) == 6
 
 
-def test_the_state_of_runs_is_below_their_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_runs_is_in_their_outputs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert state_folder("outputs") == tmp_path / "outputs" / "state" == state_folder(tmp_path / "outputs")

@@ -1,4 +1,4 @@
-"""Finding plugins, and the schema that their signatures are."""
+"""The registry finds plugins and checks values against their signatures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLUGIN = 'from plexp.config.registry import register\n\n\n@register("algo", "{na
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Somebody's own `plugins/algo`, on plexp's path."""
+    """A further `plugins/algo` on plexp's path."""
     own = tmp_path / "plugins" / "algo"
     own.mkdir(parents=True)
     plexp.__path__.append(str(tmp_path))
@@ -41,11 +41,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_plugins_of_ones_own_are_found_beside_those_of_plexp(folder: Path) -> None:
+def test_plugins_in_further_folders_are_found(folder: Path) -> None:
     (folder / "own_good.py").write_text(PLUGIN.format(name="own_good"))
     assert {"own_good", "ppo", "a2c"} <= set(registry.names("algo"))
-    found = registry.find("algo", "own_good")
-    assert (found.__name__, found.__module__) == ("Mine", "plexp.plugins.algo.own_good")
+    cls = registry.find("algo", "own_good")
+    assert (cls.__name__, cls.__module__) == ("Mine", "plexp.plugins.algo.own_good")
 
 
 def test_a_broken_plugin_stops_only_the_runs_that_use_it(folder: Path) -> None:
@@ -55,12 +55,14 @@ def test_a_broken_plugin_stops_only_the_runs_that_use_it(folder: Path) -> None:
     registry.find("algo", "own_other")
     with pytest.raises(ConfigError) as raised:
         registry.find("algo", "own_broken")
-    said = str(raised.value)
-    assert said.startswith("algo.plugin=own_broken: plugins/algo/own_broken.py does not import (ModuleNotFoundError: ")
-    assert "a_package_that_is_not_there" in said and "\n" not in said
+    message = str(raised.value)
+    assert message.startswith(
+        "algo.plugin=own_broken: plugins/algo/own_broken.py does not import (ModuleNotFoundError: "
+    )
+    assert "a_package_that_is_not_there" in message and "\n" not in message
 
 
-def test_an_import_error_of_several_lines_is_said_in_one(folder: Path) -> None:
+def test_an_import_error_of_several_lines_is_reported_in_one(folder: Path) -> None:
     (folder / "own_lines.py").write_text("raise RuntimeError('first line\\nsecond line')\n")
     with pytest.raises(ConfigError) as raised:
         registry.find("algo", "own_lines")
@@ -83,7 +85,7 @@ def test_two_files_cannot_register_one_name() -> None:
     assert registry.find("algo", "ppo").__module__ == "plexp.plugins.algo.ppo"
 
 
-def test_there_are_no_other_groups() -> None:
+def test_registering_in_an_unknown_group_raises() -> None:
     with pytest.raises(ValueError, match="there are the groups algo, advantage, net, env"):
         registry.register("algos", "ppo")
 
@@ -91,7 +93,7 @@ def test_there_are_no_other_groups() -> None:
 @pytest.mark.parametrize(
     "name", ["../x", "os", "algo.ppo", "PPO", "ppo ", "__init__", "", "ppo.py", "/etc/passwd", None, 5]
 )
-def test_a_name_is_a_file_of_the_group_and_nothing_else(name: object) -> None:
+def test_a_name_that_is_not_a_file_of_the_group_is_refused(name: object) -> None:
     before = set(sys.modules)
     with pytest.raises(ConfigError) as raised:
         registry.find("algo", name)
@@ -101,7 +103,7 @@ def test_a_name_is_a_file_of_the_group_and_nothing_else(name: object) -> None:
     assert set(sys.modules) == before, "nothing is imported for it"
 
 
-def test_a_misspelt_name_gets_the_nearest_one() -> None:
+def test_a_misspelt_name_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="did you mean reinforce"):
         registry.find("algo", "reinforse")
 
@@ -115,7 +117,7 @@ def test_listing_the_plugins_imports_none_of_them() -> None:
     assert "'ppo'" in listed and listed.strip().endswith("[]")
 
 
-def test_the_configuration_of_a_class_is_its_keyword_only_parameters_and_those_of_its_learner() -> None:
+def test_parameters_are_keyword_only_and_include_those_of_the_learner() -> None:
     class Helper:
         configured_with_owner = True
 
@@ -133,13 +135,13 @@ def test_the_configuration_of_a_class_is_its_keyword_only_parameters_and_those_o
     assert not {"agent", "learner", "advantage", "rng", "self"} & ppo.keys()
 
 
-def test_right_values_have_no_problems() -> None:
+def test_correct_values_have_no_problems() -> None:
     assert registry.check("Plugin", "algo", TYPES, RIGHT) == []
     assert registry.check("Plugin", "algo", TYPES, RIGHT | {"limit": 4, "rate": 0.1}) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("steps", 0, "algo.steps=0: must be greater than 0; give int > 0"),
         ("steps", 2.5, "algo.steps=2.5: must be a valid integer; give int > 0"),
@@ -156,18 +158,18 @@ def test_right_values_have_no_problems() -> None:
         ("flag", 1, "algo.flag=1: must be a valid boolean; give bool"),
     ],
 )
-def test_a_wrong_value_is_said_with_key_value_cause_and_remedy(name: str, value: object, said: str) -> None:
+def test_a_wrong_value_is_reported_with_key_value_cause_and_remedy(name: str, value: object, message: str) -> None:
     (problem,) = registry.check("Plugin", "algo", TYPES, RIGHT | {name: value})
-    assert str(problem) == said
+    assert str(problem) == message
 
 
 @pytest.mark.parametrize("kind", [PositiveFloat, UnitInterval, Fraction, float, float | None, PositiveFloat | None])
-def test_what_is_not_a_number_is_refused_everywhere(kind: Any) -> None:
+def test_nan_is_refused_by_every_type_of_number(kind: Any) -> None:
     (problem,) = registry.check("Plugin", "algo", {"rate": kind}, {"rate": float("nan")})
     assert problem.key == "algo.rate"
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     values = RIGHT | {"steps": 0, "mode": "none", "stesp": 4}
     del values["flag"]
     problems = {problem.key: str(problem) for problem in registry.check("Plugin", "algo", TYPES, values)}
@@ -181,13 +183,13 @@ def test_at_the_root_keys_have_no_prefix() -> None:
     assert problem.key == "seed"
 
 
-def test_what_a_plugin_cannot_use_is_refused_with_its_reason() -> None:
+def test_a_parameter_that_a_plugin_cannot_use_is_refused_with_the_reason() -> None:
     (problem,) = registry.check("A2C", "algo", TYPES, RIGHT | {"clip": 0.2}, {"clip": "it has no ratio; use algo=ppo"})
     assert str(problem) == "algo.clip=0.2: A2C cannot use it; it has no ratio; use algo=ppo"
 
 
 @pytest.mark.parametrize(
-    ("annotation", "read"),
+    ("annotation", "text"),
     [
         (int, "int"),
         (bool, "bool"),
@@ -202,5 +204,5 @@ def test_what_a_plugin_cannot_use_is_refused_with_its_reason() -> None:
         (list[int] | None, "list[int] or null"),
     ],
 )
-def test_types_read_like_a_sentence(annotation: Any, read: str) -> None:
-    assert registry.describe_type(annotation) == read
+def test_types_are_described_in_words(annotation: Any, text: str) -> None:
+    assert registry.describe_type(annotation) == text

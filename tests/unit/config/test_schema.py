@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from plexp.config.hydra_errors import compose_values
+from plexp.config.identity import identity
 from plexp.config.schema import RunConfig, check
 from plexp.errors import ConfigError, Problem
 
@@ -16,7 +17,7 @@ def problems_of(*overrides: str) -> list[Problem]:
     return list(error.value.problems)
 
 
-def test_values_are_attributes_with_their_types_and_stay_as_they_were_given() -> None:
+def test_values_become_typed_attributes_and_are_recorded_as_given() -> None:
     values = compose_values("policy.log_std_init=0", "callbacks=[patience]", "net@critic_net=mlp")
     config = check(values)
     assert config.seed == 0 and config.evaluation.every == values["evaluation"]["every"]
@@ -25,6 +26,12 @@ def test_values_are_attributes_with_their_types_and_stay_as_they_were_given() ->
     assert config.algo["plugin"] == "ppo" and config.critic_net == values["critic_net"]
     assert config.callbacks["patience"]["plugin"] == "patience"
     assert {*config.classes} == {"algo", "advantage", "net", "env", "critic_net", "callbacks.patience"}
+
+
+@pytest.mark.parametrize("overrides", [(), ("algo=a2c", "env=pendulum", "policy.log_std_init=0", "net@critic_net=mlp")])
+def test_the_typed_configuration_has_the_identity_of_its_values(overrides: tuple[str, ...]) -> None:
+    values = compose_values(*overrides)
+    assert identity(check(values).values) == identity(values)
 
 
 def test_a_configuration_cannot_be_changed() -> None:
@@ -44,7 +51,7 @@ def test_the_models_have_the_keys_of_the_config_file() -> None:
     ("key", "value"),
     [("critic_learning_rate", 0.1), ("clip_value", 0.2), ("critic_epochs", 3), ("target_update_every", 5)],
 )
-def test_settings_of_a_critic_are_refused_where_there_is_none(key: str, value: float) -> None:
+def test_settings_of_a_critic_are_refused_without_a_critic(key: str, value: float) -> None:
     (problem,) = problems_of("algo=reinforce", f"algo.{key}={value}")
     assert (problem.key, problem.value) == (f"algo.{key}", value)
     assert "Returns" in problem.cause and f"algo.{key}=null" in problem.remedy
@@ -76,7 +83,7 @@ def test_values_that_fit_together_are_accepted(overrides: tuple[str, ...]) -> No
     check(compose_values(*overrides))
 
 
-def test_all_contradictions_are_named_at_once() -> None:
+def test_all_contradictions_are_reported_at_once() -> None:
     problems = problems_of(
         *("algo=ppo", "advantage=returns", "algo.critic_epochs=2", "algo.clip_value=0.1", "algo.replay_rollouts=1")
     )

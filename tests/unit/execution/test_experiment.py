@@ -1,4 +1,4 @@
-"""From configuration to objects, and everything that is refused on the way, each in one line."""
+"""Experiments are built from configurations; what cannot be built is refused in one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 import torch
 from plexp.plugins.env.gymnasium import GymnasiumEnvironment
 
+from plexp.config.compose import resolve
 from plexp.errors import ConfigError
+from plexp.execution.experiment import build as build_experiment
 from tests.support.environments import QUIET
 
 Build = Callable[..., Any]
@@ -99,7 +101,7 @@ WRONG: dict[str, str] = {
 
 
 @pytest.mark.parametrize("overrides", WRONG)
-def test_a_configuration_that_cannot_be_run_is_refused_with_one_line(overrides: str, build: Build) -> None:
+def test_a_wrong_configuration_is_refused_in_one_line(overrides: str, build: Build) -> None:
     with pytest.raises(ConfigError) as raised:
         build(*shlex.split(overrides))
     (problem,) = raised.value.problems
@@ -108,20 +110,20 @@ def test_a_configuration_that_cannot_be_run_is_refused_with_one_line(overrides: 
 
 
 @pytest.mark.parametrize("gamma", ["1.5", "-0.1", "nan"])
-def test_a_discount_beyond_its_range_is_refused_under_the_name_it_was_given(gamma: str, build: Build) -> None:
+def test_a_wrong_discount_is_reported_once_by_the_key_that_was_given(gamma: str, build: Build) -> None:
     with pytest.raises(ConfigError) as raised:
         build(f"gamma={gamma}")
-    (problem,) = raised.value.problems  # not those of the sheets that take it up
+    (problem,) = raised.value.problems  # none of the keys that interpolate it
     assert str(problem).startswith(f"gamma={gamma}: must be")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(build: Build) -> None:
+def test_a_missing_gpu_is_refused(build: Build) -> None:
     with pytest.raises(ConfigError, match=r"^device=cuda: not usable here \(.*\); give device=cpu$"):
         build("device=cuda")
 
 
-def test_all_that_is_wrong_is_told_at_once(build: Build) -> None:
+def test_all_problems_are_reported_at_once(build: Build) -> None:
     wrong = ("gamma=2", "algo.clip_eps=3", "net.layers=0", "+env.colour=red", "policy.bounds=none", "tracker.every=0")
     with pytest.raises(ConfigError) as raised:
         build(*wrong, "algo.learning_rate=-1")
@@ -133,7 +135,7 @@ def test_all_that_is_wrong_is_told_at_once(build: Build) -> None:
     assert len(str(raised.value).splitlines()) == len(raised.value.problems)
 
 
-def test_what_is_refused_late_leaves_no_environment_open(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_refusal_leaves_no_environment_open(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     make = GymnasiumEnvironment.make
 
@@ -153,14 +155,21 @@ def test_what_is_refused_late_leaves_no_environment_open(build: Build, monkeypat
     assert len(made) == 3 and all(env.closed for env in made)
 
 
-def test_problems_survive_the_way_out_of_a_worker_process(build: Build) -> None:
+def test_leaving_an_experiment_closes_its_environments(compose: Build) -> None:
+    with pytest.raises(RuntimeError, match="inside"), build_experiment(resolve(compose())) as experiment:
+        assert not experiment.training_env.closed
+        raise RuntimeError("inside")
+    assert experiment.training_env.closed
+
+
+def test_problems_survive_pickling(build: Build) -> None:
     with pytest.raises(ConfigError) as raised:
         build("gamma=2", "net.layers=0")
     again = pickle.loads(pickle.dumps(raised.value))
     assert str(again) == str(raised.value) and again.problems == raised.value.problems
 
 
-def test_a_run_is_named_by_what_it_is_made_of(build: Build) -> None:
+def test_the_name_of_a_run_lists_its_plugins(build: Build) -> None:
     assert build("env.num_envs=1").name == "ppo-mlp2x64-gae-cartpole-s0"
     experiment = build(
         "algo=a2c", "advantage=n_step", "net.layers=3", "net.width=32", "env=lunarlander_continuous", "seed=7"
@@ -170,7 +179,7 @@ def test_a_run_is_named_by_what_it_is_made_of(build: Build) -> None:
 
 
 @pytest.mark.parametrize("algo", ["reinforce", "actor_critic", "a2c", "ppo"])
-def test_an_algorithm_brings_its_natural_estimator_and_the_command_line_wins(algo: str, compose: Build) -> None:
+def test_an_algorithm_chooses_its_estimator_unless_the_command_line_does(algo: str, compose: Build) -> None:
     natural = {"reinforce": "returns", "actor_critic": "td", "a2c": "gae", "ppo": "gae"}
     assert compose(f"algo={algo}").advantage.plugin == natural[algo]
     assert compose(f"algo={algo}", "advantage=baseline").advantage.plugin == "baseline"
@@ -182,7 +191,7 @@ def test_every_launcher_can_be_chosen(launcher: str, compose: Build) -> None:
     compose(f"hydra/launcher={launcher}")
 
 
-def test_the_problem_stands_in_its_sheet_and_the_command_line_overrides_it_in_one_place(build: Build) -> None:
+def test_values_of_the_problem_are_overridden_in_one_place(build: Build) -> None:
     values = build("env=lunarlander").values
     assert (values["gamma"], values["advantage"]["gamma"], values["total_timesteps"]) == (0.999, 0.999, 1_000_000)
     assert values["evaluation"]["every"] == 25_000
@@ -190,7 +199,7 @@ def test_the_problem_stands_in_its_sheet_and_the_command_line_overrides_it_in_on
     assert (values["gamma"], values["advantage"]["gamma"], values["total_timesteps"]) == (0.9, 0.9, 100)
 
 
-def test_the_agent_is_built_with_just_the_critic_that_the_estimator_needs(build: Build) -> None:
+def test_the_agent_has_the_critic_that_the_estimator_needs(build: Build) -> None:
     kinds = {
         advantage: build("env.num_envs=1", f"advantage={advantage}").agent for advantage in ("returns", "gae", "q")
     }
@@ -201,6 +210,6 @@ def test_the_agent_is_built_with_just_the_critic_that_the_estimator_needs(build:
     assert wide.critic.trunk[0].out_features == 256 and wide.trunk[0].out_features == 64
 
 
-def test_the_discount_of_the_reward_scale_is_that_of_the_experiment(build: Build) -> None:
+def test_the_reward_scaler_uses_the_discount_of_the_experiment(build: Build) -> None:
     assert build("gamma=0.5").trainer.collector.scaler.gamma == 0.5
     assert build(*QUIET).trainer.collector.scaler is None and build(*QUIET).agent.normalizer is None

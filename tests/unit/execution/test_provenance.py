@@ -1,4 +1,4 @@
-"""provenance: what it says of code, versions and machine, and that it never stops a run."""
+"""Provenance names code, versions and machine, and never stops a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with one commit, from which plexp seems to run."""
+    """A checkout with one commit, which plexp takes for its own."""
     git(tmp_path, "init", "--quiet")
     (tmp_path / "plugin.py").write_text("x = 1\n")
     (tmp_path / ".gitignore").write_text("outputs\n")
@@ -34,7 +34,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_versions_and_machine_are_there() -> None:
+def test_versions_and_machine_are_tags() -> None:
     tags = provenance()
     assert tags["version.plexp"] == plexp.__version__
     assert tags["version.python"] == platform.python_version()
@@ -60,7 +60,7 @@ def test_a_changed_or_new_file_makes_it_dirty(checkout: Path, name: str) -> None
     assert provenance()["git.dirty"] == "true"
 
 
-def test_inside_a_git_hook_of_another_checkout_the_own_one_counts(
+def test_a_git_hook_of_another_checkout_does_not_matter(
     checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tmp_path_factory.mktemp("other")
@@ -70,7 +70,9 @@ def test_inside_a_git_hook_of_another_checkout_the_own_one_counts(
     assert provenance()["git.commit"] == git(checkout, "rev-parse", "HEAD")
 
 
-def test_a_wheel_takes_the_checkout_of_the_current_folder(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_plexp_uses_the_checkout_of_the_current_folder(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("plexp.execution.provenance.CHECKOUT", None)
     monkeypatch.chdir(checkout)
     assert provenance()["git.commit"] == git(checkout, "rev-parse", "HEAD")
@@ -85,14 +87,14 @@ def test_without_a_commit_there_are_no_git_tags(tmp_path: Path, monkeypatch: pyt
     assert not {"git.commit", "git.dirty"} & provenance().keys()
 
 
-def test_without_git_everything_else_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_git_the_other_tags_are_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     tags = provenance()
     assert "git.commit" not in tags
     assert "version.torch" in tags
 
 
-def test_a_git_that_hangs_is_not_waited_for(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_hanging_git_is_given_up(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "git").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
@@ -104,7 +106,7 @@ def test_a_git_that_hangs_is_not_waited_for(checkout: Path, monkeypatch: pytest.
     assert time.perf_counter() - start < 30
 
 
-def test_what_fails_or_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tags_that_cannot_be_determined_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> str:
         raise OSError("no /proc here")
 

@@ -30,7 +30,7 @@ SHARE_OF_FRAGMENTS = {
     "plexp/envs": 0.32,
     "plexp/analysis": 0.20,
     "plexp/cli": 0.42,
-    "plexp/config": 0.35,
+    "plexp/config": 0.0,
     "plexp/execution": 0.26,
     "plexp/recorded": 0.32,
     "plexp/sweeps": 0.41,

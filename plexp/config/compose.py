@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -27,32 +28,45 @@ class UserConf(SearchPathPlugin):
 
 
 def register_search_path() -> None:
-    """Let Hydra find all configs, and take plexp's configs of launchers before those of the launchers' packages.
-
-    A launcher package stores its config under the same name; Hydra would merge the two, with a warning that it will not do
-    so in future. The package's config becomes `hydra/launcher_schema`, with which plexp's own begins. The store's `repo` is
-    private; tried with Hydra 1.3.
-    """
+    """Let Hydra find the configs of plexp, of packages with plugins and of the current folder."""
     Plugins.instance().register(UserConf)
+    _rename_packaged_launchers()
+
+
+def _rename_packaged_launchers() -> None:
+    """Move the configs of launcher packages to the group `hydra/launcher_schema`, which plexp's configs of them include.
+
+    A package stores its config under the name that plexp's has; Hydra would merge the two, with a warning that it will
+    not do so in future. The attribute `repo` of the store is private; tried with Hydra 1.3.8.
+    """
     store = ConfigStore.instance().repo["hydra"]
     for file in (CONF / "hydra" / "launcher").glob("*.yaml"):
         if (packaged := store["launcher"].pop(file.name, None)) is not None:
             store.setdefault("launcher_schema", {})[file.name] = packaged
 
 
-def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
-    """Return the configuration of a command line with these overrides.
+@contextmanager
+def _fresh_hydra() -> Iterator[None]:
+    """Put a running Hydra application aside, and restore it in the end.
 
-    A Hydra application that calls this stays as it is. Raises what Hydra raises for what it cannot compose.
+    Hydra has one global instance and no documented way to nest it; tried with Hydra 1.3.8.
     """
-    register_search_path()
-    outer = GlobalHydra.instance().hydra
+    running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+        yield
     finally:
-        GlobalHydra.instance().hydra = outer
+        GlobalHydra.instance().hydra = running
+
+
+def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
+    """Return the configuration of a command line, with the section `hydra` if asked for.
+
+    A Hydra application may call this. Raises what Hydra raises for what it cannot compose.
+    """
+    register_search_path()
+    with _fresh_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -68,8 +82,8 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def changed(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return resolved values with `key=value` changes.
+def apply_changes(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return resolved values after `key=value` changes.
 
     Raises ConfigError for a change of another form.
     """

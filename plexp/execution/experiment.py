@@ -35,7 +35,7 @@ class Experiment:
     """Objects of one run; as a context manager it closes the environments in the end."""
 
     config: RunConfig
-    """Checked configuration."""
+    """Checked configuration of the run."""
     environment: Environment
     """Plugin that makes the environments."""
     agent: Agent

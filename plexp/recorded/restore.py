@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from plexp.config import registry
-from plexp.config.compose import changed
+from plexp.config.compose import apply_changes
 from plexp.config.hydra_errors import compose_values
 from plexp.config.schema import ROOT, SECTIONS
 from plexp.envs.environment import Environment
@@ -104,7 +104,7 @@ def environment_for(experiment: Experiment, overrides: Sequence[str]) -> Environ
         raise ConfigError(Problem(others[0], ..., "only the environment can be changed", remedy))
     names = [override for override in overrides if override.startswith("env=")]
     values = compose_values(*names)["env"] if names else experiment.config.env
-    values = changed({"env": values}, [override for override in overrides if override not in names])["env"]
+    values = apply_changes({"env": values}, [override for override in overrides if override not in names])["env"]
     cls = registry.find("env", values["plugin"])
     parameters = {key: value for key, value in values.items() if key != "plugin"}
     types = registry.parameters(cls) | registry.ENV_PRESET_FIELDS

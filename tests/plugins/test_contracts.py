@@ -16,10 +16,10 @@ from plexp.config.paths import CONF
 from plexp.errors import ConfigError
 
 PLUGINS = [(group, name) for group in registry.GROUPS for name in registry.names(group)]
-SHEETS = [(group, file.stem) for group in registry.GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+CONFIGS = [(group, file.stem) for group in registry.GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 ABLATIONS = sorted(file.stem for file in (CONF / "ablation").glob("*.yaml"))
-ALGOS, ADVANTAGES = ([name for group, name in SHEETS if group == wanted] for wanted in ("algo", "advantage"))
+ALGOS, ADVANTAGES = ([name for group, name in CONFIGS if group == wanted] for wanted in ("algo", "advantage"))
 REFUSED = {("actor_critic", "returns")}
 
 Compose = Callable[..., DictConfig]
@@ -28,39 +28,39 @@ Small = Callable[..., DictConfig]
 Learns = Callable[[DictConfig], dict[str, torch.Tensor]]
 
 
-def values_of(group: str, sheet: str, compose: Compose) -> dict[str, Any]:
-    """The section that a sheet composes to, without resolving it."""
-    composed = compose(choice(group, sheet))[group]
-    section: dict[str, Any] = OmegaConf.to_container(composed[sheet] if group == "callbacks" else composed)  # type: ignore[assignment]
+def values_of(group: str, option: str, compose: Compose) -> dict[str, Any]:
+    """Return the section that a config composes to, unresolved."""
+    composed = compose(choice(group, option))[group]
+    section: dict[str, Any] = OmegaConf.to_container(composed[option] if group == "callbacks" else composed)  # type: ignore[assignment]
     return section
 
 
-def choice(group: str, sheet: str) -> str:
+def choice(group: str, option: str) -> str:
     """It on the command line."""
-    return f"callbacks=[{sheet}]" if group == "callbacks" else f"{group}={sheet}"
+    return f"callbacks=[{option}]" if group == "callbacks" else f"{group}={option}"
 
 
 @pytest.mark.parametrize(("group", "name"), PLUGINS)
-def test_every_plugin_has_a_sheet_of_its_name_that_selects_it(group: str, name: str, compose: Compose) -> None:
-    assert (group, name) in SHEETS
+def test_every_plugin_has_a_config_of_its_name(group: str, name: str, compose: Compose) -> None:
+    assert (group, name) in CONFIGS
     assert values_of(group, name, compose)["plugin"] == name
 
 
-@pytest.mark.parametrize(("group", "sheet"), SHEETS)
-def test_the_keys_of_a_sheet_are_the_parameters_of_its_plugin(group: str, sheet: str, compose: Compose) -> None:
-    values = values_of(group, sheet, compose)
+@pytest.mark.parametrize(("group", "option"), CONFIGS)
+def test_the_keys_of_a_config_are_the_parameters_of_its_plugin(group: str, option: str, compose: Compose) -> None:
+    values = values_of(group, option, compose)
     expected = set(registry.parameters(registry.find(group, values.pop("plugin"))))
     assert set(values) == expected | (set(registry.ENV_PRESET_FIELDS) if group == "env" else set())
 
 
-@pytest.mark.parametrize(("group", "sheet"), SHEETS)
-def test_every_value_of_a_sheet_says_what_it_does(group: str, sheet: str, compose: Compose) -> None:
-    commented = config_files.comments(group, sheet).keys() | {"plugin"}
-    interpolated = {key for key, value in config_files.values(group, sheet).items() if str(value).startswith("${")}
-    assert values_of(group, sheet, compose).keys() <= commented | interpolated
+@pytest.mark.parametrize(("group", "option"), CONFIGS)
+def test_every_value_of_a_config_has_a_comment(group: str, option: str, compose: Compose) -> None:
+    commented = config_files.comments(group, option).keys() | {"plugin"}
+    interpolated = {key for key, value in config_files.values(group, option).items() if str(value).startswith("${")}
+    assert values_of(group, option, compose).keys() <= commented | interpolated
 
 
-def test_every_value_of_the_root_says_what_it_does() -> None:
+def test_every_value_of_the_root_has_a_comment() -> None:
     text = (CONF / "config.yaml").read_text().partition("\nhydra:")[0].partition("\nseed:")
     for line in (text[1] + text[2]).splitlines():
         if re.match(r" *\w+: *[^ ]", line):
@@ -71,23 +71,23 @@ def test_every_value_of_the_root_says_what_it_does() -> None:
 def test_every_parameter_has_a_type_and_no_default(group: str, name: str) -> None:
     for parameter in inspect.signature(registry.find(group, name)).parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty, parameter
-        assert parameter.default is inspect.Parameter.empty, f"{parameter}: the value lives in the sheet"
+        assert parameter.default is inspect.Parameter.empty, f"{parameter}: the value stands in the config"
 
 
 @pytest.mark.parametrize(("group", "name"), PLUGINS)
-def test_every_plugin_says_what_it_is_and_where_it_is_from(group: str, name: str) -> None:
+def test_every_plugin_has_a_docstring_with_a_source(group: str, name: str) -> None:
     text = inspect.getdoc(registry.find(group, name)) or ""
     assert len(text.splitlines()[0]) > 10
     if group in ("algo", "advantage"):
         assert re.search(r"\([^()]*\b(19|20)\d\d\b[^)]*\)", text), "a source with its year"
 
 
-@pytest.mark.parametrize(("group", "sheet"), [s for s in SHEETS if s not in (("net", "cnn"), ("env", "gymnasium"))])
-def test_every_sheet_builds(group: str, sheet: str, build: Build, compose: Compose) -> None:
-    experiment = build(compose(choice(group, sheet)))
-    names = [sheet, experiment.values[group].get("plugin", sheet)]
+@pytest.mark.parametrize(("group", "option"), [s for s in CONFIGS if s not in (("net", "cnn"), ("env", "gymnasium"))])
+def test_every_config_builds(group: str, option: str, build: Build, compose: Compose) -> None:
+    experiment = build(compose(choice(group, option)))
+    names = [option, experiment.values[group].get("plugin", option)]
     assert any(name in experiment.name for name in names) or group in ("env", "callbacks")
-    assert list(experiment.callbacks) == ([sheet] if group == "callbacks" else [])
+    assert list(experiment.callbacks) == ([option] if group == "callbacks" else [])
     algorithm, estimator = experiment.trainer.algorithm, experiment.trainer.algorithm.learner.advantage
     assert isinstance(algorithm.num_steps, int) and isinstance(algorithm.complete_episodes, bool)
     assert estimator.critic in ("none", "v", "q")
@@ -95,7 +95,7 @@ def test_every_sheet_builds(group: str, sheet: str, build: Build, compose: Compo
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_builds_and_says_what_it_is(name: str, build: Build, compose: Compose) -> None:
+def test_every_experiment_builds_and_has_a_comment(name: str, build: Build, compose: Compose) -> None:
     build(compose(f"+experiment={name}"))
     assert re.search(r"^# (?!@package).{10,}", (CONF / "experiment" / f"{name}.yaml").read_text(), re.M)
 

@@ -176,6 +176,9 @@ def _unknown_key(typed: str, missing: str, arguments: list[str], sweeper_keys: S
         return Problem(key, ..., cause, nearest(key, keys))
     keys = list(_dotted_keys(OmegaConf.to_container(config, resolve=False)))
     groups = sorted({folder.name for root in conf_folders() for folder in root.iterdir() if folder.is_dir()})
+    if key in groups:
+        remedy = "give algo.KEY=VALUE" if key == "learner" else f"give +{key}=OPTION"
+        return Problem(key, ..., "the defaults list has no such group", remedy)
     remedy = nearest(key, [*keys, *groups])
     if not remedy.startswith("did you mean"):
         siblings = [candidate.rpartition(".")[2] for candidate in keys if candidate.rpartition(".")[0] == section]

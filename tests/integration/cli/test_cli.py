@@ -81,6 +81,8 @@ def shell(*arguments: str, code: str = "") -> tuple[subprocess.CompletedProcess[
 COMMAND_LINE = {
     ("algo.clip_ep=0.1",): "algo.clip_ep: there is no such key; did you mean algo.clip_eps?",
     ("sede=1",): "sede: there is no such key; did you mean seed?",
+    ("experiment=ppo_cartpole",): "experiment: the defaults list has no such group; give +experiment=OPTION",
+    ("learner=default",): "learner: the defaults list has no such group; give algo.KEY=VALUE",
     ("alog=ppo",): "alog: there is no such key; did you mean algo?",
     ("algo=ppoo",): "algo=ppoo: there is no such option; did you mean ppo?",
     ("algo=null",): "algo=null: ",

@@ -10,8 +10,11 @@ from pathlib import Path
 import plexp
 
 PACKAGE = Path(plexp.__file__).resolve().parent
+"""Folder of the package plexp."""
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "conf" / "config.yaml").is_file() else None
+"""Checkout that plexp runs from; None: it is installed from a wheel."""
 CONF = CHECKOUT / "conf" if CHECKOUT else PACKAGE / "conf"
+"""Folder of plexp's configs."""
 
 
 def plugin_folders() -> list[Path]:

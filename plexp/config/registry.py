@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import ConfigDict, ValidationError, create_model
 
 import plexp
+from plexp.config import config_files
 from plexp.config.fields import PositiveInt, UnitInterval
 from plexp.config.paths import conf_folders
 from plexp.errors import ConfigError, Problem, nearest, one_line
@@ -67,7 +68,7 @@ def find(group: str, name: object) -> type:
         importlib.import_module(f"plexp.plugins.{group}.{name}")
     except Exception as error:
         cause = f"plugins/{group}/{name}.py does not import ({type(error).__name__}: {one_line(error)})"
-        raise ConfigError(Problem(key, name, cause, "mend the file or choose another plugin")) from error
+        raise ConfigError(Problem(key, name, cause, "fix the file, or choose another plugin")) from error
     if (group, name) not in _plugins:
         cause = f"plugins/{group}/{name}.py registers nothing by that name"
         raise ConfigError(Problem(key, name, cause, f'put @register("{group}", "{name}") above its class'))
@@ -178,8 +179,8 @@ def check_choices(choices: Mapping[str, object]) -> None:
         group = key.partition("@")[0]
         for option in choice if isinstance(choice, list) else [choice]:
             if ".." in str(option).split("/"):  # Hydra would follow it out of the group's folder
-                options = sorted({file.stem for folder in conf_folders() for file in (folder / group).glob("*.yaml")})
-                problems.append(Problem(group, option, "there is no such option", nearest(str(option), options)))
+                remedy = nearest(str(option), config_files.options(group))
+                problems.append(Problem(group, option, "there is no such option", remedy))
             places = [f for folder in conf_folders() if (f := folder / group / f"{option}.yaml").is_file()]
             if len(places) > 1:
                 cause = f"there are two: {places[0]} and {places[1]}"

@@ -210,7 +210,7 @@ def test_a_plugin_that_does_not_import_is_told_in_one_line(new: Written, capsys:
     name = new("algo", (r"from plexp import", "import nothing_of_that_name\nfrom plexp import"))
     assert main(["check", name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"plugins/algo/{name}.py does not import (ModuleNotFoundError" in line and "mend the file" in line
+    assert f"plugins/algo/{name}.py does not import (ModuleNotFoundError" in line and "fix the file" in line
 
 
 def test_check_prints_a_line_for_each_thing_and_exits_with_1(new: Written, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,10 +88,15 @@ def parameters(cls: type) -> dict[str, Any]:
             cause, remedy = f"parameter {name} of {cls.__name__} has no type", f"write {name}: PositiveInt, or another"
             raise ConfigError(Problem("plugin", cls.__module__.rpartition(".")[2], cause, remedy))
         types[name] = hints[name]
-    for wired in hints.values():
-        if getattr(wired, "configured_with_owner", False):
-            types |= parameters(wired)
+    for part in configured_parts(cls):
+        types |= parameters(part)
     return types
+
+
+def configured_parts(cls: type) -> list[type]:
+    """Return the classes that are wired into `cls` and take their values from its section, such as the learner."""
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    return [wired for wired in hints.values() if getattr(wired, "configured_with_owner", False)]
 
 
 def own_parameters(cls: type) -> list[str]:

@@ -190,6 +190,8 @@ def _contradictions(values: Mapping[str, Any], classes: Mapping[str, type]) -> l
     """Return what is wrong with values that are valid alone but contradict each other."""
     if problems := _estimator_for_schedule(values, classes):
         return problems
+    if not registry.configured_parts(classes["algo"]):  # without plexp's learner the names may mean something else
+        return []
     return [*_learner_for_estimator(values, classes), *_minibatches_of_rollout(values, classes)]
 
 

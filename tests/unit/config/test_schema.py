@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from plexp.config import registry
+from plexp.config.fields import PositiveInt
 from plexp.config.hydra_errors import compose_values
 from plexp.config.identity import identity
 from plexp.config.schema import RunConfig, check
@@ -81,6 +83,20 @@ def test_values_that_contradict_each_other_are_refused(overrides: tuple[str, ...
 )
 def test_values_that_fit_together_are_accepted(overrides: tuple[str, ...]) -> None:
     check(compose_values(*overrides))
+
+
+class Solo:
+    """Algorithm that learns without plexp's learner."""
+
+    def __init__(self, agent: object, *, target_update_every: PositiveInt, num_minibatches: PositiveInt) -> None: ...
+
+
+def test_an_algorithm_without_the_learner_may_use_the_names_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = registry.find
+    monkeypatch.setattr(registry, "find", lambda group, name: Solo if name == "solo" else find(group, name))
+    values = compose_values("advantage=returns")
+    values["algo"] = {"plugin": "solo", "target_update_every": 500, "num_minibatches": 7}
+    assert check(values).classes["algo"] is Solo
 
 
 def test_all_contradictions_are_reported_at_once() -> None:

@@ -1,4 +1,4 @@
-"""A vector environment as collector and evaluation see it: tensors in, float32 (or bytes) out, its faults named."""
+"""The view that collector and evaluation have of a vector environment."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from plexp.envs.environment import Array
 from plexp.envs.spaces import is_image
 from plexp.errors import EnvironmentFault, TrainingError, one_line
 from plexp.nn.distributions import ActionDistribution
 
-Array = npt.NDArray[Any]
-
 
 class EnvAdapter:
-    """Resets and steps N environments.
+    """Adapter of a vector environment: takes actions as sampled, returns float32 or uint8 arrays, names what went wrong.
 
     Raises TrainingError where an environment raises.
     """
@@ -26,11 +24,12 @@ class EnvAdapter:
     def __init__(self, env: VectorEnv[Any, Any, Any], distribution: ActionDistribution) -> None:
         self.env, self.distribution, self.num_envs = env, distribution, env.num_envs
         self.same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
-        """An ended episode is followed by the next one's first observation at once; otherwise by a step that only resets."""
+        """Whether the step that ends an episode also resets; otherwise the next step only resets (NEXT_STEP)."""
         self.dtype = np.uint8 if is_image(env.single_observation_space) else np.float32
+        """Type of the observations that are returned: uint8 for images, float32 otherwise."""
 
     def reset(self) -> Array:
-        """[N, *obs] the first observations."""
+        """Return the first observations [N, *obs] of new episodes."""
         try:
             observations, _ = self.env.reset()
         except EnvironmentFault:
@@ -39,26 +38,39 @@ class EnvAdapter:
             raise TrainingError(f"the environment raised {type(error).__name__} in reset: {one_line(error)}") from error
         return np.array(observations, self.dtype)
 
-    def replay(self, episodes: Sequence[int], actions: Sequence[Tensor], expected: Array) -> tuple[Array, Array]:
-        """Play the episodes in progress again: the `episodes[i]`-th of environment i, with `actions[i]` [L, *act].
+    def resimulate(self, episodes: Sequence[int], actions: Sequence[Tensor], expected: Array) -> tuple[Array, Array]:
+        """Restore the episodes in progress by stepping each again from its seed with its actions.
 
-        Returns the observations [N, *obs] and whether each is the expected one [N]; where it is not, a new episode begins.
+        A vector environment does that in its own method `resimulate`. One without it starts new episodes everywhere:
+        those after `episodes`, if it has the method `restart(episodes)`.
+
+        Args:
+            episodes: index of the episode in progress of each environment.
+            actions: [L, *act] actions of each of these episodes so far, as sampled.
+            expected: [N, *obs] observations that they must lead to.
+
+        Returns:
+            The observations [N, *obs], and whether each equals the expected one [N]. Where it does not, it is the first of
+            the next episode.
         """
-        if not hasattr(self.env, "replay"):
-            if hasattr(self.env, "renew"):
-                self.env.renew([episode + 1 for episode in episodes])
+        if not hasattr(self.env, "resimulate"):
+            if hasattr(self.env, "restart"):
+                self.env.restart([episode + 1 for episode in episodes])
             return self.reset(), np.zeros(self.num_envs, np.bool_)
-        given = [self.distribution.to_environment(each).numpy() if len(each) else np.empty(0) for each in actions]
-        observations, equal = self.env.replay(episodes, given, expected)
-        return np.array(observations, self.dtype), equal
+        columns = [
+            self.distribution.to_environment(column).numpy() if len(column) else np.empty(0) for column in actions
+        ]
+        observations, is_equal = self.env.resimulate(episodes, columns, expected)
+        return np.array(observations, self.dtype), is_equal
 
     def step(self, actions: Tensor) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Actions [N, *act] as sampled -> observations [N, *obs], rewards, terminated, truncated [N], info."""
+        """Step with actions [N, *act] as sampled; return observations [N, *obs], rewards, terminated, truncated [N], info."""
         try:
-            observations, *paid, info = self.env.step(self.distribution.to_environment(actions).numpy())
+            observations, rewards, terminated, truncated, info = self.env.step(
+                self.distribution.to_environment(actions).numpy()
+            )
         except EnvironmentFault:
             raise
         except Exception as error:
             raise TrainingError(f"the environment raised {type(error).__name__} in step: {one_line(error)}") from error
-        rewards, terminated, truncated = paid
         return np.array(observations, self.dtype), rewards, terminated, truncated, info

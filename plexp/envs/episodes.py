@@ -1,4 +1,4 @@
-"""The episodes in progress: which they are and what was done in them, so that they can be played again."""
+"""Episodes: those that ended, and the record of those in progress from which they can be re-simulated."""
 
 from __future__ import annotations
 
@@ -8,102 +8,116 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Array = npt.NDArray[Any]
+from plexp.envs.environment import Array
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode: its return as the environment paid it, and its length in steps."""
+    """A training episode that ended."""
 
     total_reward: float
+    """Sum of its rewards as the environment gave them, neither discounted nor scaled."""
     length: int
+    """Number of its steps."""
     environment: int = 0
-    """Which of the N environments played it."""
+    """Index of its environment among the N of the vector environment."""
     number: int = 0
-    """How many episodes that one began before; so both say its seed."""
+    """Number of episodes that this environment started before; the two together determine its seed."""
 
 
 @dataclass(frozen=True)
 class PlayedEpisode:
-    """All that an episode is, so that a fresh environment can play it again, and what it paid."""
+    """An episode with all that a fresh environment needs to re-simulate it."""
 
     seed: int
+    """Seed that it was reset with."""
     actions: Array
-    """[L, *space.shape] as the environment got them."""
+    """[L, *space.shape] actions as the environment got them."""
     total_reward: float
+    """Sum of its rewards, to compare with when it is re-simulated."""
 
 
 class EpisodesInProgress:
-    """One of each of N environments. An episode is its number (and so its seed) and its actions."""
+    """Record of the episode in progress of each of N environments: its number, hence its seed, and its actions so far."""
 
     def __init__(self, num_envs: int) -> None:
         self.numbers = np.full(num_envs, -1, np.int64)
-        """[N] how many episodes each environment began before this one."""
+        """[N] number of episodes that each environment started before this one."""
         self._rollouts: deque[tuple[int, Tensor]] = deque()
-        self._began = np.zeros(num_envs, np.int64)
+        """(first step, actions [T, N, *act]) of the rollouts that an episode in progress began in or spans."""
+        self._first_steps = np.zeros(num_envs, np.int64)
+        """[N] step at which each episode in progress began, counted as `_steps` is."""
         self._steps = 0
+        """Number of steps recorded so far."""
 
     def begin(self) -> None:
-        """All environments were reset."""
+        """Record that all environments were reset."""
         self.numbers += 1
-        self._began[:] = self._steps
+        self._first_steps[:] = self._steps
         self._rollouts.clear()
 
     def add(self, actions: Tensor, done: Array) -> None:
-        """A rollout: actions [T, N, *act] as sampled, and done [T, N] where episodes ended."""
+        """Record a rollout: actions [T, N, *act] as sampled, and done [T, N], True where an episode ended."""
         steps = len(actions)
         self._rollouts.append((self._steps, actions))
         if done.any():
-            last = steps - np.argmax(done[::-1], 0)
-            self._began = np.where(done.any(0), self._steps + last, self._began)
+            after_last_end = steps - np.argmax(done[::-1], 0)
+            self._first_steps = np.where(done.any(0), self._steps + after_last_end, self._first_steps)
             self.numbers += done.sum(0)
         self._steps += steps
-        while self._rollouts and self._rollouts[0][0] + len(self._rollouts[0][1]) <= self._began.min():
+        while self._rollouts and self._rollouts[0][0] + len(self._rollouts[0][1]) <= self._first_steps.min():
             self._rollouts.popleft()
 
     def actions(self) -> list[Tensor]:
-        """Of each environment [L, *act], L steps since its episode began."""
+        """Return the actions [L, *act] of each environment in the L steps since its episode began."""
         if not self._rollouts:
             return [torch.zeros(0)] * len(self.numbers)
-        first, tail = self._rollouts[0][0], torch.cat([actions for _, actions in self._rollouts])
-        return [tail[began - first :, i] for i, began in enumerate(self._began)]
+        start = self._rollouts[0][0]
+        table = torch.cat([actions for _, actions in self._rollouts])
+        return [table[first_step - start :, i] for i, first_step in enumerate(self._first_steps)]
 
     def at(self, index: int, actions: Sequence[Tensor], done: Array) -> tuple[int, Tensor]:
-        """The number and the actions [L, *act] of environment `index`'s episode at the last of these further steps.
+        """Return number and actions [L, *act] of the episode of environment `index` at the last of some further steps.
 
-        actions: [N, *act] of each step; done: [T, N], where the last of the steps need not be known.
+        Args:
+            index: index of the environment.
+            actions: [N, *act] actions of each further step, which are not recorded yet.
+            done: [T, N] whether an episode ended in each of them; the last one may be missing.
         """
         ends = np.flatnonzero(done[: max(len(actions) - 1, 0), index])
-        since = int(ends[-1]) + 1 if len(ends) else 0
-        earlier = [] if len(ends) else list(self.actions()[index])
-        played = [*earlier, *(step[index] for step in actions[since:])]
-        return int(self.numbers[index]) + len(ends), torch.stack(played) if played else torch.zeros(0)
+        start = int(ends[-1]) + 1 if len(ends) else 0
+        recorded = [] if len(ends) else list(self.actions()[index])
+        columns = [*recorded, *(step[index] for step in actions[start:])]
+        return int(self.numbers[index]) + len(ends), torch.stack(columns) if columns else torch.zeros(0)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the numbers of the episodes and their actions, one after the other."""
         columns = self.actions()
         return {"numbers": self.numbers, "lengths": [len(column) for column in columns], "actions": torch.cat(columns)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> list[Tensor]:
-        """Returns the actions of each environment, to be played again; `begin_anew` where that does not come out equal."""
+        """Restore the record; return the actions [L, *act] of each environment, from which to re-simulate its episode.
+
+        Call `start_next` for an environment where that does not lead to the same observation.
+        """
         self.numbers = state_dict["numbers"].copy()
         columns = list(torch.split(state_dict["actions"], state_dict["lengths"]))
         self._steps = max(state_dict["lengths"])
-        self._began = np.array([self._steps - len(column) for column in columns])
+        self._first_steps = np.array([self._steps - len(column) for column in columns])
         self._rollouts.clear()
         if self._steps:
-            example = next(column for column in columns if len(column))
-            table = example.new_zeros(self._steps, len(columns), *example.shape[1:])
+            longest = max(columns, key=len)
+            table = longest.new_zeros(self._steps, len(columns), *longest.shape[1:])
             for i, column in enumerate(columns):
                 if len(column):
-                    table[self._began[i] :, i] = column
+                    table[self._first_steps[i] :, i] = column
             self._rollouts.append((0, table))
         return columns
 
-    def begin_anew(self, index: int) -> None:
-        """The episode of that environment could not be played again: it has begun another."""
+    def start_next(self, index: int) -> None:
+        """Record that environment `index` started its next episode, as the one in progress could not be re-simulated."""
         self.numbers[index] += 1
-        self._began[index] = self._steps
+        self._first_steps[index] = self._steps

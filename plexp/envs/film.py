@@ -1,4 +1,4 @@
-"""Films of episodes. An episode is its seed and its actions, so each film is one played again where it can be seen."""
+"""Films of episodes, made by re-simulating an episode from its seed and actions in an environment that renders."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plexp.envs.environment import Environment
-from plexp.envs.episodes import Array, PlayedEpisode
+from plexp.envs.environment import Array, Environment
+from plexp.envs.episodes import PlayedEpisode
 from plexp.errors import ConfigError, Problem, one_line
 
 if TYPE_CHECKING:
     from plexp.envs.video import Frame
 
-
 FOLDER = "films"
-"""Of a run's artifacts in MLflow."""
+"""Folder of a run's artifacts in MLflow that films go to."""
 RATE = 30.0
-"""Frames a second at most; a larger one is smoother, and takes longer to make."""
+"""Maximum frame rate per second; larger: smoother films that take longer to make."""
 
 log = logging.getLogger("plexp")
 
 
 @dataclass(frozen=True)
 class Film:
-    """An episode that was filmed."""
+    """The film of an episode."""
 
     files: tuple[Path, Path]
-    """MP4 and GIF."""
+    """Paths of the MP4 and the GIF."""
     episode: PlayedEpisode
+    """Recorded episode."""
     total_reward: float
-    """Of what is to be seen."""
+    """Return of the episode in the film; another than the recorded one if re-simulating it went differently."""
 
     @property
     def warning(self) -> str:
-        """Empty if what is to be seen is the episode that was played."""
-        return _warning(self.episode, self.total_reward)
+        """Warning that the film does not show the recorded episode; empty if it does."""
+        return _difference(self.episode, self.total_reward)
 
 
-def filmed(environment: Environment, sheet: Mapping[str, Any]) -> Environment:
-    """The same problem with frames, of which one has been seen. `sheet`: its configuration.
+def with_frames(environment: Environment, config: Mapping[str, Any]) -> Environment:
+    """Return the same problem in environments that render frames, after rendering one to make sure; see `Filmable`.
 
-    Raises ConfigError if it cannot be filmed.
+    `config` is the configuration of the group `env`. Raises ConfigError if the problem cannot be filmed.
     """
-    key, name = ("env.id", sheet["id"]) if "id" in sheet else ("env", sheet["plugin"])
-    if not hasattr(environment, "filmed"):
-        cause, remedy = "it cannot be filmed: it has no method `filmed`", "see Filmable in plexp/training/interfaces.py"
+    key, name = ("env.id", config["id"]) if "id" in config else ("env", config["plugin"])
+    if not hasattr(environment, "with_frames"):
+        cause, remedy = "it cannot be filmed: it has no method with_frames", "see Filmable in plexp/envs/environment.py"
         raise ConfigError(Problem(key, name, cause, remedy))
-    found: Environment = environment.filmed()
+    filmable: Environment = environment.with_frames()
     try:
-        with closing(found.make(1, lambda index, episode: 0)) as env:
+        with closing(filmable.make(1, lambda index, episode: 0)) as env:
             env.reset()
             frame = np.asarray((env.render() or (None,))[0])
     except ConfigError:
@@ -64,35 +64,42 @@ def filmed(environment: Environment, sheet: Mapping[str, Any]) -> Environment:
         cause = f"it cannot be filmed ({type(error).__name__}: {one_line(error)})"
         raise ConfigError(Problem(key, name, cause, "give another environment, or no films")) from error
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        cause = f"it cannot be filmed: what it renders is {frame.dtype} {list(frame.shape)}, and no [H, W, 3] of uint8"
+        cause = f"it cannot be filmed: it renders {frame.dtype} {list(frame.shape)}, not uint8 [H, W, 3]"
         raise ConfigError(Problem(key, name, cause, "give another environment, or no films"))
-    return found
+    return filmable
 
 
 def film(environment: Environment, episode: PlayedEpisode, title: str, stem: Path, speed: float = 1.0) -> Film:
-    """Play an episode again in such an environment as `filmed` gives, and write `stem`.mp4 and `stem`.gif.
+    """Re-simulate an episode, and write `stem`.mp4 and `stem`.gif.
 
-    `speed`: 2 is twice as fast as it was. Raises OSError if they cannot be written.
+    Args:
+        environment: an environment as `with_frames` returns it.
+        episode: the recorded episode.
+        title: first line of the caption.
+        stem: path of the files without suffix.
+        speed: factor on the frame rate; 2 shows the episode twice as fast as it was.
+
+    Raises OSError if the files cannot be written.
     """
     from plexp.envs.video import Title, record
 
-    total, length, rate = _replayed(environment, episode)
+    total, length, rate = _resimulate(environment, episode)
     stride = max(1, math.ceil(rate * speed / RATE))
-    moments = _moments(environment, episode, length, stride)
+    frames = _frames(environment, episode, length, stride)
     count = math.ceil(length / stride) + 1
-    files = record(moments, count, rate * speed / stride, Title(title, _warning(episode, total)), stem)
+    files = record(frames, count, rate * speed / stride, Title(title, _difference(episode, total)), stem)
     return Film(files, episode, total)
 
 
-def _warning(episode: PlayedEpisode, total: float) -> str:
-    """Sums of the same rewards in another order differ in their last digits."""
+def _difference(episode: PlayedEpisode, total: float) -> str:
+    """Return how a return differs from the recorded one; empty if it does not, up to the order of summation."""
     if math.isclose(total, episode.total_reward, rel_tol=1e-9, abs_tol=1e-9):
         return ""
-    return f"not as it was played: return {total:.1f}, recorded {episode.total_reward:.1f}"
+    return f"not the recorded episode: return {total:.1f}, recorded {episode.total_reward:.1f}"
 
 
-def _replayed(environment: Environment, episode: PlayedEpisode) -> tuple[float, int, float]:
-    """Its return and length if it is played again, and how many steps make a second."""
+def _resimulate(environment: Environment, episode: PlayedEpisode) -> tuple[float, int, float]:
+    """Return the episode's return and length when it is re-simulated, and the number of steps per second."""
     total, length = 0.0, 0
     with closing(environment.make(1, lambda index, number: episode.seed)) as env:
         env.reset()
@@ -104,27 +111,27 @@ def _replayed(environment: Environment, episode: PlayedEpisode) -> tuple[float, 
         return total, length, float(env.metadata.get("render_fps") or RATE)
 
 
-def _moments(environment: Environment, episode: PlayedEpisode, length: int, stride: int) -> Iterator[Frame]:
-    """Its start, every `stride`-th step and its end, one after the other."""
+def _frames(environment: Environment, episode: PlayedEpisode, length: int, stride: int) -> Iterator[Frame]:
+    """Re-simulate the episode, and yield frames of its start, every `stride`-th step and its end."""
     from plexp.envs.video import Frame
 
     total = 0.0
     with closing(environment.make(1, lambda index, number: episode.seed)) as env:
         env.reset()
-        yield Frame(_frame(env), 0, total)
+        yield Frame(_render(env), 0, total)
         for step, action in enumerate(episode.actions[:length], 1):
             total += float(env.step(_batch(env, action))[1][0])
             if step % stride == 0 or step == length:
-                yield Frame(_frame(env), step, total)
+                yield Frame(_render(env), step, total)
 
 
-def _frame(env: Any) -> Array:
+def _render(env: Any) -> Array:
     frame: Array = np.asarray(env.render()[0])
     return frame
 
 
 def _batch(env: Any, action: Array) -> Array:
-    """[1, *space.shape] as the environment got it in training: floats as they were, integers as wide as its space's."""
+    """Return an action as a batch of one [1, *space.shape]: floats as recorded, integers in the type of the action space."""
     action = np.asarray(action)
     return action[None] if action.dtype.kind == "f" else action[None].astype(env.single_action_space.dtype)
 

@@ -1,72 +1,88 @@
-"""Randomness: one seed, a stream of its own for everything that draws, and a seed for every episode."""
+"""Randomness: one root seed, a separate stream for everything that draws, and a seed for every episode."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 
-from plexp.envs.environment import EpisodeSeed
+from plexp.envs.environment import Array, EpisodeSeed
 from plexp.errors import EnvironmentFault
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class EpisodeSeeds:
-    """f(environment's index, episode's index): so an episode is its seed and its actions, and can be played again."""
+    """Function (environment index, episode index) -> seed, which does not depend on what other episodes drew.
+
+    So an episode is determined by its seed and its actions, and can be re-simulated alone.
+    """
 
     entropy: int
+    """Root seed."""
     stream: tuple[int, ...]
+    """Spawn key of the stream below the root."""
 
     def __call__(self, environment: int, episode: int) -> int:
+        """Return the seed, a 32-bit integer, of the given episode of the given environment."""
         sequence = np.random.SeedSequence(self.entropy, spawn_key=(*self.stream, environment, episode))
         return int(sequence.generate_state(1, np.uint32)[0])
 
 
 class Streams:
-    """The children of one `numpy.random.SeedSequence(seed)`: using one never shifts another."""
+    """Random streams of a run: children of one `numpy.random.SeedSequence(seed)`, so that using one never shifts another.
+
+    The spawn keys (0 weights, 1 actions, 2 minibatches, 3 training, 4 evaluation, 5 later) must not change: with another
+    key a recorded run is no longer reproduced.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         weights, actions, minibatches = (np.random.SeedSequence(seed, spawn_key=(i,)) for i in range(3))
         self.weights = int(weights.generate_state(1, np.uint64)[0])
-        """for torch.manual_seed while the networks are built"""
+        """Seed for torch.manual_seed before the networks are built."""
         self.actions = np.random.Generator(np.random.PCG64(actions))
+        """Source of the policy's noise in training."""
         self.minibatches = np.random.Generator(np.random.PCG64(minibatches))
+        """Source of the order of the rows in minibatches."""
         self.training = EpisodeSeeds(seed, (3,))
+        """Seeds of the training episodes."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the streams are; torch's own is kept for plugins that draw from it."""
-        drawn = {"actions": self.actions.bit_generator.state, "minibatches": self.minibatches.bit_generator.state}
-        return {**drawn, "torch": torch.get_rng_state()}
+        """Return the states of the generators, and torch's global one for plugins that draw from it."""
+        generators = {"actions": self.actions.bit_generator.state, "minibatches": self.minibatches.bit_generator.state}
+        return {**generators, "torch": torch.get_rng_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore the generators, torch's global one included."""
         self.actions.bit_generator.state = state_dict["actions"]
         self.minibatches.bit_generator.state = state_dict["minibatches"]
         torch.set_rng_state(state_dict["torch"])
 
     def evaluation(self, index: int) -> EpisodeSeeds:
-        """Of the `index`-th evaluation: new episodes each time, never those of training."""
+        """Return the seeds of the run's `index`-th evaluation: new episodes each time, none of them a training episode."""
         return EpisodeSeeds(self.seed, (4, index))
 
     def later(self, number: int) -> EpisodeSeeds:
-        """Of an evaluation when all is over, one of any number: never those of training or of its own evaluations."""
+        """Return seeds for evaluating the recorded run, one set per `number`, apart from all that the run itself used."""
         return EpisodeSeeds(self.seed, (5, number))
 
 
 class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Gives every `reset` the seed of its episode, whatever a vector environment asks for."""
+    """Wrapper that gives every `reset` the seed of its episode, whatever seed the vector environment asks for.
+
+    Raises EnvironmentFault, which names environment and episode, for an exception in `reset` or `step`.
+    """
 
     def __init__(self, env: gymnasium.Env[Any, Any], index: int, episode_seed: EpisodeSeed) -> None:
         super().__init__(env)
         self.index, self.episode_seed, self.episode = index, episode_seed, -1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start the next episode with its own seed; `seed` is ignored."""
         self.episode += 1
         try:
             return self.env.reset(seed=self.episode_seed(self.index, self.episode), options=options)
@@ -74,25 +90,33 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise EnvironmentFault.of(error, "reset", self.index, self.episode) from error
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the environment."""
         try:
             return self.env.step(action)
         except Exception as error:
             raise EnvironmentFault.of(error, "step", self.index, self.episode) from error
 
-    def replay(self, episodes: Sequence[int], actions: Sequence[Sequence[Any]], expected: Array) -> tuple[Any, bool]:
-        """Play its own of the episodes in progress (one of each environment) again, from its seed and its actions.
+    def resimulate(self, episodes: Sequence[int], actions: Sequence[Sequence[Any]], expected: Array) -> tuple[Any, bool]:
+        """Restore this environment's episode in progress by stepping it again from its seed with its actions.
 
-        Returns the observation that it leads to and whether that is the expected one; if not, that of a new episode.
+        Args:
+            episodes: index of the episode in progress of every environment, of which this one takes its own.
+            actions: actions so far of every such episode, as the environments got them.
+            expected: [N, *obs] observations that they must lead to.
+
+        Returns:
+            The observation it leads to and True if that is the expected one; otherwise the first observation of the
+            next episode and False.
         """
         self.episode = episodes[self.index] - 1
         observation, _ = self.reset()
-        ended = False
+        has_ended = False
         for action in actions[self.index]:
             observation, _, terminated, truncated, _ = self.step(action)
-            ended = terminated or truncated
-            if ended:
+            has_ended = terminated or truncated
+            if has_ended:
                 break
-        wanted = expected[self.index]
-        if not ended and np.array_equal(np.asarray(observation, wanted.dtype), wanted, equal_nan=True):
+        target = expected[self.index]
+        if not has_ended and np.array_equal(np.asarray(observation, target.dtype), target, equal_nan=True):
             return observation, True
         return self.reset()[0], False

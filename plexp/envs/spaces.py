@@ -1,4 +1,4 @@
-"""From gymnasium's spaces to what the agent is built of; every other space is refused by name."""
+"""Converts gymnasium's spaces to what the agent is built from; raises ConfigError for unsupported ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from plexp.nn.distributions import (
 
 
 def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"]) -> ActionDistribution:
-    """The policy's distribution over an action space.
+    """Return the distribution that the policy has over an action space.
 
-    Raises ConfigError for a space that has none, and for `bounds=tanh` on a Box without finite bounds.
+    Raises ConfigError for an unsupported space, and for `bounds=tanh` on a Box without finite bounds.
     """
     match space:
         case spaces.Discrete():
@@ -46,9 +46,9 @@ def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"
 
 
 def observation_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
-    """The shape of one observation as the agent sees it.
+    """Return the shape of one observation.
 
-    Raises ConfigError for what is no Box; an env plugin flattens Dict, Tuple and Discrete before.
+    Raises ConfigError for a space other than Box: env plugins flatten Dict, Tuple and Discrete observations.
     """
     if isinstance(space, spaces.Box) and space.shape:
         return space.shape
@@ -59,5 +59,5 @@ def observation_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
 
 
 def is_image(space: spaces.Space[Any]) -> bool:
-    """uint8 with three axes: kept as bytes in rollouts, scaled by the network."""
+    """Return whether observations are images: uint8 with three axes, stored as bytes and scaled by the network."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3

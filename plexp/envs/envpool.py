@@ -9,15 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from plexp.envs.environment import EpisodeSeed
+from plexp.envs.environment import Array, EpisodeSeed
 from plexp.errors import ConfigError, Problem, one_line
 
-Array = npt.NDArray[Any]
 DEFAULT = "give env.backend=gymnasium"
 COMMON = "num_envs batch_size num_threads max_num_players thread_affinity_offset base_path seed env_seed"
 OURS = {*COMMON.split(), "gym_reset_return_info", "max_episode_steps", "reward_threshold"}
@@ -35,7 +33,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
 
     def __init__(self, make: Callable[[list[int]], Any], episode_seed: EpisodeSeed, num_envs: int) -> None:
         self.make, self.episode_seed = make, episode_seed
-        self.renew([0] * num_envs)
+        self.restart([0] * num_envs)
         pool = self.pool
         self.num_envs = int(pool.num_envs)
         self.single_observation_space = _mended(pool.single_observation_space)
@@ -43,7 +41,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
-    def renew(self, episodes: Sequence[int]) -> None:
+    def restart(self, episodes: Sequence[int]) -> None:
         """Begin with the seeds of these episodes, one of each environment; the later ones follow from them."""
         seeds = [self.episode_seed(i, k) >> 1 for i, k in enumerate(episodes)]  # EnvPool's are 31 bits
         with warnings.catch_warnings():

@@ -96,7 +96,9 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             raise EnvironmentFault.of(error, "step", self.index, self.episode) from error
 
-    def resimulate(self, episodes: Sequence[int], actions: Sequence[Sequence[Any]], expected: Array) -> tuple[Any, bool]:
+    def resimulate(
+        self, episodes: Sequence[int], actions: Sequence[Sequence[Any]], expected: Array
+    ) -> tuple[Any, bool]:
         """Restore this environment's episode in progress by stepping it again from its seed with its actions.
 
         Args:

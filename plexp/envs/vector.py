@@ -76,7 +76,9 @@ class SerialVectorEnv(VectorEnv[Array, Array, Array]):
 
     def render(self) -> tuple[Any, ...]:
         """Return a frame of each environment after the last step; of an episode that ended in it, the last frame."""
-        return tuple(self.final_frames[i] if i in self.final_frames else env.render() for i, env in enumerate(self.envs))
+        return tuple(
+            self.final_frames[i] if i in self.final_frames else env.render() for i, env in enumerate(self.envs)
+        )
 
     def resimulate(self, episodes: Sequence[int], actions: Sequence[Array], expected: Array) -> tuple[Array, Array]:
         """Re-simulate the episodes in progress; see `SeededEpisodes.resimulate`.

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from plexp.config import registry
 from plexp.config.schema import RunConfig, check
 from plexp.envs.environment import Environment
-from plexp.envs.film import filmed
+from plexp.envs.film import with_frames
 from plexp.envs.seeding import Streams
 from plexp.envs.spaces import action_distribution, is_image, observation_shape
 from plexp.errors import ConfigError, Problem, one_line
@@ -86,7 +86,7 @@ def build(values: Mapping[str, Any]) -> Experiment:
     }
     environment: Environment = make(classes["env"], config.env)
     if config.evaluation.film:
-        filmed(environment, config.env)  # raises ConfigError if the environment cannot be filmed
+        with_frames(environment, config.env)  # raises ConfigError if the environment cannot be filmed
     net: Network = make(classes["net"], config.net)
     critic_net: Network | None = None
     if config.critic_net is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from plexp.envs.environment import Environment
 from plexp.envs.episodes import PlayedEpisode
-from plexp.envs.film import FOLDER, Film, extremes, film, filmed
+from plexp.envs.film import FOLDER, Film, extremes, film, with_frames
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.callbacks.episode_log import NAME, episode_of
 from plexp.execution.experiment import Experiment
@@ -100,7 +100,7 @@ def film_run(run: RunHandle, request: Request) -> Iterator[RecordedFilm]:
     else:
         experiment = restored(run.values, run.file("agent.safetensors"), run.newer)
     with experiment:
-        environment = filmed(experiment.environment, experiment.config.env)
+        environment = with_frames(experiment.environment, experiment.config.env)
         _check_writable(request.folder)
         if number is not None:
             scenes = [Scene(f"episode-{number:06d}", f"training episode {number:,}, {run.name}", training_episode)]

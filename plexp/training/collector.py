@@ -12,8 +12,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from plexp.envs.adapter import Array, EnvAdapter
-from plexp.envs.environment import EpisodeSeed
+from plexp.envs.adapter import EnvAdapter
+from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import Episode, EpisodesInProgress
 from plexp.envs.faults import bounds_of, find_fault, locate
 from plexp.errors import EnvironmentFault, TrainingError
@@ -242,10 +242,10 @@ class Collector:
             self.scaler.load_state_dict(state_dict["scaler"])
         columns = self.in_progress.load_state_dict(state_dict["in_progress"])
         expected = state_dict["observations"]
-        self.observations, equal = self.adapter.replay(self.in_progress.numbers.tolist(), columns, expected)
+        self.observations, equal = self.adapter.resimulate(self.in_progress.numbers.tolist(), columns, expected)
         self.fresh, self.not_replayed = state_dict["fresh"], np.flatnonzero(~equal).tolist()
         for index in self.not_replayed:
-            self.in_progress.begin_anew(index)
+            self.in_progress.start_next(index)
             self.returns[index], self.lengths[index], self.ended[index] = 0.0, 0, False
             if self.scaler is not None:
                 self.scaler.forget(index)

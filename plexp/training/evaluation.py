@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from plexp.envs.adapter import Array, EnvAdapter
-from plexp.envs.environment import Environment
+from plexp.envs.adapter import EnvAdapter
+from plexp.envs.environment import Array, Environment
 from plexp.envs.episodes import EpisodesInProgress, PlayedEpisode
 from plexp.envs.faults import Bounds, bounds_of, find_fault, locate
 from plexp.envs.seeding import EpisodeSeeds

@@ -103,7 +103,7 @@ class GymnasiumEnvironment:
             cause = f"cannot be made ({type(error).__name__}: {one_line(error)})"
             raise ConfigError(Problem("env.id", self.id, cause, "see env.kwargs")) from error
 
-    def filmed(self) -> GymnasiumEnvironment:
+    def with_frames(self) -> GymnasiumEnvironment:
         """See `Filmable`. EnvPool and processes are left out: frames come from gymnasium, in this process."""
         if not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame complains that there is none

@@ -226,11 +226,11 @@ def test_it_begins_anew_with_the_seeds_of_other_episodes() -> None:
     env, again = make(3), make(3)
     first = env.reset()[0]
     old = weakref.ref(env.pool)
-    env.renew([4, 4, 9])
+    env.restart([4, 4, 9])
     assert old() is None
     renewed = env.reset()[0]
     assert (first != renewed).any(1).all()
-    again.renew([4, 7, 9])
+    again.restart([4, 7, 9])
     other = again.reset()[0]
     assert same([renewed[[0, 2]]], [other[[0, 2]]]) and (renewed[1] != other[1]).any()
     assert env.step(np.ones(3, np.int64))[1].tolist() == [1] * 3
@@ -375,10 +375,10 @@ class Made:
 def test_the_seeds_are_those_of_the_episodes_as_31_bits() -> None:
     env = EnvPoolVectorEnv(Made, SEEDS, 3)
     assert env.pool.seeds == [SEEDS(i, 0) >> 1 for i in range(3)]
-    env.renew([5, 0, 2])
+    env.restart([5, 0, 2])
     assert env.pool.seeds == [SEEDS(0, 5) >> 1, SEEDS(1, 0) >> 1, SEEDS(2, 2) >> 1]
     assert (env.num_envs, env.metadata["autoreset_mode"]) == (3, AutoresetMode.NEXT_STEP)
-    assert env.observation_space.shape == (3, 2) and not hasattr(env, "replay")
+    assert env.observation_space.shape == (3, 2) and not hasattr(env, "resimulate")
 
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

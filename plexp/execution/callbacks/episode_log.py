@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from plexp.envs.environment import EpisodeSeed
-from plexp.envs.episodes import Array, Episode, PlayedEpisode
+from plexp.envs.environment import Array, EpisodeSeed
+from plexp.envs.episodes import Episode, PlayedEpisode
 from plexp.errors import Problem, StoreError, one_line
 from plexp.training.collector import Collector
 from plexp.training.progress import TrainingProgress

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from plexp.envs.film import FOLDER, extremes, film, filmed, middle
+from plexp.envs.film import FOLDER, extremes, film, middle, with_frames
 from plexp.errors import one_line
 from plexp.execution.experiment import Experiment
 from plexp.training.evaluation import EvaluationResult, evaluate
@@ -29,7 +29,7 @@ class EvaluationFilms:
 
     def __init__(self, experiment: Experiment, log_file: LogFile, place: Path) -> None:
         self.experiment, self.log_file, self.place = experiment, log_file, place
-        self.environment = filmed(experiment.environment, experiment.config.env)
+        self.environment = with_frames(experiment.environment, experiment.config.env)
 
     def __call__(self, result: EvaluationResult, index: int, step: int | None) -> None:
         try:

@@ -47,7 +47,7 @@ def test_filming_changes_nothing_but_the_films(main: Main, tmp_path: Path) -> No
             "it cannot be filmed: its render modes are none; ",
         ),
         (f"{SCREEN} +env.kwargs.fault=package", "it cannot be filmed (DependencyNotInstalled: pygame is not installed"),
-        (f"{SCREEN} +env.kwargs.fault=nothing", "it cannot be filmed: what it renders is object"),
+        (f"{SCREEN} +env.kwargs.fault=nothing", "it cannot be filmed: it renders object"),
     ],
 )
 def test_an_environment_that_cannot_be_filmed_is_refused_before_training(
@@ -209,4 +209,6 @@ def test_of_an_environment_that_does_not_replay_the_film_says_so(
 
     monkeypatch.setattr(Screen, "step", generous)
     status, lines = main("film", "last", "--outputs", str(tmp_path), "--episode", "1")
-    assert status == 0 and len(lines) == 3 and re.search(r": not as it was played: return .*, recorded .*", lines[1])
+    assert (
+        status == 0 and len(lines) == 3 and re.search(r": not the recorded episode: return .*, recorded .*", lines[1])
+    )

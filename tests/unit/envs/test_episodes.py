@@ -92,7 +92,7 @@ def test_numbers_and_actions_are_those_that_lists_keep_whatever_happens(story: A
         elif what == "restore":
             ours = restored(ours, num_envs)
         elif what == "anew":
-            ours.begin_anew(size % num_envs)
+            ours.start_next(size % num_envs)
             plain[size % num_envs].begin()
         else:
             actions, done = rollout(rng, size, num_envs, kind, chance)
@@ -145,7 +145,7 @@ def test_a_state_does_not_follow_what_happens_later() -> None:
     kept = encode(state)
     for each in (ours, fresh):
         each.add(torch.zeros(2, 2), np.array([[True, False], [False, False]]))
-        each.begin_anew(1)
+        each.start_next(1)
     assert encode(state) == kept
     assert encode(fresh.state_dict()) == encode(ours.state_dict())
 
@@ -166,7 +166,7 @@ def test_an_episode_that_could_not_be_played_again_begins_another_and_the_others
     ours = EpisodesInProgress(3)
     ours.begin()
     ours.add(torch.arange(6).reshape(2, 3), np.zeros((2, 3), np.bool_))
-    ours.begin_anew(1)
+    ours.start_next(1)
     ours.add(torch.arange(6, 9).reshape(1, 3), np.zeros((1, 3), np.bool_))
     assert ours.numbers.tolist() == [0, 1, 0]
     assert [column.tolist() for column in ours.actions()] == [[0, 3, 6], [7], [2, 5, 8]]

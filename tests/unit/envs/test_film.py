@@ -15,7 +15,7 @@ from plexp.plugins.env.gymnasium import GymnasiumEnvironment
 
 from plexp.envs import video as camera
 from plexp.envs.episodes import PlayedEpisode
-from plexp.envs.film import extremes, film, filmed
+from plexp.envs.film import extremes, film, with_frames
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.envs.vector import SerialVectorEnv
 from plexp.envs.video import Frame, Title
@@ -73,7 +73,7 @@ def problem(id: str = "plexp-tests/Screen-v0", **changes: Any) -> GymnasiumEnvir
 
 
 def of(environment: Any, **sheet: Any) -> Any:
-    return filmed(environment, {"plugin": "gymnasium", "id": getattr(environment, "id", "x"), **sheet})
+    return with_frames(environment, {"plugin": "gymnasium", "id": getattr(environment, "id", "x"), **sheet})
 
 
 def played(seed: int = 3, actions: Any = (1, 0, 1, 1, 0, 0, 1), wrong: float = 0.0) -> PlayedEpisode:
@@ -126,7 +126,7 @@ def test_an_episode_that_does_not_replay_is_said_in_its_caption(
     assert moments[-1].step == end, "the replay ends where the environment or the recording does"
     assert made.warning == title.warning
     recorded_return = played(actions=actions, wrong=2.0).total_reward
-    assert made.warning == f"not as it was played: return {made.total_reward:.1f}, recorded {recorded_return:.1f}"
+    assert made.warning == f"not the recorded episode: return {made.total_reward:.1f}, recorded {recorded_return:.1f}"
 
 
 @pytest.mark.parametrize(
@@ -154,11 +154,11 @@ REFUSED = {
     "Screen-v0 package": ({"fault": "package"}, f" {MISSING}; {NO_FRAME}"),
     "Screen-v0 nothing": (
         {"fault": "nothing"},
-        f": what it renders is object [], and no [H, W, 3] of uint8; {NO_FRAME}",
+        f": it renders object [], not uint8 [H, W, 3]; {NO_FRAME}",
     ),
     "Screen-v0 floats": (
         {"fault": "floats"},
-        f": what it renders is float64 [5, 6, 3], and no [H, W, 3] of uint8; {NO_FRAME}",
+        f": it renders float64 [5, 6, 3], not uint8 [H, W, 3]; {NO_FRAME}",
     ),
 }
 
@@ -184,8 +184,8 @@ def test_a_plugin_that_knows_nothing_of_films_is_told_in_one_line() -> None:
         """An environment plugin without the method."""
 
     with pytest.raises(ConfigError) as refused:
-        filmed(Plain(), {"plugin": "mine"})  # type: ignore[arg-type]
-    expected = "env=mine: it cannot be filmed: it has no method `filmed`; see Filmable in plexp/training/interfaces.py"
+        with_frames(Plain(), {"plugin": "mine"})  # type: ignore[arg-type]
+    expected = "env=mine: it cannot be filmed: it has no method with_frames; see Filmable in plexp/envs/environment.py"
     assert str(refused.value) == expected
 
 

@@ -149,7 +149,7 @@ def test_episodes_in_progress_are_played_again_and_go_on(kind: type[SubprocessVe
         numbers, columns, expected = played(first, 21)
         assert {len(column) for column in columns} != {0} and min(numbers) > 2
         again.reset()
-        observations, equal = again.replay(numbers, columns, expected)
+        observations, equal = again.resimulate(numbers, columns, expected)
         assert equal.tolist() == [True] * 4 and equal.dtype == np.bool_
         np.testing.assert_array_equal(observations, expected)
         for t in range(12):
@@ -172,7 +172,7 @@ def test_what_does_not_come_out_as_expected_is_named_and_begins_the_next_episode
         serial = int(expected[2, 0])
         expected[2] = serial, 2 + serial % 5, 0
         columns[2] = np.zeros(9, np.int64)  # with these it ends there, before they are all played
-        observations, equal = env.replay(numbers, columns, expected)
+        observations, equal = env.resimulate(numbers, columns, expected)
         assert equal.tolist() == [True, False, False, True]
         for i in range(4):
             if equal[i]:
@@ -282,7 +282,7 @@ def test_a_process_that_dies_while_an_episode_is_played_again_is_named(start: St
     env = start(makers(2), 20)
     env.reset()
     with pytest.raises(EnvironmentFault) as raised:
-        env.replay([0, 0], [actions(0), actions(Troubled.DIES)], np.ones((2, 1), np.float32))
+        env.resimulate([0, 0], [actions(0), actions(Troubled.DIES)], np.ones((2, 1), np.float32))
     assert (raised.value.index, str(raised.value)) == (1, "the process of environment 1 died (exit code 3)")
     assert_gone(env)
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from plexp.envs import video as camera
-from plexp.envs.video import GIF_BYTES, GIF_FRAMES, PAPER, WIDTH, Frame, Title, captioned, record
+from plexp.envs.video import GIF_BYTES, GIF_FRAMES, PAPER, WIDTH, Frame, Title, add_caption, record
 
 TITLE = Title("a title")
 
@@ -47,7 +47,7 @@ def test_frames_are_scaled_by_a_whole_factor_to_at_least_400_pixels_and_even_sid
     shape: tuple[int, int], factor: int
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    frame = captioned(Frame(pixels, 3, 1.5), TITLE)
+    frame = add_caption(Frame(pixels, 3, 1.5), TITLE)
     height, width = frame.shape[:2]
     assert width >= WIDTH and width % 2 == height % 2 == 0
     top = height - shape[0] * factor - (height - shape[0] * factor) % 2
@@ -57,7 +57,9 @@ def test_frames_are_scaled_by_a_whole_factor_to_at_least_400_pixels_and_even_sid
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_step_and_return_are_written_bright_on_dark_whatever_the_frame_is(value: int) -> None:
-    one, other = (captioned(Frame(np.full((300, 400, 3), value, np.uint8), 7, total), TITLE) for total in (12.5, 13.5))
+    one, other = (
+        add_caption(Frame(np.full((300, 400, 3), value, np.uint8), 7, total), TITLE) for total in (12.5, 13.5)
+    )
     top = len(one) - 300
     assert tuple(one[0, 0]) == PAPER and one[:top].max() == 255 and (one[:top] == PAPER).all(-1).mean() > 0.8
     changed = np.argwhere((one != other).any(-1))
@@ -65,9 +67,9 @@ def test_step_and_return_are_written_bright_on_dark_whatever_the_frame_is(value:
 
 
 def test_a_long_title_is_cut_and_a_warning_has_a_line_of_its_own() -> None:
-    plain, long = captioned(moment(0), TITLE), captioned(moment(0), Title("x" * 500))
+    plain, long = add_caption(moment(0), TITLE), add_caption(moment(0), Title("x" * 500))
     assert plain.shape == long.shape and (long[:, -camera.MARGIN :] == plain[:, -camera.MARGIN :]).all()
-    warned = captioned(moment(0), Title("a title", "this is odd"))
+    warned = add_caption(moment(0), Title("a title", "this is odd"))
     assert len(warned) == len(plain) + camera.LINE
     assert (np.abs(warned.astype(int) - camera.WARNING).sum(-1) < 30).any()
 

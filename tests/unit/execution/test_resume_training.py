@@ -284,7 +284,7 @@ class Renewed(SyncVectorEnv):
 
     renewed: list[int] | None = None
 
-    def renew(self, episodes: Sequence[int]) -> None:
+    def restart(self, episodes: Sequence[int]) -> None:
         self.renewed = list(episodes)
 
 

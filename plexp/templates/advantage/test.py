@@ -1,4 +1,4 @@
-"""What mine must hold."""
+"""Tests of mine: its contract, and what it does."""
 
 import torch
 from plexp.plugins.advantage.mine import Mine

@@ -29,7 +29,7 @@ class Mine:
     def on_end(self, progress: TrainingProgress) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, so that a run can be taken up again."""
+        """Return the state that a resumed run restores."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""EnvPool: many problems of gymnasium again, stepped in C++, as a vector environment."""
+"""Vector environment of EnvPool, which steps many of gymnasium's problems in C++."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from plexp.errors import ConfigError, Problem, one_line
 DEFAULT = "give env.backend=gymnasium"
 COMMON = "num_envs batch_size num_threads max_num_players thread_affinity_offset base_path seed env_seed"
 OURS = {*COMMON.split(), "gym_reset_return_info", "max_episode_steps", "reward_threshold"}
-"""What EnvPool has in every configuration: set here or by other keys, not by env.kwargs."""
+"""Arguments of EnvPool that are set here or by other keys, not by env.kwargs."""
 
 
 class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
-    """N environments of EnvPool (Weng et al. 2022), in their order.
+    """Vector environment of N EnvPool environments (Weng et al. 2022), in their order, with NEXT_STEP resets.
 
     The step after an episode's end only resets: its action is not played and it pays 0. Where an episode ends of itself
     in the very step of the time limit, EnvPool calls it truncated and not terminated.
@@ -42,7 +42,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     def restart(self, episodes: Sequence[int]) -> None:
-        """Begin with the seeds of these episodes, one of each environment; the later ones follow from them."""
+        """Restart with the seeds of these episodes, one per environment; those of later episodes follow from them."""
         seeds = [self.episode_seed(i, k) >> 1 for i, k in enumerate(episodes)]  # EnvPool's are 31 bits
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it gives float32 spaces bounds in float64, which gymnasium remarks upon
@@ -67,7 +67,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
 def make_pool(
     id: str, kwargs: Mapping[str, Any], max_episode_steps: int | None, num_envs: int, episode_seed: EpisodeSeed
 ) -> VectorEnv[Any, Any, Any]:
-    """EnvPool's version of a problem of gymnasium, at its own id where gymnasium has it as an argument.
+    """Return EnvPool's version of a problem of gymnasium, under the id that EnvPool has for it.
 
     Later episodes go on from the seed of their environment's first, as EnvPool takes no more. Raises ConfigError where
     EnvPool is missing, or has no such environment or argument.
@@ -110,7 +110,7 @@ def _import() -> Any:
 
 
 def _translate(id: str, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """EnvPool's name of the problem, and the arguments that the name does not say."""
+    """Return EnvPool's id of the problem, and the arguments that the id does not imply."""
     rest = dict(kwargs)
     if id.startswith("LunarLander-") and isinstance(rest.get("continuous"), bool):
         id = id.replace("-", "Continuous-", 1) if rest.pop("continuous") else id
@@ -133,7 +133,7 @@ def _check(name: str, kwargs: Mapping[str, Any], config: Mapping[str, Any]) -> N
 
 
 def _flat(name: str, env: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
-    """Discrete and composite observations as a vector."""
+    """Return the environment with discrete and composite observations flattened to a vector."""
     space = env.single_observation_space
     if isinstance(space, spaces.Box):
         return env
@@ -146,7 +146,7 @@ def _flat(name: str, env: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
 
 
 def _mended(space: Any) -> Any:
-    """For a number without bounds EnvPool gives the least positive and the largest float."""
+    """Return the space with infinite bounds where EnvPool gives the smallest positive or the largest float instead."""
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         return space
     limits = np.finfo(space.low.dtype)
@@ -160,6 +160,6 @@ def _refusal(cause: str, instead: str = "") -> ConfigError:
 
 
 def _close(prefix: str, word: str, words: list[str]) -> str:
-    """What to type instead of a misspelt word, if any is like it."""
+    """Return the remedy that suggests the closest word; empty if none is close."""
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.7)
     return f"give {prefix}{close[0]}, or " if close else ""

@@ -1,4 +1,4 @@
-"""Early stopping."""
+"""Early stopping by the evaluations."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class GymnasiumEnvironment:
             raise ConfigError(Problem("env.id", self.id, cause, "see env.kwargs")) from error
 
     def with_frames(self) -> GymnasiumEnvironment:
-        """See `Filmable`. EnvPool and processes are left out: frames come from gymnasium, in this process."""
+        """Return the same problem with frames, from gymnasium in this process, without EnvPool or subprocesses."""
         if not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame complains that there is none
         filmed = copy.copy(self)

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons."""
+"""Multilayer perceptrons for vector observations."""
 
 from __future__ import annotations
 

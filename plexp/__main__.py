@@ -1,4 +1,4 @@
-"""python -m plexp"""
+"""Runs the command line: python -m plexp."""
 
 import sys
 

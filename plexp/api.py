@@ -1,4 +1,4 @@
-"""plexp from a script or a notebook: train, look up runs, evaluate, film and compare.
+"""Functions for scripts and notebooks: train, look up runs, evaluate, film and compare.
 
 What the command line prints is returned here, and what it prints as an error is raised: `ConfigError`, `StoreError` or
 `TrainingError`, with the same one-line text. Nothing of the caller's is changed: no signal handler, logging, working

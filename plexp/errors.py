@@ -1,4 +1,4 @@
-"""What plexp says to its user when something is wrong: one line that names key, value, cause and remedy."""
+"""Errors for users: each in one line that names key, value, cause and remedy. And the exit statuses."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a configuration.
-
-    `key` is the dotted key as it is typed on the command line, `cause` says why the value cannot be, `remedy` what to type.
-    """
+    """One fault of a configuration."""
 
     key: str
+    """Dotted key, as it is typed on the command line."""
     value: object
+    """Its value; `...`: not shown."""
     cause: str
+    """Reason why the value is wrong."""
     remedy: str
+    """Advice on what to type."""
 
     def __str__(self) -> str:
         shown = "" if self.value is ... else f"={'null' if self.value is None else self.value}"
@@ -41,11 +42,11 @@ class ConfigError(Exception):
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on (an environment that raises or returns NaN, a loss that is not finite): one line, exit 1."""
+    """A run that cannot continue: an environment that raises or returns NaN, a loss that is not finite. Exit status 1."""
 
 
 class EnvironmentFault(TrainingError):
-    """An environment that misbehaves: which, in its which episode, and (once known) how to see that again."""
+    """An environment that misbehaves: its index, the number of its episode, and (once known) how to see that again."""
 
     def __init__(self, message: object, index: int = 0, number: int | None = None) -> None:
         super().__init__(str(message))
@@ -59,26 +60,26 @@ class EnvironmentFault(TrainingError):
         return type(self), (str(self), self.index, self.number)
 
     def recorded(self, env: object) -> dict[str, object]:
-        """The episode in this environment (the configuration's `env`), as `python -m plexp replay` takes it."""
+        """Return the episode in this environment (the configuration's `env`), for `python -m plexp replay`."""
         return {"error": str(self), "env": env, **(self.episode or {})}
 
     @classmethod
     def of(cls, error: Exception, where: str, index: int, number: int) -> EnvironmentFault:
-        """What it raised, as text, which every process can hand on."""
+        """Return an environment's exception as a fault with its text, which every process can pass on."""
         if isinstance(error, EnvironmentFault):
             return error
         return cls(f"environment {index} raised {type(error).__name__} in {where}: {one_line(error)}", index, number)
 
 
 class Pruned(Exception):
-    """A run that its search has given up, at an environment step, and why. It is no failure."""
+    """Raised when a search prunes a run, with the reason and the environment step. It is no failure."""
 
-    def __init__(self, why: str, steps: int = 0) -> None:
-        super().__init__(why, steps)
-        self.why, self.steps = why, steps
+    def __init__(self, reason: str, steps: int = 0) -> None:
+        super().__init__(reason, steps)
+        self.reason, self.steps = reason, steps
 
     def __str__(self) -> str:
-        return f"at step {self.steps:,}: {self.why}"
+        return f"at step {self.steps:,}: {self.reason}"
 
 
 class StoreError(RuntimeError):
@@ -86,18 +87,18 @@ class StoreError(RuntimeError):
 
 
 def nearest(word: str, words: list[str]) -> str:
-    """The remedy for a misspelt word."""
+    """Return the remedy for a misspelt word."""
     close = difflib.get_close_matches(word, words, n=1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(words)}"
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, without its line breaks."""
+    """Return the text of an exception in one line."""
     return " ".join(str(error).split())
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether it says that the disk is full."""
+    """Return True if an exception says that the disk is full."""
     number = error.errno if isinstance(error, OSError) else None
-    said = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
-    return number in (errno.ENOSPC, errno.EDQUOT) or any(each in str(error) for each in said)
+    texts = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
+    return number in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in texts)

@@ -52,7 +52,7 @@ log = logging.getLogger("plexp")
 
 @dataclass
 class JobResult:
-    """How a job ended; written to `result.json` in its folder, where the table of a sweep finds it."""
+    """Result of a job, written to `result.json` in its folder, where the table of a sweep finds it."""
 
     number: int
     """Number of the job in its sweep; 0 for a single run."""
@@ -63,7 +63,7 @@ class JobResult:
     exit_status: int = OK
     """Exit status of the command, if the job is a single run."""
     objective: float | None = None
-    """What a sweeper optimises."""
+    """Value that a sweeper optimises."""
     error: list[str] = field(default_factory=list)
     """Lines that say why it did not finish."""
     seconds: float = 0.0
@@ -71,7 +71,7 @@ class JobResult:
     """Outcome of the run, if there was one; `before` if it had finished before this job."""
 
     def write(self, folder: Path) -> None:
-        """Write `result.json`."""
+        """Write the result to `result.json`."""
         content = {"job": self.number, "overrides": self.overrides, "status": self.status, **self.facts}
         content |= {"error": self.error} if self.error else {}
         (folder / "result.json").write_text(json.dumps({**content, "seconds": self.seconds}, indent=1))

@@ -1,4 +1,4 @@
-"""MLflow's server on a store, and what it says where to look. Imports no mlflow, so that `plexp ui` starts quickly."""
+"""Starts MLflow's server on a store, and prints links into it. Imports no MLflow, so that `plexp ui` starts quickly."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ from plexp.tracking import views as ui_views
 from plexp.tracking.format import cause, masked, sqlite_uri
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-SHOWN = 100
-"""Runs of an experiment that MLflow's pages load at first."""
 
 
 def serve(*, uri: str | None, outputs: Path, host: str = "127.0.0.1", port: int = 5000) -> int:
     """Run MLflow's server on a store until Ctrl-C, and print a link to each experiment's curves, the newest first.
 
-    Returns the exit status: 0 after Ctrl-C, 1 if the server failed, 2 if there is nothing to serve or no place to.
+    Returns the exit status: 0 after Ctrl-C, 1 if the server failed, 2 if there is nothing to serve or the port is taken.
     """
     if uri and uri.startswith("http"):
         print(f"{masked(uri)} is a server already; open {masked(uri).rstrip('/')}/#/experiments?{ui_views.ML}")
@@ -43,8 +41,9 @@ def serve(*, uri: str | None, outputs: Path, host: str = "127.0.0.1", port: int 
         advice = "Whoever reaches it can read, change and delete every run; hosts outside: MLFLOW_SERVER_ALLOWED_HOSTS"
         print(f"warning: --host {host}: MLflow asks for no password. {advice}", file=sys.stderr)
     with suppress(ValueError):  # not in the main thread; else SIGTERM and a closed terminal end the server too
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.default_int_handler)
     with tempfile.TemporaryFile() as output:
         server = _start(uri or sqlite_uri(outputs / "mlflow.db"), outputs, host, port, output)
         try:
@@ -56,7 +55,7 @@ def serve(*, uri: str | None, outputs: Path, host: str = "127.0.0.1", port: int 
 
 
 def _start(uri: str, outputs: Path, host: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """The lean server: one worker, no job runners (which are 13 processes more)."""
+    """Start a small server: one worker, and no job runners, which would be 13 more processes."""
     environment = os.environ | {
         "MLFLOW_BACKEND_STORE_URI": uri,  # in the command line every user of the machine could read its password
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -88,7 +87,7 @@ def _attend(server: subprocess.Popen[bytes], host: str, port: int, output: IO[by
 
 
 def _experiments(address: str) -> Iterator[str]:
-    """What to print: links to those that have runs, the one with the newest run first. Saves or renews their views."""
+    """Yield links to the experiments that have runs, the one with the newest run first, and save or renew their views."""
     opener = build_opener(ProxyHandler({}))
 
     def post(method: str, **body: object) -> Any:
@@ -97,41 +96,33 @@ def _experiments(address: str) -> Iterator[str]:
         with opener.open(request, timeout=60) as response:
             return json.load(response)
 
-    def newest(key: str, number: int = 1, **which: object) -> list[Any]:
+    def newest(key: str, **which: object) -> list[Any]:
         order = ["attributes.start_time DESC"]
-        found = post("runs/search", experiment_ids=[key], max_results=number, order_by=order, **which)
-        return list(found.get("runs", []))
+        return list(post("runs/search", experiment_ids=[key], max_results=1, order_by=order, **which).get("runs", []))
 
     experiments = post("experiments/search", max_results=1000).get("experiments", [])
-    begun = {
-        each["experiment_id"]: runs[0]["info"]["start_time"]
-        for each in experiments
-        if (runs := newest(each["experiment_id"]))
+    newest_starts = {
+        experiment["experiment_id"]: runs[0]["info"]["start_time"]
+        for experiment in experiments
+        if (runs := newest(experiment["experiment_id"]))
     }
-    for each in sorted(experiments, key=lambda each: begun.get(each["experiment_id"], 0), reverse=True):
-        key = each["experiment_id"]
-        if key not in begun:
+    for experiment in sorted(experiments, key=lambda e: newest_starts.get(e["experiment_id"], 0), reverse=True):
+        key = experiment["experiment_id"]
+        if key not in newest_starts:
             continue
-        known = {tag["key"]: tag["value"] for tag in each.get("tags", [])}
-        runs = newest(key, SHOWN, filter="tags.kind = 'training'")
-        for tag, value in ui_views.saved_views(list(map(_labels, runs))).items():
-            if not ui_views.is_same_view(known.get(tag, ""), value):
+        tags = {tag["key"]: tag["value"] for tag in experiment.get("tags", [])}
+        for tag, value in ui_views.saved_views().items():
+            if not ui_views.is_same_view(tags.get(tag, ""), value):
                 post("experiments/set-experiment-tag", experiment_id=key, key=tag, value=value)
-        yield f"  {each['name']}: {ui_views.link(address, key)}"
+        yield f"  {experiment['name']}: {ui_views.link(address, key)}"
         yield f"    as a table: {ui_views.link(address, key, ui_views.TABLE)}"
         for run in newest(key, filter="tags.kind = 'comparison'"):
             report = ui_views.link_to_file(address, key, run["info"]["run_id"], "report.html")
             yield f"    newest comparison: {report}"
 
 
-def _labels(run: dict[str, Any]) -> dict[str, str]:
-    """Tags and params of a run as the server returns it."""
-    kinds = {"tag": run["data"].get("tags", []), "param": run["data"].get("params", [])}
-    return {f"{kind}.{each['key']}": each["value"] for kind, found in kinds.items() for each in found}
-
-
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """The server and its worker, which share a process group of their own."""
+    """Stop the server and its worker, which share a process group of their own."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(server.pid, number)
@@ -140,7 +131,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def _occupied(host: str, port: int) -> str:
-    """Why nobody can listen there; empty if one can."""
+    """Return why the port cannot be used; empty if it can."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

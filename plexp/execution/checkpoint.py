@@ -1,14 +1,13 @@
-"""Checkpoints: all that a run must remember, in one file, which is either whole or noticed to be not.
+"""Checkpoints: everything that a run needs to be resumed, in one file that is either whole or known to be damaged.
 
-A file is safetensors; what is no tensor stands as JSON in its header. Its name says its step and the SHA-256 of its bytes, so
-that one `rename` makes it valid, and nothing is ever unpickled.
+The format is safetensors, with everything but tensors as JSON in the header; nothing is ever unpickled. A file's name has its
+step and the SHA-256 of its bytes, so that one rename makes it valid.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,26 +21,29 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from plexp.files import sync_folder, write_whole
+
 State: TypeAlias = Mapping[str, Any]
-"""Nested mappings and lists of tensors, numpy arrays, numbers, texts, booleans and None."""
+"""A state: nested mappings and lists of tensors, NumPy arrays, numbers, texts, booleans and None."""
 FORMAT = 1
 KEPT = 2
-"""Files that stay: the newest, and the one before it, should the newest turn out to be damaged."""
+"""Number of files that stay: the newest, and the one before it in case the newest is damaged."""
 NAME = re.compile(r"step-(\d{12})-([0-9a-f]{64})\.safetensors")
 HEADER = "plexp"
 TENSOR, ARRAY = "tensor://", "array://"
-"""Where a text in the JSON stands for a tensor or a numpy array of that number."""
+"""Prefixes of texts in the JSON that stand for the tensor or NumPy array of that number."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back."""
+    """A checkpoint that was read."""
 
     state: dict[str, Any]
+    """State of every part by name; empty if all files are damaged."""
     steps: int
     """Environment steps that had been learnt from."""
     damaged: list[str] = field(default_factory=list)
-    """Newer files that are not what their names say, and why."""
+    """Damaged newer files, each with what is wrong."""
 
 
 def save(folder: Path, state: State, steps: int) -> Path:
@@ -52,17 +54,9 @@ def save(folder: Path, state: State, steps: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     data = encode(state)
     path = folder / f"step-{steps:012d}-{hashlib.sha256(data).hexdigest()}.safetensors"
-    draft = folder / f"draft-{os.getpid()}"
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(folder)
-    damaged = [each for each in _files(folder) if each.name > path.name]  # or this run would not be before them
+    write_whole(path, data)
+    sync_folder(folder)
+    damaged = [file for file in _files(folder) if file.name > path.name]  # or this run would not be before them
     for old in [*damaged, *_files(folder)[len(damaged) + KEPT :]]:
         with suppress(OSError):
             old.unlink()
@@ -70,16 +64,16 @@ def save(folder: Path, state: State, steps: int) -> Path:
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None if there is none."""
+    """Return the newest checkpoint that is whole; None if there is none."""
     damaged: list[str] = []
     for path in _files(folder):
-        found = NAME.fullmatch(path.name)
-        assert found is not None
+        name = NAME.fullmatch(path.name)
+        assert name is not None
         try:
             data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != found[2]:
+            if hashlib.sha256(data).hexdigest() != name[2]:
                 raise ValueError(f"its {len(data)} bytes are not those that were written")
-            return Checkpoint(decode(data), int(found[1]), damaged)
+            return Checkpoint(decode(data), int(name[1]), damaged)
         except (OSError, ValueError) as error:
             damaged.append(f"{path.name}: {error}")
     return Checkpoint({}, 0, damaged) if damaged else None
@@ -93,7 +87,7 @@ def remove(folder: Path) -> None:
 
 
 def encode(state: State) -> bytes:
-    """A state as the bytes of a safetensors file. Raises TypeError for what is none."""
+    """Return a state as the bytes of a safetensors file. Raises TypeError for an object that cannot be in one."""
     tensors: dict[str, Tensor] = {}
     tree = _packed(state, tensors, "state")
     header = json.dumps({"format": FORMAT, "state": tree}, separators=(",", ":"))
@@ -101,20 +95,20 @@ def encode(state: State) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, Any]:
-    """The state that `encode` was given. Raises ValueError for another format."""
+    """Return the state that was given to `encode`. Raises ValueError for another format."""
     length = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
     except KeyError:
         raise ValueError("it is not a checkpoint of plexp") from None
     if header["format"] != FORMAT:
-        raise ValueError(f"it has format {header['format']}, and this plexp reads format {FORMAT}")
+        raise ValueError(f"it has format {header['format']}, and this version of plexp reads format {FORMAT}")
     state: dict[str, Any] = _unpacked(header["state"], load_tensors(data))
     return state
 
 
 def copied(state: Any) -> Any:
-    """The same state, on the CPU and independent of later changes in place."""
+    """Return a copy of a state, on the CPU and independent of later changes in place."""
     if isinstance(state, Tensor):
         return state.detach().cpu().clone()
     if isinstance(state, np.ndarray):
@@ -146,7 +140,7 @@ def _packed(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         case None | bool() | int() | float() | str():
             return value
     kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-    raise TypeError(f"{where}: {kind} is nothing that a checkpoint keeps")
+    raise TypeError(f"{where}: {kind} cannot be in a checkpoint")
 
 
 def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -163,14 +157,5 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the newest first."""
+    """Return the checkpoints of a folder, the newest first."""
     return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), reverse=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the new name survives a power cut too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

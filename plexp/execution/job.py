@@ -30,7 +30,7 @@ UNNAMED_PREFIXES = ("tracker.", "checkpoint.", "evaluation.film")
 
 @dataclass(frozen=True)
 class Job:
-    """What one run is asked to be."""
+    """Description of a run to be made."""
 
     values: dict[str, Any]
     """The resolved configuration."""
@@ -41,13 +41,13 @@ class Job:
     sweep: str = ""
     """Name of the sweep that it belongs to; empty: none."""
     number: int = 0
-    """Its number in the sweep."""
+    """Number of the job in the sweep."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Further tags of the run, such as those of a search."""
 
     @property
     def masked_overrides(self) -> list[str]:
-        """Its overrides without credentials."""
+        """Overrides without credentials."""
         return [masked(override) for override in self.overrides]
 
     def sweep_tags(self, record: Record | None) -> dict[str, str]:
@@ -90,7 +90,7 @@ def _run(job: Job, experiment: Experiment, folder: RunFolder, console: Console, 
 
     values, record = experiment.values, folder.record()
     if record is not None and record.run_id is not None:
-        log.info("%s goes on in its run %s, which %s", record.name, record.run_id, _end_of(record))
+        log.info("%s resumes its run %s, which %s", record.name, record.run_id, _end_of(record))
     sweeps = {**(record.sweeps if record else {}), **({job.sweep: job.number} if job.sweep else {})}
     folder.begin(
         identity=folder.path.name.partition("-")[0],
@@ -124,7 +124,7 @@ def _tuned(job: Job) -> str | None:
 
 
 def _end_of(record: Record) -> str:
-    return {"RUNNING": "was killed without a word", "KILLED": "was interrupted"}.get(record.status, "failed")
+    return {"RUNNING": "was killed", "KILLED": "was interrupted"}.get(record.status, "failed")
 
 
 def _group(name: str, overrides: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""How a run went, as numbers and in words. Importing this needs neither torch nor mlflow."""
+"""The outcome of a run, as numbers and in words. Importing this needs neither torch nor MLflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run went."""
+    """The outcome of a run."""
 
     name: str
     run_id: str
@@ -19,24 +19,29 @@ class Outcome:
     steps: int
     episodes: int
     seconds: float
-    """Of collecting and updating."""
+    """Seconds spent collecting and updating."""
     solved_at: int | None
+    """Environment step of the first evaluation that reached `solved_return`; None: none did."""
     solved_return: float | None
+    """Mean return that counts as solved; None: there is no such mark."""
     objective: float | None
-    """The metric that a sweep optimises; None: this run logged none by that name."""
+    """Value that a sweep optimises; None: the run has no metric of that name."""
     logged: list[str]
-    """The names of all metrics."""
+    """Names of all metrics."""
 
 
 def objective(name: str, logged: Mapping[str, float], threshold: float | None) -> float | None:
-    """Its last value. A threshold that was never reached counts as ∞ steps, so that a sweep which minimises them learns it."""
+    """Return the last value of a metric; None if there is none.
+
+    A threshold that was never reached counts as infinitely many steps, for a sweep that minimises them.
+    """
     if threshold is not None and name in ("speed/steps_to_threshold", "speed/seconds_to_threshold"):
         return logged.get(name, math.inf)
     return logged.get(name)
 
 
 def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
-    """Two lines of Markdown: what it was and how it went."""
+    """Return two lines of Markdown: what the run was, and its outcome."""
     algo, advantage, env = values["algo"]["plugin"], values["advantage"]["plugin"], values["env"]["id"]
     what = f"**{algo}** with {advantage} on **{env}**, seed {values['seed']}"
     rate = outcome.steps / max(outcome.seconds, 1e-9)
@@ -45,7 +50,7 @@ def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
 
 
 def summary(outcome: Outcome) -> str:
-    """`final return 251.3 ± 40.1 (mean ± deviation over episodes); solved (≥ 200) at step 350,000`."""
+    """Return a line: `final return 251.3 ± 40.1 (mean ± deviation over episodes); solved (≥ 200) at step 350,000`."""
     text = f"final return {outcome.final_return:.1f} ± {outcome.final_return_std:.1f} (mean ± deviation over episodes)"
     if outcome.solved_return is None:
         return text

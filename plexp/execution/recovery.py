@@ -1,4 +1,4 @@
-"""Settles what runs left behind: those that died are marked KILLED, and what waits on disk goes to the store."""
+"""Settles runs whose process has ended: killed ones are marked KILLED, and what waits on disk goes to the store."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from plexp.tracking.store import MlflowClient, MlflowException, connected, store
 
 
 def settle(client: MlflowClient, outputs: Path, uri: str | None) -> list[str]:
-    """Settle the runs of this outputs folder that are kept in this store (`uri` None: the folder's own).
+    """Settle the runs of an outputs folder that are recorded in a store (`uri` None: the folder's own).
 
-    Returns a line for each. Raises StoreError if the store does not answer; the rest goes on waiting.
+    Returns a line for each. Raises StoreError if the store does not answer; the rest keeps waiting.
     """
-    said, mine = [], None if uri is None else masked(uri)
+    lines, store = [], None if uri is None else masked(uri)
     for folder, record in unsettled_runs(state_folder(outputs)):
-        if record.store != mine:
+        if record.store != store:
             continue
         with held(folder) as free, store_errors(uri, outputs):
             if free:
                 folder.is_settled = False
-                said += _settle(client, folder)
+                lines += _settle(client, folder)
                 folder.is_settled = True
-    return said
+    return lines
 
 
 def settle_outputs(outputs: Path, uri: str | None) -> list[str]:
-    """The same, for a command that has no client yet; does nothing, and imports nothing more, where nothing is left."""
+    """Settle the runs of an outputs folder, for a command that has no client yet; see `settle`.
+
+    Where nothing is to be settled, MLflow is not called.
+    """
     if not unsettled_runs(state_folder(outputs)):
         return []
     if uri is None and not (outputs / "mlflow.db").is_file():
@@ -43,30 +46,30 @@ def settle_outputs(outputs: Path, uri: str | None) -> list[str]:
 
 
 def _settle(client: MlflowClient, folder: RunFolder) -> list[str]:
-    """A line that says what was done; none where another process has just done it."""
+    """Settle one run, and return a line that says how; none if another process has just done it."""
     record, (beat, _, _) = folder.record(), folder.heartbeat()
     assert record is not None
     run_id = record.run_id or _by_tag(client, folder.path.name)
-    said = []
+    actions = []
     if run_id is not None and _is_gone(client, run_id):
         shutil.rmtree(folder.outbox, ignore_errors=True)
         folder.change(status="KILLED" if record.status == "RUNNING" else record.status)
         return [f"{record.name or folder.path.name} ({run_id}): it was deleted in MLflow"]
     outbox = Outbox(folder.outbox)
     if run_id is not None and len(outbox):
-        said.append(f"delivered what waited ({len(outbox)} operations)")
+        actions.append(f"delivered what waited ({len(outbox)} operations)")
         Delivery(client, run_id, outbox, unsure=True).deliver()
     if beat:  # it stopped before MLflow knew of its end
         died = record.status == "RUNNING"
         status = "KILLED" if died else record.status
-        error = ["it ended without a word (killed, or the power failed)"] if died else record.error
+        error = ["its process was killed, or the power failed"] if died else record.error
         if run_id is not None:
             client.set_terminated(run_id, status, int(beat * 1000))
             if error and not died:
                 client.set_tag(run_id, "error", error[0])
         folder.change(status=status, run_id=run_id, error=error)
-        said.append(f"{'died, ' if died else ''}marked {status}")
-    return [f"{record.name or folder.path.name} ({run_id}): {', '.join(said)}"] if said else []
+        actions.append(f"{'died, ' if died else ''}marked {status}")
+    return [f"{record.name or folder.path.name} ({run_id}): {', '.join(actions)}"] if actions else []
 
 
 def _is_gone(client: MlflowClient, run_id: str) -> bool:
@@ -79,14 +82,14 @@ def _is_gone(client: MlflowClient, run_id: str) -> bool:
 
 
 def _by_tag(client: MlflowClient, state: str) -> str | None:
-    """The run that was created just before the process died."""
+    """Return the id of the run that was created just before its process died."""
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(ids, f"tags.state = '{state}'", max_results=1) if ids else []
     return found[0].info.run_id if found else None
 
 
 def tag(outputs: Path, uri: str | None, run_id: str, tags: dict[str, str]) -> None:
-    """Add tags to a run that is over. Raises StoreError."""
+    """Add tags to a finished run. Raises StoreError if the store does not answer."""
     with connected(uri or sqlite_uri(outputs / "mlflow.db")) as client:
         for key, value in tags.items():
             client.set_tag(run_id, key, value)

@@ -1,4 +1,4 @@
-"""What is left when training has ended: the agent, the learning curve, the figures, the model and the description."""
+"""Records the results of a finished training: agent, learning curve, figures, model and description."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from plexp.training.agent import GreedyPolicy
 from plexp.training.progress import TrainingProgress
 
 
-def keep(
+def record_results(
     experiment: Experiment,
     tracker: Tracker,
     evaluator: Evaluator,
     progress: TrainingProgress,
     folder: Path,
 ) -> Outcome:
-    """Log all of it; `folder` is where files may be made. Returns how the run went."""
+    """Record the results, and return the outcome; `folder` is for temporary files."""
     environment, final = experiment.environment, evaluator.final
     assert final is not None
     if len(evaluator.curve) > 1:
@@ -62,8 +62,10 @@ def keep(
     return outcome
 
 
-def keep_episodes(tracker: Tracker, recorder: Recorder, episodes: EpisodeLog, seeds: EpisodeSeed, folder: Path) -> None:
-    """Log the training episodes: what came of each, and (see `EpisodeLog`) all that it takes to play it again."""
+def record_episodes(
+    tracker: Tracker, recorder: Recorder, episodes: EpisodeLog, seeds: EpisodeSeed, folder: Path
+) -> None:
+    """Record the training episodes: their returns and lengths, and (see `EpisodeLog`) what re-simulating them needs."""
     tracker.log_text(recorder.episodes_as_csv(), "episodes.csv")
     with tempfile.TemporaryDirectory(dir=folder) as place:
         if (path := episodes.save(Path(place), seeds)) is not None:

@@ -1,4 +1,4 @@
-"""One run: train an experiment, or go on with it, and keep everything of it in MLflow."""
+"""One run: trains an experiment, or resumes it, and records everything in MLflow."""
 
 from __future__ import annotations
 
@@ -42,20 +42,27 @@ def run(
     tags: Mapping[str, str],
     console: Console,
     folder: RunFolder,
-    judge: PruningRule | None = None,
+    pruning: PruningRule | None = None,
 ) -> Outcome:
-    """Train to the end: FINISHED, KILLED by Ctrl-C, SIGTERM or its search, or FAILED with the traceback.
+    """Train to the end, and return the outcome; a folder with a checkpoint is resumed, in the same MLflow run.
 
-    judge: of the search that it belongs to; its verdict is raised as Pruned. A folder with a checkpoint goes on from there,
-    in the same MLflow run. Its lock must be held. Raises StoreError, before any run exists, if the store cannot be reached;
-    TrainingError if the training cannot go on.
+    The run ends as FINISHED, as KILLED by Ctrl-C, SIGTERM or its search, or as FAILED with the traceback.
+
+    Args:
+        experiment: what to train.
+        tags: tags of the run.
+        console: gets the progress bar.
+        folder: state of the run; its lock must be held.
+        pruning: rule of the search that the run belongs to; a run that it ends raises Pruned.
+
+    Raises StoreError, before any run exists, if the store cannot be reached; TrainingError if the training fails.
     """
     with experiment:
-        return Run(experiment, tags, console, folder, judge).train()
+        return Run(experiment, tags, console, folder, pruning).train()
 
 
 class Run:
-    """An experiment, its record in MLflow and its folder."""
+    """An experiment with its record in MLflow and its folder; see `run`."""
 
     def __init__(
         self,
@@ -63,7 +70,7 @@ class Run:
         tags: Mapping[str, str],
         console: Console,
         folder: RunFolder,
-        judge: PruningRule | None = None,
+        pruning: PruningRule | None = None,
     ) -> None:
         config, values = experiment.config, experiment.values
         uri, outputs = config.tracker.uri, Path(config.outputs).absolute()
@@ -82,8 +89,8 @@ class Run:
         )
         try:
             settle(tracker.client, outputs, uri)
-        except StoreError as error:  # what others left behind must not stop this run
-            log.warning("what other runs left behind is not settled: %s", error)
+        except StoreError as error:  # other runs must not stop this one
+            log.warning("other runs that were killed are not settled: %s", error)
         if not tracker.is_resumed:
             checkpoint.remove(folder.checkpoints)
             tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
@@ -93,9 +100,9 @@ class Run:
         profile = experiment.trainer.profile
         self.evaluator = Evaluator(self._play, tracker.log, profile=profile, **settings)
         self.recorder = Recorder(tracker.log, config.tracker.every, profile)
-        collector, kept = experiment.trainer.collector, config.tracker.log_actions
-        self.episodes = EpisodeLog(collector, folder.path / "episodes" if kept else None)
-        self.pruning = [] if judge is None else [Pruning(judge, self.evaluator)]
+        episodes = folder.path / "episodes" if config.tracker.log_actions else None
+        self.episodes = EpisodeLog(experiment.trainer.collector, episodes)
+        self.pruning = [] if pruning is None else [Pruning(pruning, self.evaluator)]
         self.bar = ProgressBar(experiment.name, self.evaluator, console)
         self.progress = TrainingProgress()
         self.plugins = CallbackDispatcher(experiment.callbacks, tracker.log, tracker.set_tags)
@@ -105,9 +112,9 @@ class Run:
         self.checkpointer = Checkpointer(self.parts or {}, self._write, config.checkpoint.every, profile)
 
     def train(self) -> Outcome:
-        """Go on from the last checkpoint, if there is one, to the end."""
+        """Train from the last checkpoint, if there is one, to the end."""
         try:
-            self._take_up()
+            self._resume()
             callbacks: list[TrainingCallback] = [
                 self.recorder,
                 self.episodes,
@@ -121,25 +128,26 @@ class Run:
                 self.experiment.trainer.run(callbacks, self.progress)
             finally:
                 self.bar.close()
-            kept = (self.tracker, self.evaluator, self.progress)
-            outcome = results.keep(self.experiment, *kept, self.folder.path)
-            self._keep_episodes()
+            outcome = results.record_results(
+                self.experiment, self.tracker, self.evaluator, self.progress, self.folder.path
+            )
+            self._record_episodes()
             self._close("FINISHED", [], outcome=asdict(outcome), metrics=self.tracker.last)
         except KeyboardInterrupt:
             self._save()
-            self._keep_episodes()
+            self._record_episodes()
             self._close("KILLED", [])
             raise
         except Pruned as pruned:
             self.tracker.set_tags({"pruned": str(pruned)})
-            self._keep_episodes()
+            self._record_episodes()
             self._close("KILLED", [], pruned=str(pruned))
             checkpoint.remove(self.folder.checkpoints)
             raise
         except BaseException as error:
             self._fail(error)
             if isinstance(error, StoreError):  # it is no fault of the configuration any more
-                raise TrainingError(f"{error}; the same command goes on then") from None
+                raise TrainingError(f"{error}; the same command resumes the run then") from None
             raise
         checkpoint.remove(self.folder.checkpoints)
         self.episodes.remove()
@@ -149,31 +157,33 @@ class Run:
         experiment = self.experiment
         return evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(index), episodes)
 
-    def _take_up(self) -> None:
-        """Become what the last whole checkpoint says. Raises TrainingError if it is of another kind of run."""
+    def _resume(self) -> None:
+        """Restore the last checkpoint that is whole. Raises TrainingError if it does not fit."""
         if self.parts is None:
             plugin = self.experiment.config.algo["plugin"]
-            log.warning("algo=%s has no state_dict, so this run cannot be taken up again if it is interrupted", plugin)
+            log.warning("algo=%s has no state_dict, so this run cannot be resumed if it is interrupted", plugin)
             return
-        found = checkpoint.load(self.folder.checkpoints)
-        if found is None:
+        last = checkpoint.load(self.folder.checkpoints)
+        if last is None:
             return
-        for damage in found.damaged:
-            log.warning("damaged checkpoint, the one before it is taken: %s", damage)
-        tags = {"resume.damaged": "; ".join(found.damaged)} if found.damaged else {}
-        if found.state:
+        for damage in last.damaged:
+            log.warning("damaged checkpoint, the one before it is used: %s", damage)
+        tags = {"resume.damaged": "; ".join(last.damaged)} if last.damaged else {}
+        if last.state:
             try:
                 for name, part in self.parts.items():
-                    part.load_state_dict(found.state[name])
+                    part.load_state_dict(last.state[name])
             except (KeyError, ValueError, RuntimeError, TypeError) as error:
-                why = f"{type(error).__name__}: {one_line(error)}"
-                raise TrainingError(f"the checkpoint does not fit ({why}); resume=never starts anew") from error
-            tags["resume.steps"] = str(found.steps)
-            log.info("%s goes on from step %s (resume=never starts anew)", self.experiment.name, f"{found.steps:,}")
+                reason = f"{type(error).__name__}: {one_line(error)}"
+                raise TrainingError(f"the checkpoint does not fit ({reason}); resume=never starts a new run") from error
+            tags["resume.steps"] = str(last.steps)
+            log.info("%s resumes at step %s (resume=never starts a new run)", self.experiment.name, f"{last.steps:,}")
         if lost := self.experiment.trainer.collector.not_replayed:
             which = ", ".join(map(str, lost))
-            tags["resume.not_replayed"] = f"environments {which}, at step {found.steps}"
-            log.warning("the episodes of environments %s did not replay equal: new ones begin there", which)
+            tags["resume.not_replayed"] = f"environments {which}, at step {last.steps}"
+            log.warning(
+                "the episodes of environments %s differ when they are re-simulated: new ones begin there", which
+            )
         self.tracker.set_tags(tags)
 
     def _write(self, state: checkpoint.State, steps: int) -> None:
@@ -187,26 +197,26 @@ class Run:
             raise StoreError(str(Problem("outputs", where, cause, remedy))) from None
 
     def _save(self) -> None:
-        """The last checkpoint; where it cannot be written, the one before it stays."""
+        """Write the last checkpoint; if it cannot be written, the one before it stays."""
         try:
             self.checkpointer.save_last()
         except Exception as error:
             log.warning("the last checkpoint cannot be written (%s); the one before it stays", one_line(error))
 
-    def _keep_episodes(self) -> None:
+    def _record_episodes(self) -> None:
         try:
             seeds = self.experiment.streams.training
-            results.keep_episodes(self.tracker, self.recorder, self.episodes, seeds, self.folder.path)
+            results.record_episodes(self.tracker, self.recorder, self.episodes, seeds, self.folder.path)
         except Exception as error:
-            log.warning("the training episodes are not all kept: %s", one_line(error))
+            log.warning("the training episodes are not all recorded: %s", one_line(error))
 
     def _fail(self, error: BaseException) -> None:
-        """Record why. On a full disk that comes first, with the room that was set aside for it."""
+        """Record why the run failed; on a full disk before anything else, in the space that was set aside for it."""
         full = is_full(error)
         self.folder.spend_reserve()
         if not full:
             self._save()
-            self._keep_episodes()
+            self._record_episodes()
         line = f"{type(error).__name__}: {one_line(error)}"
         with suppress(StoreError):  # the error itself is what matters
             self.tracker.set_tags({"error": line})
@@ -228,7 +238,7 @@ class Run:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted names, as they are typed on the command line."""
+    """Yield values with dotted names, as they are typed on the command line."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")

@@ -18,10 +18,10 @@ from types import MethodType
 from typing import Any, TypeAlias
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from plexp.errors import one_line
+from plexp.files import lock_file
 
 log = logging.getLogger("plexp")
 TensorFunction: TypeAlias = Callable[..., tuple[Tensor, ...]]
@@ -210,7 +210,7 @@ def _library(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], fixed: int, 
     path = folder / f"{hashlib.sha256(repr(described).encode()).hexdigest()[:32]}.pt2"
     if path.exists():
         return path
-    with FileLock(path.with_suffix(".lock")):
+    with lock_file(path.with_suffix(".lock")):
         if not path.exists():
             log.info("compiling %s, once for this and later runs", name)
             rows = {0: torch.export.Dim.DYNAMIC}

@@ -1,1 +1,1 @@
-"""What can be done with a recorded run: restore, evaluate, film, export, reproduce, re-simulate."""
+"""Restores, evaluates, films, exports, reproduces and re-simulates recorded runs."""

@@ -25,7 +25,7 @@ class LaterEvaluation:
     environment: str
     """Label of the environment."""
     sampled: bool
-    """Whether actions were sampled from the policy; False: the most likely one was taken."""
+    """True if actions were sampled from the policy; False: the most likely one was taken."""
     seed: int
     """Seed of the episodes."""
     result: EvaluationResult

@@ -1,4 +1,4 @@
-"""An agent as others use it: files that act without plexp, and a script beside each that plays an episode with it."""
+"""Exports agents: files that act without plexp, and a script beside each that plays an episode with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, redirect_stderr
+from contextlib import closing, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -27,45 +27,45 @@ from plexp.tracking.models import register
 from plexp.training.agent import GreedyPolicy
 
 Act = Callable[[Tensor], Tensor]
-"""Observations [B, *obs] as the environment gives them -> actions [B, *act] as it takes them."""
+"""A function from observations [B, *obs] as the environment gives them to actions [B, *act] as it takes them."""
 BATCHES = (1, 2, 7)
 STEPS = 64
-"""Of each of the seven environments whose observations a file is tried with; more: surer, and slower."""
+"""Steps of each of the seven environments whose observations a file is tried with; more: surer, and slower."""
 TOLERANCE = 1e-4
-"""Relative: far above the rounding of other kernels, far below a mistake."""
+"""Largest relative difference of actions: far above the rounding of other kernels, far below a mistake."""
 NEEDS = {"pt2": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
-"""The formats, and the packages that writing and trying them takes."""
+"""Formats, each with the packages that it needs."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and tried."""
+    """A file that was written, and tried on real observations."""
 
     file: Path
     script: Path | None
-    """Plays an episode with it; None for an environment that gymnasium does not make by an id."""
+    """Script that plays an episode with it; None for an environment that gymnasium does not make by an id."""
     observations: int
-    """Real ones, on which its actions were compared with the agent's, in batches of 1, 2 and 7."""
+    """Number of observations on which its actions were compared with the agent's, in batches of 1, 2 and 7."""
     difference: float
-    """The largest of an action; of choices the share that came out otherwise (logits that are equal but for rounding)."""
+    """Largest difference of an action; of choices the share that differs (logits that are equal but for rounding)."""
 
 
 def check_formats(formats: list[str]) -> None:
-    """Raise ConfigError for a format whose packages are not there."""
-    for each in formats:
-        if missing := [name for name in NEEDS[each] if importlib.util.find_spec(name) is None]:
+    """Raise ConfigError for a format whose packages are not installed."""
+    for kind in formats:
+        if missing := [name for name in NEEDS[kind] if importlib.util.find_spec(name) is None]:
             cause = f"it needs the package {missing[0]}, which is missing"
-            raise ConfigError(Problem("--format", each, cause, f'pip install "plexp[{each}]"'))
+            raise ConfigError(Problem("--format", kind, cause, f'pip install "plexp[{kind}]"'))
 
 
 def export(experiment: Experiment, formats: list[str], folder: Path, title: str) -> list[Exported]:
-    """Write the greedy policy in each format (see NEEDS), and a script that plays an episode with it.
+    """Write the greedy policy in each format of `NEEDS`, and a script that plays an episode with it.
 
-    Raises ConfigError where it cannot be traced, where a file does not act as the agent does, or cannot be written.
+    Raises ConfigError for a policy that cannot be traced, and a file that acts differently or cannot be written.
     """
     check_formats(formats)
-    policy, observations = GreedyPolicy(experiment.agent).eval(), seen(experiment)
-    made = []
+    policy, observations = GreedyPolicy(experiment.agent).eval(), met_observations(experiment)
+    exported = []
     for kind in formats:
         file = folder / f"policy.{kind}"
         try:
@@ -80,14 +80,20 @@ def export(experiment: Experiment, formats: list[str], folder: Path, title: str)
             file.unlink()
             cause = f"what it gives acts differently from the agent (by {difference:.2g})"
             raise ConfigError(Problem("--format", kind, cause, f"give --format {'pt2' if kind == 'onnx' else 'onnx'}"))
-        made.append(Exported(file, script, len(observations), difference))
-    return made
+        exported.append(Exported(file, script, len(observations), difference))
+    return exported
 
 
 def write(policy: nn.Module, example: Tensor, kind: str, file: Path) -> Act:
-    """Write the policy there and read it back. example: observations [2, *obs]; what is written takes any B.
+    """Write a policy and return it as it is read back.
 
-    Raises ConfigError where it cannot be traced, OSError where it cannot be written.
+    Args:
+        policy: observations [B, *obs] -> actions [B, *act].
+        example: observations [2, *obs]; the file takes any B.
+        kind: format of the file.
+        file: where to write it.
+
+    Raises ConfigError if it cannot be traced, OSError if it cannot be written.
     """
     file.write_bytes(b"")  # or say so, before it takes seconds
     level = logging.getLogger("torch.onnx").level
@@ -128,7 +134,7 @@ def _write_onnx(policy: nn.Module, example: Tensor, file: Path) -> Act:
 
 @torch.no_grad()
 def compare(act: Act, policy: nn.Module, observations: Tensor) -> float:
-    """The largest relative difference of their actions, in batches of 1, 2 and 7; of integers the share that differs."""
+    """Return the largest relative difference of actions, in batches of 1, 2 and 7; of integers the share that differs."""
     parts = [part for size in BATCHES for part in observations.split(size)]  # type: ignore[no-untyped-call]
     ours, theirs = torch.cat([policy(part) for part in parts]), torch.cat([act(part) for part in parts])
     if not ours.is_floating_point():
@@ -136,23 +142,23 @@ def compare(act: Act, policy: nn.Module, observations: Tensor) -> float:
     return float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1))
 
 
-def seen(experiment: Experiment) -> Tensor:
-    """Observations [B, *obs] that the agent meets where it plays."""
+def met_observations(experiment: Experiment) -> Tensor:
+    """Return observations [B, *obs] that the agent meets when it plays."""
     agent = experiment.agent
     with closing(experiment.environment.make(max(BATCHES), experiment.streams.evaluation(0))) as env:
-        stepper = EnvAdapter(env, agent.distribution)
-        rows = [torch.from_numpy(stepper.reset())]
+        adapter = EnvAdapter(env, agent.distribution)
+        rows = [torch.from_numpy(adapter.reset())]
         for _ in range(STEPS):
-            rows.append(torch.from_numpy(stepper.step(agent.act_greedily(rows[-1]))[0]))
+            rows.append(torch.from_numpy(adapter.step(agent.act_greedily(rows[-1]))[0]))
     return torch.cat(rows)
 
 
 def _write_script(experiment: Experiment, file: Path, title: str) -> Path | None:
-    sheet: Mapping[str, Any] = experiment.config.env
-    if "id" not in sheet:
+    env: Mapping[str, Any] = experiment.config.env
+    if "id" not in env:
         return None
     try:
-        text = play_script(sheet, file.name, title, image=is_image(experiment.training_env.single_observation_space))
+        text = play_script(env, file.name, title, image=is_image(experiment.training_env.single_observation_space))
     except (gymnasium.error.Error, ImportError):  # an id of another library that this plugin knows
         return None
     path = file.with_name("play.py" if file.suffix == ".pt2" else "play_onnx.py")
@@ -161,14 +167,14 @@ def _write_script(experiment: Experiment, file: Path, title: str) -> Path | None
 
 
 def export_run(run: RunHandle, formats: list[str], folder: Path) -> Iterator[str]:
-    """Write its agent in these formats, with a script beside each; a line for each file.
+    """Write the agent of a run in these formats, with a script beside each, and yield a line for each file.
 
-    Raises ConfigError for a run that keeps no agent, one that cannot be traced, and a folder that cannot be written.
+    Raises ConfigError for a run without an agent, one that cannot be traced, and a folder that cannot be written.
     """
     title = f"The greedy agent of {run.name} (run {run.run_id})"
     if "eval/final_return" in run.metrics:
         title += f", final return {run.metrics['eval/final_return']:.1f}"
-    with agent_of(run) as experiment:
+    with restored(run.values, run.file("agent.safetensors"), run.newer) as experiment:
         for made in export(experiment, formats, folder, f"{title}."):
             how = f"largest difference {made.difference:.1e}" if made.difference else "equal"
             yield f"{made.file}  actions on {made.observations} observations, by 1, 2 and 7: {how}"
@@ -179,24 +185,14 @@ def export_run(run: RunHandle, formats: list[str], folder: Path) -> Iterator[str
 
 
 def register_run(run: RunHandle, name: str) -> str:
-    """Make its model a version of the registered model, and the alias `best`; a line that says so.
+    """Make the run's model a version of a registered model, and its alias `best`; return a line that says so.
 
-    A run that keeps no model gets one.
+    A run without a model gets one.
     """
 
     def policy() -> tuple[GreedyPolicy, object]:
-        with agent_of(run) as experiment:
-            return GreedyPolicy(experiment.agent).cpu().eval(), seen(experiment)[:2]
+        with restored(run.values, run.file("agent.safetensors"), run.newer) as experiment:
+            return GreedyPolicy(experiment.agent).cpu().eval(), met_observations(experiment)[:2]
 
     version = register(run, name, policy)
     return f"models:/{name}@best is version {version} now: run {run.name}, {run.run_id}"
-
-
-@contextmanager
-def agent_of(run: RunHandle) -> Iterator[Experiment]:
-    """Its experiment with the agent that it trained."""
-    experiment = restored(run.values, run.file("agent.safetensors"), run.newer)
-    try:
-        yield experiment
-    finally:
-        experiment.close()

@@ -33,7 +33,7 @@ class Request:
     episodes: int = 20
     """Number of new episodes, of which the best, the median and the worst are filmed."""
     sampled: bool = False
-    """Whether actions are sampled from the policy; False: the most likely one is taken."""
+    """True if actions are sampled from the policy; False: the most likely one is taken."""
     seed: int = 0
     """Seed of the new episodes."""
     speed: float = 1.0

@@ -1,4 +1,4 @@
-"""`plexp reproduce`: runs a kept run again from its record, and compares every number."""
+"""Trains a recorded run again from its record, and compares every number."""
 
 from __future__ import annotations
 
@@ -20,57 +20,58 @@ from plexp.execution.experiment import Experiment
 from plexp.execution.provenance import provenance
 from plexp.recorded.restore import rebuilt
 from plexp.tracking.format import name_for_mlflow
+from plexp.tracking.history import LARGEST
 from plexp.tracking.lookup import RunHandle
 from plexp.training.interfaces import TrainingCallback
 from plexp.training.progress import TrainingProgress
 
 LATER = ("time/", "speed/", "stability/", "evaluate/", "eval/seconds", "eval/normalised_score")
-"""Metrics that measure time, are made of others, or were added when the run was over."""
-LARGEST = 1.7e308
-"""MLflow keeps ±inf as ±1.8e308."""
+"""Prefixes of metrics that measure time, are made of others, or were added after the run."""
 
 
 class Differs(Exception):
-    """The first difference."""
+    """Raised at the first difference."""
 
 
 @dataclass
 class Reproduction:
-    """What came of it."""
+    """Result of a reproduction."""
 
     numbers: int = 0
-    """Metrics compared, each at each step."""
+    """Number of metric values that were compared."""
     episodes: int = 0
+    """Number of training episodes that were compared."""
     tensors: int = 0
+    """Number of weight tensors that were compared."""
     differences: list[str] = field(default_factory=list)
-    """In the order in which they came; the first one only, unless it goes on to the end."""
+    """Differences in the order in which they were met; the first one only, unless it goes on to the end."""
     changes: list[str] = field(default_factory=list)
-    """What is another than then: versions, machine, commit, the plugins' code."""
+    """Changes since the run: versions, machine, commit, the plugins' code."""
 
     @property
     def identical(self) -> bool:
-        """Bit for bit."""
+        """True if everything is equal bit for bit."""
         return not self.differences
 
     def lines(self) -> list[str]:
-        """As it is printed."""
+        """Return the lines that the command prints."""
         parts = f"{self.numbers:,} numbers, {self.episodes:,} episodes and {self.tensors} tensors of weights"
         if self.identical:
-            return [f"identical: {parts}, bit for bit", *(f"although {each}" for each in self.changes)]
-        others = [f"note that {each}" for each in self.changes]
-        others = others or ["versions, machine, commit and plugins are those of then"]
+            return [f"identical: {parts}, bit for bit", *(f"although {change}" for change in self.changes)]
+        others = [f"note that {change}" for change in self.changes]
+        others = others or ["versions, machine, commit and plugins are the same"]
         return [f"differs: {self.differences[0]}", *self.differences[1:20], *others]
 
 
 def reproduce(run: RunHandle, console: Console, *, to_the_end: bool = False) -> Reproduction:
-    """Train it again, compiled as it was, and compare all metrics at all steps, all training episodes and the weights.
+    """Train a run again, compiled as it was, and compare all metrics at all steps, all training episodes and the weights.
 
     It stops at the first difference unless `to_the_end`. Raises ConfigError for a run without a record, or one that does
-    not fit this plexp, and TrainingError where it cannot be trained any more.
+    not fit this version of plexp, and TrainingError if the training fails.
     """
     weights, episodes, values = run.file("agent.safetensors"), run.file("episodes.csv"), run.values
-    found = Reproduction(changes=_changes(run))
-    comparison = _Comparison(run.history(), found, to_the_end)
+    reproduction = Reproduction(changes=_changes(run))
+    comparison = _Comparison(run.history(), reproduction, to_the_end)
     with rebuilt(values, run.newer) as experiment:
         try:
             recorder = _train(experiment, comparison, console)
@@ -79,16 +80,16 @@ def reproduce(run: RunHandle, console: Console, *, to_the_end: bool = False) -> 
             _compare_weights(load_file(weights), experiment.agent.state_dict(), comparison)
         except Differs:
             pass
-    word = "identical" if found.identical else found.lines()[0]
+    word = "identical" if reproduction.identical else reproduction.lines()[0]
     run.set_tags({"reproduced": f"{time.strftime('%Y-%m-%d %H:%M')} on {provenance()['host.name']}: {word}"})
-    return found
+    return reproduction
 
 
 class _Comparison:
-    """Takes what is logged, as a tracker does, and holds it against what was."""
+    """Takes the metrics that are logged, as a tracker does, and compares them with the recorded ones."""
 
-    def __init__(self, history: Mapping[str, Mapping[int, float]], found: Reproduction, to_the_end: bool) -> None:
-        self.history, self.found, self.to_the_end = history, found, to_the_end
+    def __init__(self, history: Mapping[str, Mapping[int, float]], result: Reproduction, to_the_end: bool) -> None:
+        self.history, self.result, self.to_the_end = history, result, to_the_end
         self.seen: set[tuple[str, int]] = set()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -97,20 +98,20 @@ class _Comparison:
                 continue
             key, then, now = name_for_mlflow(name), self.history.get(name_for_mlflow(name), {}).get(step), float(value)
             self.seen.add((key, step))
-            self.found.numbers += 1
+            self.result.numbers += 1
             if then is None:
                 self.differs(f"{name} at step {step:,} is {now!r}, and was not logged then")
             elif not _equal(then, now):
                 self.differs(f"{name} at step {step:,} was {then!r} and is {now!r}")
 
     def end(self) -> None:
-        """All that was logged then must have been logged now."""
+        """Note what was recorded and has not been logged now."""
         for name, points in self.history.items():
             if missing := [step for step in points if (name, step) not in self.seen and not name.startswith(LATER)]:
                 self.differs(f"{name} was logged at step {missing[0]:,}, and is not now")
 
     def differs(self, what: str) -> None:
-        self.found.differences.append(what)
+        self.result.differences.append(what)
         if not self.to_the_end:
             raise Differs
 
@@ -130,9 +131,9 @@ def _train(experiment: Experiment, comparison: _Comparison, console: Console) ->
     recorder = Recorder(comparison.log, config.tracker.every, experiment.trainer.profile)
     bar = ProgressBar(f"{experiment.name}, again", evaluator, console)
     plugins = CallbackDispatcher(experiment.callbacks, comparison.log, lambda tags: None)
-    listeners: list[TrainingCallback] = [recorder, evaluator, plugins, bar]
+    callbacks: list[TrainingCallback] = [recorder, evaluator, plugins, bar]
     try:
-        experiment.trainer.run(listeners, TrainingProgress())
+        experiment.trainer.run(callbacks, TrainingProgress())
     finally:
         bar.close()
     return recorder
@@ -146,7 +147,7 @@ def _equal(then: float, now: float) -> bool:
 def _compare_episodes(then: str, now: str, comparison: _Comparison) -> None:
     rows, columns = now.splitlines(), len(then.partition("\n")[0].split(","))
     for number, (old, new) in enumerate(zip(then.splitlines()[1:], rows[1:], strict=False)):
-        comparison.found.episodes += 1
+        comparison.result.episodes += 1
         if old.split(",") != (played := new.split(",")[:columns]):
             comparison.differs(f"training episode {number} (steps, return, length) was {old} and is {','.join(played)}")
     if len(then.splitlines()) != len(rows):
@@ -157,7 +158,7 @@ def _compare_weights(
     then: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor], comparison: _Comparison
 ) -> None:
     for name in sorted(then.keys() | now.keys()):
-        comparison.found.tensors += 1
+        comparison.result.tensors += 1
         if name not in then or name not in now or then[name].shape != now[name].shape:
             comparison.differs(f"the weights {name} have another shape, or are not there")
         elif not torch.equal(then[name], now[name].cpu()):
@@ -166,9 +167,9 @@ def _compare_weights(
 
 
 def _changes(run: RunHandle) -> list[str]:
-    today, changes = provenance(), []
-    for key in sorted(key for key in run.tags.keys() | today.keys() if key.startswith(("version.", "host.", "git."))):
-        then, now = run.tags.get(key, "unknown"), today.get(key, "unknown")
+    present, changes = provenance(), []
+    for key in sorted(key for key in run.tags.keys() | present.keys() if key.startswith(("version.", "host.", "git."))):
+        then, now = run.tags.get(key, "unknown"), present.get(key, "unknown")
         if then != now:
             changes.append(f"{key} was {then} and is {now}")
         if (resumed := run.tags.get(f"resume.{key}")) is not None:

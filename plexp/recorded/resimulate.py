@@ -1,4 +1,4 @@
-"""`plexp replay`: an episode that went wrong, from its seed and its actions."""
+"""Re-simulates an episode that went wrong, from its seed and its actions."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from plexp.envs.environment import Environment
 from plexp.errors import ConfigError, Problem, one_line
 
 
-def replay(file: Path) -> str:
-    """What the last step of the recorded episode gives, in a fresh environment.
+def resimulate(file: Path) -> str:
+    """Step a fresh environment through a recorded episode, and return what its last step gives, in one line.
 
-    Raises ConfigError for a file that is no such record, or whose environment cannot be made.
+    Raises ConfigError for a file that is not such a record, or whose environment cannot be made.
     """
     try:
         fault: dict[str, Any] = json.loads(file.read_text())
-        sheet, seed, actions = dict(fault["env"]), int(fault["seed"]), list(fault["actions"])
+        config, seed, actions = dict(fault["env"]), int(fault["seed"]), list(fault["actions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = f"it cannot be read as a recorded episode ({type(error).__name__}: {one_line(error)})"
         raise ConfigError(Problem("replay", file, cause, "give a fault.json that plexp wrote")) from error
-    cls = registry.find("env", sheet.get("plugin"))
+    cls = registry.find("env", config.get("plugin"))
     changes = {"vectorization": "sync", "step_timeout": None}
     names = registry.own_parameters(cls)
-    if missing := [name for name in names if name not in sheet]:
+    if missing := [name for name in names if name not in config]:
         raise ConfigError(Problem("replay", file, f"its env lacks {missing[0]}", "give a fault.json that plexp wrote"))
-    environment: Environment = cls(**{name: changes.get(name, sheet[name]) for name in names})
+    environment: Environment = cls(**{name: changes.get(name, config[name]) for name in names})
     env = environment.make(1, lambda index, episode: seed)
-    said = f"seed {seed}, {len(actions)} actions"
+    episode = f"seed {seed}, {len(actions)} actions"
     try:
         observations, _ = env.reset()
-        gave: list[Any] = [observations[0]]
+        given: list[Any] = [observations[0]]
         for action in actions:
             observations, rewards, terminated, truncated, info = env.step(
                 np.array([action], env.single_action_space.dtype)
             )
             last = info["final_obs"][0] if "final_obs" in info else observations[0]  # and not the next episode's first
-            gave = [last, rewards[0], bool(terminated[0]), bool(truncated[0])]
+            given = [last, rewards[0], bool(terminated[0]), bool(truncated[0])]
     except Exception as error:
-        return f"{said}: the last step raised {one_line(error)}"
+        return f"{episode}: the last step raised {one_line(error)}"
     finally:
         env.close()
-    names_of = ("observation", "reward", "terminated", "truncated")
-    shown = ", ".join(f"{name} {' '.join(str(value).split())}" for name, value in zip(names_of, gave, strict=False))
-    return f"{said}: the last step gave {shown}; recorded was: {fault.get('error', 'nothing')}"
+    parts = ("observation", "reward", "terminated", "truncated")
+    shown = ", ".join(f"{name} {' '.join(str(value).split())}" for name, value in zip(parts, given, strict=False))
+    return f"{episode}: the last step gave {shown}; recorded was: {fault.get('error', 'nothing')}"

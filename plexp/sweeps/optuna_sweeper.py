@@ -25,6 +25,7 @@ from plexp.config.fields import NonNegativeInt, PositiveInt, UnitInterval
 from plexp.config.schema import Section
 from plexp.errors import ConfigError, Problem
 from plexp.execution.state import list_runs, state_folder
+from plexp.files import write_whole
 from plexp.sweeps.pruning import missing
 from plexp.sweeps.status import SEARCH, searched
 
@@ -187,9 +188,7 @@ class OptunaSweeper(Sweeper):
         from plexp.sweeps.search_report import report
 
         facts = report(search, self.values, self.fixed, self.folder, confirmed, is_done)
-        draft = self.folder / f"{SEARCH}.draft"
-        draft.write_text(json.dumps(facts, indent=1))
-        draft.replace(self.folder / SEARCH)
+        write_whole(self.folder / SEARCH, json.dumps(facts, indent=1))
 
     def _point(self, trial: FrozenTrial) -> list[str]:
         from plexp.sweeps.search_space import written

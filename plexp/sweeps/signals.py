@@ -10,8 +10,9 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-WARNING = signal.SIGUSR2
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+"""Signals that end a job; Windows has no SIGHUP."""
+WARNING = getattr(signal, "SIGUSR2", None)
 """Signal by which submitit learns that its job is about to be preempted or has used up its time."""
 
 
@@ -33,10 +34,13 @@ class Preempted(KeyboardInterrupt):
 
 def interrupted(number: int) -> KeyboardInterrupt:
     """Return what a signal raises, and ignore further signals but Ctrl-C, so that nothing disturbs the last writes."""
-    for other in (signal.SIGTERM, signal.SIGHUP):
+    for other in SIGNALS:
         signal.signal(other, lambda *_: None)  # not SIG_IGN: of a signal on its way Python would print a traceback
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.alarm(0)  # of Ray's own handler in C, which lets Python's have the signal, but aborts the process 3 s later
+    if hasattr(signal, "alarm"):
+        signal.alarm(
+            0
+        )  # of Ray's own handler in C, which lets Python's have the signal, but aborts the process 3 s later
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
 
 
@@ -64,8 +68,8 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, launcher = listen(interrupt), signal.getsignal(WARNING)
-    if callable(launcher):  # only where a launcher listens to it
+    before, launcher = listen(interrupt), None if WARNING is None else signal.getsignal(WARNING)
+    if WARNING is not None and callable(launcher):  # only where a launcher listens to it
         before[WARNING] = signal.signal(WARNING, partial(_warned, launcher))
     try:
         yield

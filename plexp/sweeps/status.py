@@ -141,7 +141,7 @@ def _row(run: RunFolder, record: Record, result: Mapping[str, Any] = EMPTY) -> R
             status = "RUNNING"
             note = f"{steps:,} steps ({share:.0%}), heartbeat {_ago(beat)} ago, process {record.pid} on {record.host}"
         case "RUNNING":
-            status, errors = "INTERRUPTED", ["it ended without a word (killed, or the power failed)"]
+            status, errors = "INTERRUPTED", ["its process was killed, or the power failed"]
         case "KILLED" if record.pruned:
             status, note, errors = "PRUNED", record.pruned.partition(":")[0], []
         case "KILLED":

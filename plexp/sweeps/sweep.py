@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -15,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
+from filelock import FileLock
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from plexp.config.identity import sweep_identity
 from plexp.errors import USAGE, ConfigError, Problem
 from plexp.execution.state import list_runs, state_folder
+from plexp.files import try_lock
 from plexp.sweeps import launchers
 from plexp.sweeps.optuna_sweeper import OptunaSweeper
 from plexp.sweeps.signals import interrupted, listen
@@ -45,7 +46,7 @@ class _Running:
 
     folder: Path | None = None
     outputs: str = "outputs"
-    lock: IO[str] | None = None
+    lock: FileLock | None = None
     interrupt: KeyboardInterrupt | None = None
     """Interrupt that ended it; Ray turns any into a plain KeyboardInterrupt."""
 
@@ -121,7 +122,7 @@ def end() -> None:
             shutil.rmtree(running.folder)  # what was asked for was refused: there never was a sweep
     running.folder = running.interrupt = None
     if running.lock is not None:
-        running.lock.close()
+        running.lock.release()
         running.lock = None
 
 
@@ -142,14 +143,11 @@ def _sweeper(config: DictConfig) -> str:
     return str(config.hydra.sweeper._target_).rpartition(".")[2]
 
 
-def _locked(folder: Path) -> IO[str]:
-    lock = (folder / "lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+def _locked(folder: Path) -> FileLock:
+    lock = try_lock(folder / "lock")
+    if lock is None:
         cause = "another process runs this very sweep now"
-        raise ConfigError(Problem("sweep", folder.name, cause, "wait for it: python -m plexp status")) from None
+        raise ConfigError(Problem("sweep", folder.name, cause, "wait for it: python -m plexp status"))
     return lock
 
 

@@ -80,7 +80,7 @@ class Delivery:
             self.client.log_batch(self.run_id, metrics=points[i : i + BATCH])
 
     def _new(self, points: list[Metric]) -> list[Metric]:
-        """Those whose step the store does not have."""
+        """Return the points whose step the store does not have."""
         for name in {point.key for point in points} - self._known.keys():
             history = self.client.get_metric_history(self.run_id, name)
             self._known[name] = {point.step for point in history}
@@ -113,11 +113,11 @@ class DeliveryThread:
     """
 
     FLUSH_SECONDS = 5.0
-    """What is logged waits at most so long, if the store takes it; a smaller one writes more often."""
+    """Seconds that metrics wait at most, if the store answers; a smaller number writes more often."""
     RETRY_SECONDS = 5.0
-    """Between two attempts while the store does not answer."""
+    """Seconds between two attempts while the store does not answer."""
     PATIENCE = 5.0, 60.0
-    """Seconds that the end of a run waits for a server, or for a file, that takes nothing."""
+    """Seconds that the end of a run waits for a server, or a file, that accepts nothing."""
 
     def __init__(
         self, delivery: Delivery, errors: Callable[[], AbstractContextManager[None]], *, is_server: bool
@@ -128,7 +128,7 @@ class DeliveryThread:
         self.thread.start()
 
     def hurry(self) -> None:
-        """Much waits."""
+        """Deliver soon, because much is waiting."""
         self.wake.set()
 
     def end(self) -> None:

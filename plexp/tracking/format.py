@@ -1,6 +1,6 @@
-"""MLflow from outside: the names and texts that it takes, the addresses of its stores, its errors in one line.
+"""Names, texts and addresses as MLflow takes them, credentials masked, and errors in one line.
 
-Imports no mlflow, so that a command line is answered quickly.
+Imports no MLflow, so that a command line is answered quickly.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from typing import Any
 
 
 def sqlite_uri(path: Path) -> str:
-    """A database file as MLflow names it."""
+    """Return the URI of a database file."""
     return f"sqlite:///{os.path.abspath(path)}"
 
 
 def name_for_mlflow(name: str) -> str:
-    """As MLflow takes it for metrics, params and tags: other characters become `_`, empty parts of the path vanish."""
+    """Return a name that MLflow accepts for metrics, params and tags.
+
+    Other characters become `_`, and empty parts of the path are left out.
+    """
     parts = [part if part.strip(".") else "_" for part in re.sub(r"[^\w/.\- :]", "_", name).split("/") if part]
     return "/".join(parts)[:250].rstrip("/") or "_"
 
 
 def text_for_mlflow(value: object) -> str:
-    """As it is typed on the command line: null, true, 0.5, [64,64]."""
+    """Return a value as it is typed on the command line: null, true, 0.5, [64,64]."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -34,7 +37,7 @@ def text_for_mlflow(value: object) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """At most `limit` characters: beginning and end of a longer text, and how long it was."""
+    """Return a text of at most `limit` characters: beginning and end of a longer one, and its length."""
     if len(text) <= limit:
         return text
     note = f" … [{len(text)} characters] … "
@@ -43,20 +46,24 @@ def cut(text: str, limit: int) -> str:
 
 
 def masked(text: str) -> str:
-    """Without the credentials in its addresses."""
+    """Return a text without the credentials in its addresses: users, passwords, and values of queries.
+
+    It works on any text, such as an error with several addresses. The form is part of the records of runs, by which a
+    command finds the runs of its store, so it must not change.
+    """
     return re.sub(r"([?&][^=&\s]+=)[^&\s]+", r"\1***", re.sub(r"://\S*@", "://***@", text))
 
 
 def ui_command(uri: str | None, outputs: Path) -> str:
-    """What to type to browse a store: at `uri` (its credentials left out), or the file in `outputs`."""
+    """Return the command that browses a store: the one at `uri`, masked, or the file in `outputs`."""
     if uri:
         return f"python -m plexp ui --uri {shlex.quote(masked(uri))}"
-    usual = outputs.absolute() == Path("outputs").absolute()
-    return "python -m plexp ui" if usual else f"python -m plexp ui --outputs {shlex.quote(str(outputs))}"
+    is_default = outputs.absolute() == Path("outputs").absolute()
+    return "python -m plexp ui" if is_default else f"python -m plexp ui --outputs {shlex.quote(str(outputs))}"
 
 
 def cause(error: Exception) -> str:
-    """One line: the innermost reason in an exception's text, or its beginning."""
+    """Return an exception in one line: the innermost reason in its text, or the beginning."""
     if isinstance(error, FileExistsError):
         return "is a file, not a folder"
     text = masked(" ".join(str(error).split())) or type(error).__name__
@@ -68,7 +75,7 @@ def cause(error: Exception) -> str:
 
 
 def mask_logs() -> None:
-    """Take credentials out of whatever is logged in this process, by whomever."""
+    """Mask credentials in everything that is logged in this process."""
     factory = logging.getLogRecordFactory()
     if getattr(factory, "masks", False):
         return
@@ -84,7 +91,7 @@ def mask_logs() -> None:
 
 
 def mask_written(folder: Path) -> None:
-    """Take the credentials out of what Hydra has written of the command line."""
+    """Mask credentials in the files that Hydra has written of the command line."""
     for file in [*(folder / ".hydra").glob("*.yaml"), *folder.glob("multirun.yaml")]:
         text = file.read_text()
         if (clean := masked(text)) != text:

@@ -1,4 +1,4 @@
-"""Reads runs back from MLflow: what they were, how they ended, their learning curves. Writes nothing."""
+"""Reads runs back from MLflow: their params, tags, how they ended, and their learning curves. It writes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plexp.tracking.format import cause, masked
 
 RETURN, SECONDS = "eval/return", "eval/seconds"
 LARGEST = 1.7e308
-"""MLflow keeps ±inf as ±1.8e308."""
+"""Largest number that counts as finite: MLflow keeps ±inf as ±1.8e308."""
 Point = tuple[int, int, float]
 """Timestamp, step, value of a metric."""
 
@@ -30,10 +30,11 @@ class Curve:
     """Greedy evaluations of a run, by increasing step; a step that was logged twice counts once, as logged last."""
 
     steps: npt.NDArray[np.int64]
+    """Environment steps of the evaluations, [E]."""
     returns: npt.NDArray[np.float64]
-    """[E] mean return of each; NaN or infinite if that is what was logged."""
+    """Mean return of each evaluation, [E]; NaN or infinite if that was logged."""
     seconds: npt.NDArray[np.float64]
-    """[E] of training until then; NaN where it was not logged."""
+    """Seconds of training until each evaluation, [E]; NaN where they were not logged."""
 
 
 NO_CURVE = Curve(np.empty(0, np.int64), np.empty(0), np.empty(0))
@@ -48,7 +49,7 @@ class RecordedRun:
     status: str
     """FINISHED, FAILED, KILLED, or RUNNING: also of a run that was killed without warning."""
     experiment: str
-    """MLflow's, by name."""
+    """Name of its MLflow experiment."""
     start_time: int
     """Milliseconds since 1970."""
     params: Mapping[str, str]
@@ -62,16 +63,16 @@ class History(Protocol):
     """A store of runs."""
 
     def runs(self) -> list[RecordedRun]:
-        """All training runs that are not deleted, without their curves, in the order they were started in."""
+        """Return all training runs that are not deleted, without curves, in the order of their starts."""
         ...
 
     def curves(self, run_ids: Sequence[str]) -> dict[str, Curve]:
-        """Of those runs that have one."""
+        """Return the learning curves of the runs that have one."""
         ...
 
 
 def open_history(uri: str | None, outputs: Path) -> History:
-    """The store at `uri`, None: the file in `outputs`. Raises StoreError if there is none, and so do its methods."""
+    """Open the store at `uri`, or the file in `outputs`. It and its methods raise StoreError if there is none."""
     file = outputs / "mlflow.db" if uri is None else Path(make_url(uri).database or "") if _is_sqlite(uri) else None
     if file is None:
         return ServerHistory(str(uri))

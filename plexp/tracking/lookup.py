@@ -1,4 +1,4 @@
-"""A run that is kept in MLflow, found again by what a person calls it: its record, its files, and what is added to it."""
+"""Finds recorded runs by what a person calls them, and reads and extends their records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ID = r"[0-9a-f]{6,32}"
 
 
 class RunHandle:
-    """A training run in MLflow."""
+    """A training run in MLflow, open for reading and writing."""
 
     def __init__(self, client: MlflowClient, run: Run, place: Path) -> None:
         self.client, self.run, self._place = client, run, place
@@ -37,17 +37,17 @@ class RunHandle:
         self.params: dict[str, str] = run.data.params
         self.tags: dict[str, str] = run.data.tags
         self.metrics: dict[str, float] = run.data.metrics
-        """The last value of each."""
+        """Last value of each metric."""
 
     @property
     def values(self) -> dict[str, Any]:
-        """Its resolved configuration. Raises ConfigError if it has none."""
+        """Resolved configuration of the run. Raises ConfigError if it has none."""
         values: dict[str, Any] = yaml.safe_load(self.file("config.yaml").read_text())
         return values
 
     @property
     def newer(self) -> str:
-        """The version of plexp that kept it, if that is newer than this one; else empty."""
+        """Version of plexp that recorded it, if that is newer than this one; else empty."""
         written = self.tags.get("version.plexp", "0")
         try:
             return written if Version(written) > Version(__version__) else ""
@@ -55,19 +55,19 @@ class RunHandle:
             return written
 
     def has(self, name: str) -> bool:
-        """Whether it keeps a file of this name, such as `agent.safetensors` or `films/best.mp4`."""
+        """Return True if it has a file of this name, such as `agent.safetensors` or `films/best.mp4`."""
         folder = name.rpartition("/")[0]
         return any(file.path == name for file in self.client.list_artifacts(self.run_id, folder or None))
 
     def file(self, name: str) -> Path:
-        """A copy of one of its files. Raises ConfigError if it has no such file."""
+        """Return a copy of one of its files. Raises ConfigError if it has no such file."""
         if not self.has(name):
             if (folder := self._moved_from()) is not None:
                 remedy = "if it was moved, mend it: python -m plexp repair"
                 raise ConfigError(Problem("run", self._called, f"the folder of its files is gone ({folder})", remedy))
-            why = {"FINISHED": "has no"}.get(self.status, f"is {self.status} and has no")
+            state = {"FINISHED": "has no"}.get(self.status, f"is {self.status} and has no")
             remedy = f"choose a finished one: {self._others()}" if self._others() else "train one to its end"
-            raise ConfigError(Problem("run", self._called, f"it {why} {name}", remedy))
+            raise ConfigError(Problem("run", self._called, f"it {state} {name}", remedy))
         return Path(self.client.download_artifacts(self.run_id, name, str(self._place)))
 
     def history(self, names: Iterable[str] | None = None) -> dict[str, dict[int, float]]:
@@ -82,20 +82,20 @@ class RunHandle:
         return values
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file with it."""
+        """Add a file."""
         self.client.log_artifact(self.run_id, str(path), folder)
 
     def log_text(self, text: str, name: str) -> None:
-        """Keep a text with it."""
+        """Add a text as a file."""
         self.client.log_text(self.run_id, text, name)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Keep numbers with it."""
+        """Add metrics at a step."""
         for name, value in metrics.items():
             self.client.log_metric(self.run_id, name_for_mlflow(name), value, step=step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Say something of it."""
+        """Set tags of the run."""
         for name, value in tags.items():
             self.client.set_tag(self.run_id, name_for_mlflow(name), value)
 
@@ -104,7 +104,7 @@ class RunHandle:
         return f"{self.name} ({self.run_id[:8]})"
 
     def _moved_from(self) -> Path | None:
-        """Where its files were, if they lay in a folder that is not there any more."""
+        """Return the folder of its files, if that does not exist any more; else None."""
         place = urlsplit(self.run.info.artifact_uri)
         folder = Path(url2pathname(place.path))
         return folder if place.scheme == "file" and not folder.exists() else None
@@ -116,10 +116,11 @@ class RunHandle:
 
 @contextmanager
 def open_run(reference: str, *, outputs: Path, uri: str | None, env: str | None = None) -> Iterator[RunHandle]:
-    """The run that `reference` means, in the store at `uri` (None: the file in `outputs`).
+    """Open the run that `reference` means, in the store at `uri` (None: the file in `outputs`).
 
-    A run id or its beginning, a run's name (the newest of that name), `last` (the newest run), `best` (the highest final
-    return in the experiment of the newest one, or of `env`), or a registered model (`models:/NAME/VERSION`, `NAME@ALIAS`).
+    A reference is a run id or its beginning, a run's name (the newest of that name), `last` (the newest run), `best` (the
+    highest final return in the experiment of the newest run, or of `env`), or a registered model (`models:/NAME/VERSION`,
+    `NAME@ALIAS`).
     Raises ConfigError for a run that does not exist, StoreError for a store that does not exist or fails.
     """
     _must_exist(uri, outputs)
@@ -130,7 +131,7 @@ def open_run(reference: str, *, outputs: Path, uri: str | None, env: str | None 
 
 
 def _must_exist(uri: str | None, outputs: Path) -> None:
-    """Reading must not create a store."""
+    """Raise StoreError if there is no store: reading must not create one."""
     file = sqlite_file(uri, outputs)
     if file is not None and not file.is_file():
         key, shown = ("outputs", str(outputs)) if uri is None else ("uri", masked(uri))
@@ -161,7 +162,7 @@ def _find(client: MlflowClient, reference: str, env: str | None) -> Run:
 
 
 def _named(client: MlflowClient, experiments: list[str], reference: str) -> list[Run]:
-    """The newest run of that name, or the one whose id begins so."""
+    """Return the newest run of that name, or the one whose id begins so."""
     if re.fullmatch(ID, reference):
         found = [r for r in _search(client, experiments, TRAINING) if r.info.run_id.startswith(reference)]
         if len(found) > 1:

@@ -1,4 +1,4 @@
-"""What is to be done in the store, on disk until the store has done it. Knows no store."""
+"""Operations on the store, kept on disk until the store has done them. It knows no store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Outbox:
         return len(self._waiting)
 
     def put(self, operation: Operation) -> None:
-        """Add one. Raises OSError, and keeps the file whole, if the disk is full."""
+        """Add an operation. Raises OSError, and leaves the file intact, if the disk is full."""
         line = (json.dumps(operation, separators=(",", ":")) + "\n").encode()
         with self._lock:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class Outbox:
             self._waiting.append(operation)
 
     def place_for(self, name: str) -> Path:
-        """Where a file may be put, alone in its folder, for an operation that names it as `path`."""
+        """Return a place for a file, alone in its folder, for an operation that names it as `path`."""
         with self._lock:  # or the folder may go, as empty, in between
             self.folder.mkdir(parents=True, exist_ok=True)
             return Path(tempfile.mkdtemp(prefix="file-", dir=self.folder)) / name
@@ -98,7 +98,7 @@ class Outbox:
 
 
 def _read(path: Path) -> list[Operation]:
-    """Without a last line that a power cut has torn, which is cut off: what is put next must not be appended to it."""
+    """Return the operations of a file, and cut off a last line that a power cut has left unfinished."""
     if not path.exists():
         return []
     data, found = path.read_bytes(), []

@@ -1,8 +1,7 @@
-"""MLflow's store: a client for one that exists and answers, its database made once, its experiments, its errors in one line."""
+"""MLflow's store: a client for one that answers, its database, its experiments, and its errors in one line."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from plexp.errors import Problem, StoreError
+from plexp.files import lock_file
 from plexp.tracking.format import cause, masked, sqlite_uri
 from plexp.tracking.views import saved_views
 
@@ -34,7 +34,7 @@ with warnings.catch_warnings():
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 __all__ = ["LoggedModel", "LoggedModelOutput", "Metric", "MlflowClient", "MlflowException", "Param", "Run"]
-"""Of mlflow, for the other files to take from here: what is set above must be set before its first import."""
+"""Names of MLflow that other files import from here, because the settings above must come before its first import."""
 
 log = logging.getLogger("plexp")
 for _name in ("mlflow", "urllib3.connectionpool"):
@@ -51,7 +51,7 @@ def sqlite_file(uri: str | None, outputs: Path) -> Path | None:
 
 @contextmanager
 def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
-    """Whatever goes wrong with the store is a StoreError."""
+    """Raise StoreError for whatever goes wrong with the store."""
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
@@ -108,12 +108,12 @@ def _reach(uri: str) -> None:
 
 
 def experiment_id(client: MlflowClient, uri: str, outputs: Path, name: str) -> str:
-    """The id of the experiment, made with its saved view if it is not there."""
+    """Return the id of an experiment, which is created with its saved views if it does not exist."""
     found = client.get_experiment_by_name(name)
     if found is None:
         place = None if uri.startswith("http") else _artifacts(outputs, name)
         try:
-            made: str = client.create_experiment(name, artifact_location=place)
+            created: str = client.create_experiment(name, artifact_location=place)
         except MlflowException as error:
             found = client.get_experiment_by_name(name)  # another process was faster
             if found is None:
@@ -121,8 +121,8 @@ def experiment_id(client: MlflowClient, uri: str, outputs: Path, name: str) -> s
         else:
             with suppress(Exception):
                 for key, value in saved_views().items():
-                    client.set_experiment_tag(made, key, value)
-            return made
+                    client.set_experiment_tag(created, key, value)
+            return created
     if found.lifecycle_stage == "deleted":
         problem = Problem(
             "tracker.experiment", name, "was deleted in MLflow", "restore it there or choose another name"
@@ -141,13 +141,12 @@ def _warn_if_moved(location: str, outputs: Path) -> None:
 
 
 def _create_database(path: Path, outputs: Path) -> None:
-    """Make the file once and as a whole, however many processes start at the same time or are killed in between.
+    """Create the file once and as a whole, however many processes start at the same time or are killed meanwhile.
 
-    Left alone MLflow lets one of them win, and a file that is half made is never mended.
+    MLflow itself lets one process win, and never completes a file that was left half made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Path(f"{path}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock_file(Path(f"{path}.lock")):
         if path.exists() and path.stat().st_size:
             return
         draft = Path(f"{path}.draft")
@@ -155,8 +154,7 @@ def _create_database(path: Path, outputs: Path) -> None:
             Path(f"{draft}{suffix}").unlink(missing_ok=True)
         event.listen(Engine, "connect", _without_syncing)
         try:
-            root = _artifacts(outputs)
-            SqlAlchemyStore(sqlite_uri(draft), root).engine.dispose()  # type: ignore[no-untyped-call]  # it is, in mlflow
+            _make_tables(draft, _artifacts(outputs))
         finally:
             event.remove(Engine, "connect", _without_syncing)
         with closing(sqlite3.connect(draft)) as connection:
@@ -166,20 +164,29 @@ def _create_database(path: Path, outputs: Path) -> None:
         draft.replace(path)
 
 
+def _make_tables(file: Path, artifacts: str) -> None:
+    """Make MLflow's tables in a new file, by the class behind its client, which is not public; tried with MLflow 3.17."""
+    SqlAlchemyStore(sqlite_uri(file), artifacts).engine.dispose()  # type: ignore[no-untyped-call]  # it is, in mlflow
+
+
 def _without_syncing(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA synchronous=OFF")  # 60 migrations: 1 s instead of 6
 
 
 def _artifacts(outputs: Path, experiment: str = "") -> str:
-    """As a uri (in a plain path MLflow takes `#` and `%` for its own), of a folder that no name leads out of."""
+    """Return the URI of an experiment's folder of files, which no name leads out of.
+
+    It is a URI because MLflow reads `#` and `%` of a plain path as its own.
+    """
     safe = re.sub(r"[^A-Za-z0-9.-]", "_", experiment)
     return (outputs / "artifacts" / (safe if safe.strip(".") else "_" * len(safe))).as_uri()
 
 
 def other_schema(error: Exception, file: Path | None, uri: str) -> tuple[str, str] | None:
-    """Cause and remedy where MLflow refused a database for its tables; None for any other error.
+    """Return cause and remedy if MLflow refused a database for its tables; None for any other error.
 
-    `file`: of a sqlite store, whose newest run says which MLflow wrote it; `uri`: as it may be shown.
+    `file` is that of a sqlite store, whose newest run names the MLflow that wrote it; `uri` is masked. The text of the
+    error and the folder of migrations are not public; tried with MLflow 3.17.
     """
     found = re.search(r"database schema \(found version (\w+), but expected", str(error))
     if found is None:
@@ -194,7 +201,7 @@ def other_schema(error: Exception, file: Path | None, uri: str) -> tuple[str, st
 
 
 def _written_by(file: Path) -> str:
-    """The MLflow of the newest run; empty if it is not known."""
+    """Return the MLflow version of the newest run; empty if it is unknown."""
     query = """SELECT value FROM tags JOIN runs USING (run_uuid) WHERE key = 'version.mlflow'
         ORDER BY start_time DESC LIMIT 1"""
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as store:

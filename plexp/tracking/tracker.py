@@ -1,4 +1,4 @@
-"""One run's record in MLflow. Training only puts things into its outbox; a thread brings them to the store."""
+"""The record of one run in MLflow: training writes to an outbox on disk, and a thread delivers it to the store."""
 
 from __future__ import annotations
 
@@ -28,20 +28,29 @@ if TYPE_CHECKING:
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 PROVENANCE = ("git.", "version.", "host.")
-"""Tags that say where a run was computed: where it goes on elsewhere, they are kept a second time, as `resume.…`."""
+"""Prefixes of tags that say where a run was computed; a run that is resumed elsewhere has them again as `resume.…`."""
 
 log = logging.getLogger("plexp")
 
 
 class Tracker:
-    """One run's record in MLflow: metrics, params, files, model, status.
+    """The record of one run in MLflow: metrics, params, files, model, status.
 
-    The run is RUNNING from here until `finish`. `uri` None keeps it in `<outputs>/mlflow.db` and `<outputs>/artifacts`.
-    `params` have dotted names and are written as they are typed on the command line (null, true). Names that MLflow
-    refuses get `_` for the characters in question. Whatever is logged lies in the folder `outbox` until the store has it,
-    so that neither a store that fails nor a SIGKILL costs anything; only a full disk raises StoreError.
+    The run is RUNNING from here until `finish`. Whatever is logged lies in the outbox until the store has it, so that
+    neither a failing store nor a SIGKILL loses anything; only a full disk raises StoreError. Names that MLflow refuses get
+    `_` for the characters in question.
 
-    `run_id`: goes on with that run, if the store still has it. Raises StoreError, within 5 s, if there is no such store.
+    Args:
+        uri: URI of the store; None: `<outputs>/mlflow.db`, with files in `<outputs>/artifacts`.
+        outputs: the outputs folder.
+        outbox: folder of the outbox.
+        experiment, run_name: names in MLflow.
+        params: params with dotted names, written as they are typed on the command line (null, true).
+        tags: tags of the run.
+        run_id: run to resume, if the store still has it; None: a new one.
+        created: called with the run's id as soon as there is one.
+
+    Raises StoreError, within 5 s, if the store does not exist or answer.
     """
 
     def __init__(
@@ -61,11 +70,11 @@ class Tracker:
         self.uri, self.run_name = uri or sqlite_uri(outputs / "mlflow.db"), run_name
         self._errors = partial(store.store_errors, uri, outputs)
         self.last: dict[str, float] = {}
-        """The latest value of every metric."""
+        """Latest value of every metric."""
         self._status: Status | None = None
         with self._errors():
             self.client = store.connect(self.uri, outputs)
-            run = self._taken_up(run_id) if run_id else None
+            run = self._resume(run_id) if run_id else None
             self.is_resumed = run is not None
             if run is None:
                 group = store.experiment_id(self.client, self.uri, outputs, experiment)
@@ -85,9 +94,9 @@ class Tracker:
             known = {key: value for key, value in _tags(tags).items() if key.startswith(PROVENANCE)}
             changed = {f"resume.{key}": value for key, value in known.items() if run.data.tags.get(key) != value}
             self.set_tags(changed | {key: value for key, value in tags.items() if key.startswith("sweep.")})
-        self._courier = DeliveryThread(self._delivery, self._errors, is_server=self.uri.startswith("http"))
+        self._delivery_thread = DeliveryThread(self._delivery, self._errors, is_server=self.uri.startswith("http"))
 
-    def _taken_up(self, run_id: str) -> Run | None:
+    def _resume(self, run_id: str) -> Run | None:
         """The run, RUNNING again; None if it was deleted."""
         try:
             run = self.client.get_run(run_id)
@@ -96,13 +105,13 @@ class Tracker:
                 raise
             run = None
         if run is None or run.info.lifecycle_stage == "deleted":
-            log.warning("run %s was deleted in MLflow: its configuration starts anew", run_id)
+            log.warning("run %s was deleted in MLflow: its configuration starts a new run", run_id)
             return None
         self.client.update_run(run_id, status="RUNNING")
         return run
 
     def _log_params(self, params: Mapping[str, object], run: Run) -> None:
-        """Those that it does not have yet: all, unless a death came between."""
+        """Log the params that the run does not have yet: all, unless an earlier start was killed in between."""
         texts = {name_for_mlflow(key): cut(text_for_mlflow(value), 6000) for key, value in params.items()}
         values = [Param(key, text) for key, text in texts.items() if key not in run.data.params]
         try:
@@ -129,7 +138,7 @@ class Tracker:
                 log.warning("metric %s at step %s is left out: %s", name, step, error)
         self._put(op="metrics", points=points)
         if len(self._outbox) >= BATCH:
-            self._courier.hurry()
+            self._delivery_thread.hurry()
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         with self._placed(path.name) as place:
@@ -140,7 +149,7 @@ class Tracker:
         self._put(op="text", text=text, name=name)
 
     def log_figure(self, figure: Figure, name: str) -> None:
-        """As an image at least 1000 pixels wide."""
+        """Log a figure as an image at least 1000 pixels wide."""
         folder, _, file = name.rpartition("/")
         with self._placed(file) as place:
             figure.savefig(place, dpi=max(figure.dpi, 1000 / figure.get_figwidth()))
@@ -164,7 +173,7 @@ class Tracker:
         return True
 
     def describe(self, markdown: str) -> None:
-        """What stands on top of the run's page."""
+        """Set the description on top of the run's page."""
         self.set_tags({"mlflow.note.content": markdown})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -193,7 +202,7 @@ class Tracker:
             return not len(self._outbox)
         self._status = status
         self._put(op="end", status=status, time=int(time.time() * 1000))
-        self._courier.end()
+        self._delivery_thread.end()
         if len(self._outbox):
             rest = (
                 "%s does not take all of run %s; the rest waits in %s: bring it there later with python -m plexp sync"

@@ -1,4 +1,4 @@
-"""From rollouts to minibatches: targets, standardized advantages, valid rows, and a new order for every pass."""
+"""Makes minibatches of rollouts: targets, standardized advantages, valid rows, and a new order for every pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What algorithms, advantage estimators and callbacks must provide. Fulfil the protocol; inheriting is not needed.
+"""Protocols of algorithms, advantage estimators and callbacks; a plugin fulfils one without inheriting from it.
 
 A plugin's keyword-only parameters are its configuration. An algorithm's positional parameters are wired in by their names:
 `agent`, `learner`, and for an algorithm that does without plexp's learner `advantage` and `rng`.

@@ -1,4 +1,4 @@
-"""How far a run is, and where its time goes."""
+"""Progress of a run, and its seconds by activity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plexp.training.types import Metrics
 
 @dataclass
 class TrainingProgress:
-    """How far the training is, and what its last iteration brought. Callbacks read it; the trainer alone changes it."""
+    """Progress of the training, and the results of its last iteration. Callbacks read it; the trainer alone changes it."""
 
     steps: int = 0
     """Number of environment steps learnt from."""

@@ -54,7 +54,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Rollout(Trajectory):
-    """A trajectory with what the agent's networks say of it: the input of an advantage estimator.
+    """A trajectory with the outputs of the agent's networks: the input of an advantage estimator.
 
     Values are zero where the agent has no critic of that kind.
     """
@@ -73,7 +73,7 @@ class Rollout(Trajectory):
 
 @dataclass(frozen=True)
 class Targets:
-    """What an advantage estimator computes from a rollout."""
+    """Output of an advantage estimator for a rollout."""
 
     advantages: Tensor
     """[T, N] Φ, the weight of ∇ log π(a|s)."""
@@ -105,7 +105,7 @@ class Minibatch:
 
 @dataclass(frozen=True)
 class AgentOutput:
-    """What the agent's networks say of a minibatch, with gradients."""
+    """Output of the agent's networks for a minibatch, with gradients."""
 
     log_probs: Tensor
     """[B] log π(a|s) of the current policy, in nats."""

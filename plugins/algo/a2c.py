@@ -1,4 +1,4 @@
-"""Advantage actor-critic."""
+"""The algorithm A2C, advantage actor-critic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One-step actor-critic."""
+"""The one-step actor-critic algorithm."""
 
 from __future__ import annotations
 

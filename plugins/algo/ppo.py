@@ -1,4 +1,4 @@
-"""Proximal policy optimisation."""
+"""The algorithm PPO, proximal policy optimization."""
 
 from __future__ import annotations
 

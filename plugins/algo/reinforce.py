@@ -1,4 +1,4 @@
-"""REINFORCE."""
+"""The algorithm REINFORCE."""
 
 from __future__ import annotations
 

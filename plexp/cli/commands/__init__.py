@@ -1,7 +1,7 @@
-"""The commands beside running an experiment: `python -m plexp NAME …` is `main` of the file NAME.py here.
+"""Commands beside running an experiment: `python -m plexp NAME …` calls `main` of the file NAME.py here.
 
-`main` takes the arguments behind the name and returns the exit status; a ConfigError or StoreError that leaves it is said in
-one line, with exit status 2. Importing a command needs neither torch nor mlflow.
+`main` takes the arguments behind the name and returns the exit status; a ConfigError or StoreError that leaves it is printed
+in one line, with exit status 2. Importing a command needs neither torch nor MLflow.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ NAMES = sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.
 
 
 def parser(name: str, usage: str) -> argparse.ArgumentParser:
-    """Of a command that reads what runs have kept."""
-    made = argparse.ArgumentParser(f"plexp {name}", description=usage)
-    made.add_argument("--outputs", type=folder, default=Path("outputs").absolute(), help="the folder given as outputs=")
-    made.add_argument("--uri", help="another store, as given as tracker.uri=")
-    return made
+    """Return the parser of a command that reads recorded runs."""
+    parser = argparse.ArgumentParser(f"plexp {name}", description=usage)
+    parser.add_argument(
+        "--outputs", type=folder, default=Path("outputs").absolute(), help="the folder given as outputs="
+    )
+    parser.add_argument("--uri", help="another store, as given as tracker.uri=")
+    return parser
 
 
 def run_parser(name: str, usage: str) -> argparse.ArgumentParser:
-    """Of a command that looks at one run that was kept."""
-    made = parser(name, usage)
-    known = "its id or the beginning of it, its name, best (final return), last, or a registered model: NAME@ALIAS"
-    made.add_argument("run", metavar="RUN", help=known)
-    made.add_argument("--env", help="best and last of this environment only, such as cartpole")
-    return made
+    """Return the parser of a command about one recorded run."""
+    run = parser(name, usage)
+    reference = "its id or the beginning of it, its name, best (final return), last, or a registered model: NAME@ALIAS"
+    run.add_argument("run", metavar="RUN", help=reference)
+    run.add_argument("--env", help="best and last of this environment only, such as cartpole")
+    return run
 
 
 def folder(text: str) -> Path:
-    """An option that is a folder, absolute."""
+    """Return an option's folder as an absolute path."""
     return Path(text).absolute()

@@ -1,4 +1,4 @@
-"""`plexp check`"""
+"""The command `plexp check`."""
 
 from __future__ import annotations
 

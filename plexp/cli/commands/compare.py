@@ -1,4 +1,4 @@
-"""`plexp compare`"""
+"""The command `plexp compare`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plexp.cli.commands.sync import settled
 
 
 def main(arguments: list[str]) -> int:
-    """Which learns faster, which is steadier, and is it more than luck? Compares the runs that MLflow holds."""
+    """Compare recorded runs: which learns faster, which is more stable, and is it more than luck?"""
     parser = commands.parser("compare", str(main.__doc__))
     parser.add_argument("--env", help="the environment, such as cartpole, or an MLflow experiment")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`plexp evaluate`"""
+"""The command `plexp evaluate`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from plexp.cli import commands
 
 
 def main(arguments: list[str]) -> int:
-    """How well a trained agent plays: whole episodes that it has never seen, with intervals; kept with its run."""
+    """Evaluate a trained agent on episodes it has never seen, with confidence intervals; recorded with its run."""
     parser = commands.run_parser("evaluate", str(main.__doc__))
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="env=NAME", help="another environment, as in training"
     )
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--sampled", action="store_true", help="actions drawn from the policy, not its mode")
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes: another one plays others")
+    parser.add_argument(
+        "--sampled", action="store_true", help="sample actions from the policy; otherwise the most likely one"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes; another one plays others")
     options = parser.parse_intermixed_args(arguments)
     from plexp.recorded.evaluate import evaluate_run
     from plexp.tracking.format import ui_command
@@ -28,5 +30,5 @@ def main(arguments: list[str]) -> int:
             overrides=options.overrides,
         )
         print(evaluation)
-        print(f"kept with run {run.run_id}; browse it with: {ui_command(options.uri, options.outputs)}")
+        print(f"recorded with run {run.run_id}; browse it with: {ui_command(options.uri, options.outputs)}")
     return 0

@@ -1,4 +1,4 @@
-"""`plexp export`"""
+"""The command `plexp export`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plexp.cli.commands.sync import settled
 
 
 def main(arguments: list[str]) -> int:
-    """A trained agent as files that act without plexp, with a script that plays an episode; or in MLflow's registry."""
+    """Export a trained agent as files that act without plexp, with a script that plays an episode, or to MLflow's registry."""
     parser = commands.run_parser("export", str(main.__doc__))
     parser.add_argument("--to", type=commands.folder, metavar="FOLDER", help="OUTPUTS/exports/NAME-ID")
     formats = "pt2: torch.export, needs torch alone; onnx: needs onnxruntime alone"

@@ -1,4 +1,4 @@
-"""`plexp film`"""
+"""The command `plexp film`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from plexp.errors import ConfigError, Problem
 
 
 def main(arguments: list[str]) -> int:
-    """Film what an agent does: the best, the median and the worst of some episodes, or one of its training."""
+    """Film an agent: the best, the median and the worst of some episodes, or one episode of its training."""
     parser = commands.run_parser("film", str(main.__doc__))
     parser.add_argument(
-        "--episodes", type=_whole("--episodes", 1), default=20, help="to play, of which three are filmed; 20"
+        "--episodes", type=_whole("--episodes", 1), default=20, help="number of episodes, of which three are filmed; 20"
     )
     parser.add_argument(
         "--episode", type=_whole("--episode", 1), metavar="NUMBER", help="a training episode: a row of episodes.csv"
     )
-    parser.add_argument("--seed", type=_whole("--seed", 0), default=0, help="of the episodes: another one plays others")
-    parser.add_argument("--sampled", action="store_true", help="actions drawn from the policy, not its mode")
-    parser.add_argument("--to", type=commands.folder, metavar="FOLDER", help="for the files; <outputs>/films/<run>")
-    parser.add_argument("--speed", type=_speed, default=1.0, help="2 is twice as fast as it was; 1")
+    parser.add_argument(
+        "--seed", type=_whole("--seed", 0), default=0, help="seed of the episodes; another one plays others"
+    )
+    parser.add_argument(
+        "--sampled", action="store_true", help="sample actions from the policy; otherwise the most likely one"
+    )
+    parser.add_argument(
+        "--to", type=commands.folder, metavar="FOLDER", help="folder for the files; <outputs>/films/<run>"
+    )
+    parser.add_argument("--speed", type=_speed, default=1.0, help="2 is twice as fast as the environment; 1")
     options = parser.parse_args(arguments)
     from plexp.envs.film import FOLDER
     from plexp.recorded.film import Request, default_folder, film_run
@@ -36,7 +42,7 @@ def main(arguments: list[str]) -> int:
         for film in film_run(run, Request(folder, **what)):
             print(film, flush=True)
         browse = ui_command(options.uri, options.outputs)
-        print(f"kept with run {run.run_id} in {FOLDER}/; browse it with: {browse}")
+        print(f"recorded with run {run.run_id} in {FOLDER}/; browse it with: {browse}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`plexp new`"""
+"""The command `plexp new`."""
 
 from __future__ import annotations
 

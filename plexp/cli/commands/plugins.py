@@ -1,4 +1,4 @@
-"""`plexp plugins`"""
+"""The command `plexp plugins`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`plexp repair`"""
+"""The command `plexp repair`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`plexp replay`"""
+"""The command `plexp replay`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
-    """Play an episode that went wrong again."""
+    """Step again through an episode that went wrong."""
     parser = argparse.ArgumentParser("plexp replay", description=main.__doc__)
     parser.add_argument("file", type=Path, help="fault.json, from the run's folder or its artifacts in MLflow")
     options = parser.parse_args(arguments)
-    from plexp.recorded.resimulate import replay
+    from plexp.recorded.resimulate import resimulate
 
-    print(replay(options.file))
+    print(resimulate(options.file))
     return 0

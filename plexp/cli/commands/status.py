@@ -1,4 +1,4 @@
-"""`plexp status`"""
+"""The command `plexp status`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from plexp.cli.commands.sync import settled
 
 
 def main(arguments: list[str]) -> int:
-    """What is done, running, interrupted, failed and why."""
+    """Show what is finished, running, interrupted or failed, and why."""
     parser = commands.parser("status", str(main.__doc__))
-    parser.add_argument("--sweep", help="a sweep by its name; the newest")
+    parser.add_argument("--sweep", help="name of a sweep; the newest one")
     options = parser.parse_args(arguments)
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`plexp ui`"""
+"""The command `plexp ui`."""
 
 from __future__ import annotations
 

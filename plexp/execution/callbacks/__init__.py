@@ -1,1 +1,1 @@
-"""What follows a run while it trains: records, evaluations, films, checkpoints, the progress bar."""
+"""Callbacks of a run: records, evaluations, films, checkpoints, the progress bar, and the callback plugins."""

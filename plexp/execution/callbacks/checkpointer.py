@@ -1,4 +1,4 @@
-"""What listens to a run for the sake of the next one: checkpoints, and how far it is."""
+"""Callbacks that let a run be resumed: checkpoints and the heartbeat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plexp.training.progress import Profile, TrainingProgress
 
 
 class Heartbeat:
-    """Tells the run's folder how far it is, for its heartbeat."""
+    """Reports to the run's folder how far the run is, for the heartbeat."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -28,13 +28,20 @@ class Heartbeat:
 
 
 class Checkpointer:
-    """Writes checkpoints; the last callback, so that what the others counted is in it.
+    """Writes checkpoints; the last of the callbacks, so that a checkpoint has what the others have counted.
 
-    A copy of everything is taken in memory about four times a second, and never more than a twentieth of the time goes
-    into that; it goes to disk when `every` more steps are done, at the end of training, and by `save_last`.
+    The state is copied in memory about four times a second, and never more than a twentieth of the time goes into that. The
+    copy is written when `every` more steps are done, at the end of training, and by `save_last`.
+
+    Args:
+        parts: objects whose state is saved, by name.
+        write: writes a state at an environment step.
+        every: environment steps between two checkpoints; None: only `save_last` writes one.
+        profile: gets the seconds that it takes.
     """
 
     PAUSE, SHARE = 0.25, 0.05
+    """Seconds between two copies at least, and the largest share of the time that copies may take."""
 
     def __init__(
         self,
@@ -45,10 +52,11 @@ class Checkpointer:
     ) -> None:
         self.parts, self.write, self.grid, self.profile = parts, write, StepSchedule(every), profile
         self.last: tuple[State, int] | None = None
-        """The latest copy, and its step."""
+        """Latest copy, and its environment step."""
         self.written = -1
-        """The step of the latest one on disk."""
+        """Environment step of the latest checkpoint on disk."""
         self.next = 0.0
+        """Time from which the next copy is due."""
 
     def on_start(self, progress: TrainingProgress) -> None:
         self.grid.last, self.written = progress.steps, progress.steps
@@ -66,7 +74,7 @@ class Checkpointer:
     def on_end(self, progress: TrainingProgress) -> None: ...
 
     def save_last(self) -> None:
-        """Write the latest copy, if it is not on disk."""
+        """Write the latest copy, unless it is on disk already."""
         if self.last is not None and self.last[1] != self.written:
             self.write(*self.last)
             self.written = self.last[1]

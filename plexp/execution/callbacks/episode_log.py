@@ -1,8 +1,8 @@
-"""Every training episode as its seed and its actions, so that it can be played again: in the run's folder, then in MLflow.
+"""The log of training episodes: each as its seed and its actions, so that it can be re-simulated.
 
-While a run trains, a file of its folder grows by the episodes that end: a head (environment, number, length, return) and the
-actions, in the smallest type that holds them. A checkpoint says how long the file was, and a run that is taken up cuts it
-there. At the end it becomes `episodes.safetensors`, the rows of `episodes.csv` in the same order.
+While a run trains, a file in its folder grows by the episodes that end: a head (environment, number, length, return) and the
+actions, in the smallest type that holds them. A checkpoint has the file's length, and a resumed run cuts the file there. At the
+end it becomes `episodes.safetensors` in MLflow, with the rows of `episodes.csv` in the same order.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from plexp.training.progress import TrainingProgress
 NAME = "episodes.safetensors"
 HEAD = struct.Struct("<iqqd")
 ROWS = 1 << 16
-"""Steps that wait in memory at most; a larger number writes less often."""
+"""Environment steps that wait in memory at most; a larger number writes less often."""
 
 log = logging.getLogger("plexp")
 
 
 class Waiting(NamedTuple):
-    """A rollout that is not written yet."""
+    """The episodes of a trajectory that are not written yet."""
 
     actions: Tensor
     valid: Array
@@ -44,25 +44,30 @@ class Waiting(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What became of all rollouts so far. Replaced as a whole, so that an interrupt finds it right."""
+    """State of the log, replaced as a whole, so that an interrupt finds it consistent."""
 
     size: int
-    """Bytes of the file that count."""
+    """Number of bytes of the file that count."""
     tails: list[Array]
-    """Of each environment the actions [L, *space.shape] of its episode in progress."""
+    """Actions [L, *space.shape] of each environment's episode in progress."""
     waiting: list[Waiting]
+    """Trajectories that are not written yet."""
 
 
 class EpisodeLog:
-    """Keeps each finished episode's environment, number and actions as the environment got them; None writes nothing.
+    """Callback that logs each finished episode's environment, number, and actions as the environment got them.
 
-    Nor does it where episodes have no seed of their own (NEXT_STEP resets, as EnvPool's). Raises StoreError on a full disk.
+    Args:
+        collector: plays the episodes. Nothing is logged if they have no seeds of their own (NEXT_STEP resets, as EnvPool's).
+        file: where to log; None: nothing is logged.
+
+    Raises StoreError on a full disk.
     """
 
     def __init__(self, collector: Collector, file: Path | None) -> None:
         env, self.collector = collector.adapter.env, collector
         self.file = file if collector.adapter.same_step else None
-        self.shape, self.dtype = env.single_action_space.shape or (), kept_type(env.single_action_space)
+        self.shape, self.dtype = env.single_action_space.shape or (), action_type(env.single_action_space)
         self.rows, self.written = 0, Written(0, self._no_actions(), [])
 
     def on_start(self, progress: TrainingProgress) -> None: ...
@@ -85,12 +90,14 @@ class EpisodeLog:
         return {"size": self.written.size, "lengths": [len(t) for t in tails], "tails": np.concatenate(tails)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on at that length of the file; where the file is not so long any more, no episodes are kept."""
+        """Continue at the recorded length of the file; if the file is shorter, no episodes are logged any more."""
         size = state_dict["size"]
         if self.file is None:
             return
         if size is None or (self.file.stat().st_size if self.file.exists() else 0) < size:
-            log.warning("the actions of earlier training episodes were not kept, so those of later ones are not either")
+            log.warning(
+                "the actions of earlier training episodes are missing, so those of later ones are not recorded either"
+            )
             self.file = None
             return
         ends = np.cumsum(state_dict["lengths"])[:-1]
@@ -100,13 +107,13 @@ class EpisodeLog:
         self.written = Written(size, tails, [])
 
     def sync(self) -> None:
-        """Return when the file survives a power cut."""
+        """Wait until the file survives a power cut."""
         if self.file is not None and self.file.exists():
             with self.file.open("rb") as file:
                 os.fsync(file)
 
     def save(self, folder: Path, seed: EpisodeSeed) -> Path | None:
-        """Write `episodes.safetensors` into a folder; None if no episodes are kept."""
+        """Write `episodes.safetensors` into a folder, and return its path; None if no episodes are logged."""
         if self.file is None:
             return None
         self._write(self.file)
@@ -133,7 +140,7 @@ class EpisodeLog:
         return folder / NAME
 
     def remove(self) -> None:
-        """The file of a run that has come to its end."""
+        """Remove the file of a finished run."""
         if self.file is not None:
             self.file.unlink(missing_ok=True)
 
@@ -144,12 +151,13 @@ class EpisodeLog:
         size, tails, waiting = self.written
         if not waiting:
             return
-        sampled, valid = torch.cat([each.actions for each in waiting]), np.concatenate([each.valid for each in waiting])
-        given = self.collector.agent.distribution.to_environment(sampled.flatten(0, 1)).numpy()
-        table = given.astype(self.dtype).reshape(*valid.shape, *self.shape)
+        sampled = torch.cat([trajectory.actions for trajectory in waiting])
+        valid = np.concatenate([trajectory.valid for trajectory in waiting])
+        actions = self.collector.agent.distribution.to_environment(sampled.flatten(0, 1)).numpy()
+        table = actions.astype(self.dtype).reshape(*valid.shape, *self.shape)
         streams = [np.concatenate([tail, table[valid[:, i], i]]) for i, tail in enumerate(tails)]
         begins, chunks = [0] * len(streams), []
-        for episode in (episode for each in waiting for episode in each.finished):
+        for episode in (episode for trajectory in waiting for episode in trajectory.finished):
             i, begin = episode.environment, begins[episode.environment]
             begins[i] += episode.length
             chunks.append(HEAD.pack(i, episode.number, episode.length, episode.total_reward))
@@ -159,7 +167,7 @@ class EpisodeLog:
         self.written = Written(size, [stream[n:].copy() for stream, n in zip(streams, begins, strict=True)], [])
 
     def _append(self, file: Path, data: bytes, size: int) -> int:
-        """Write at that size of the file, whatever an earlier attempt has left behind it."""
+        """Write at this length of the file, over whatever a failed attempt has left, and return the number of bytes."""
         try:
             with file.open("r+b" if file.exists() else "wb", buffering=0) as opened:
                 opened.truncate(size)
@@ -167,14 +175,14 @@ class EpisodeLog:
                 if opened.write(data) != len(data):
                     raise OSError("No space left on device")
         except OSError as error:
-            cause = f"no training episode can be kept ({one_line(error)})"
+            cause = f"no training episode can be recorded ({one_line(error)})"
             remedy = "choose a folder that can be written and has space, or give tracker.log_actions=false"
             raise StoreError(str(Problem("outputs", file.parent, cause, remedy))) from None
         return len(data)
 
 
-def kept_type(space: spaces.Space[Any]) -> np.dtype[Any]:
-    """The smallest type that holds every action of a space: float32 of a Box, else an integer."""
+def action_type(space: spaces.Space[Any]) -> np.dtype[Any]:
+    """Return the smallest type that holds every action of a space: float32 for a Box, else an integer."""
     match space:
         case spaces.Discrete():
             bounds = (int(space.start), int(space.start + space.n - 1))
@@ -185,14 +193,14 @@ def kept_type(space: spaces.Space[Any]) -> np.dtype[Any]:
         case _:
             return np.dtype(np.float32)
     types = (np.uint8, np.int8, np.int16, np.int32, np.int64)
-    fitting = (each for each in types if np.iinfo(each).min <= bounds[0] and bounds[1] <= np.iinfo(each).max)
+    fitting = (kind for kind in types if np.iinfo(kind).min <= bounds[0] and bounds[1] <= np.iinfo(kind).max)
     return np.dtype(next(fitting))
 
 
 def episode_of(file: Path, number: int) -> PlayedEpisode:
-    """The `number`-th training episode, from 1 on, of a file that `EpisodeLog.save` wrote; reads no other's actions.
+    """Return a training episode, by its number from 1, from a file of `EpisodeLog.save`, without reading others' actions.
 
-    Raises IndexError, with how many there are, if there is no such episode, ValueError if it is no such file.
+    Raises IndexError, with the number of episodes, if there is no such episode; ValueError for another file.
     """
     try:
         with safe_open(file, framework="numpy") as tensors:

@@ -1,4 +1,4 @@
-"""Greedy evaluations during training, and what follows from them."""
+"""Callbacks for evaluations during training, and for pruning by a search."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ from plexp.training.progress import Profile, TrainingProgress
 
 
 class Film(Protocol):
-    """Films an evaluation: its result, its number, and the step that it belongs to (None: the last one of a run)."""
+    """A function that films an evaluation: its result, its number, and its step (None: the last one of a run)."""
 
     def __call__(self, result: EvaluationResult, index: int, step: int | None) -> None: ...
 
 
 class Evaluator:
-    """Greedy evaluations at fixed steps, and a last one of `final_episodes`; keeps the learning curve.
+    """Evaluates the agent at fixed steps and after training, and has the learning curve.
 
-    A rollout that passes several grid points is evaluated once and logged at each: it is the agent one had there.
+    A rollout that passes several grid points is evaluated once and recorded at each of them.
+
+    Args:
+        evaluate: plays episodes, given the number of the evaluation and the number of episodes.
+        log: records metrics at a step.
+        every: environment steps between two evaluations; None: only after training.
+        episodes, final_episodes: number of episodes of each evaluation, and of the last one.
+        solved_return: mean return that counts as solved; None: there is no such mark.
+        stop_when_solved: whether training ends at the first evaluation that reaches it.
+        profile: gets the seconds of evaluations and films.
+        film: films each evaluation; None: none.
     """
 
     def __init__(
@@ -42,12 +52,13 @@ class Evaluator:
         self.solved_return, self.stop_when_solved = solved_return, stop_when_solved
         self.count = 0
         self.curve: list[tuple[int, float]] = []
-        """(step, mean return) of each evaluation on the grid."""
+        """Environment step and mean return of each evaluation on the grid."""
         self.seconds: list[float] = []
-        """Of training until each of them."""
+        """Seconds of training until each evaluation."""
         self.solved_at: int | None = None
-        """The first grid point after the start whose mean return reached `solved_return`."""
+        """First grid point after the start whose mean return reached `solved_return`."""
         self.final: EvaluationResult | None = None
+        """Result of the evaluation after training."""
 
     def on_start(self, progress: TrainingProgress) -> None:
         progress.evaluations = self.curve
@@ -96,10 +107,10 @@ class Evaluator:
 
 
 class PruningRule(Protocol):
-    """A rule that decides, at each evaluation, whether a run is worth going on with."""
+    """A rule that decides at each evaluation whether a run continues."""
 
     def __call__(self, curve: Sequence[tuple[int, float]], fraction: float) -> str | None:
-        """Return why the run with these evaluations (step, return) ends now; None if it goes on.
+        """Return why the run with these evaluations (step, return) ends now; None if it continues.
 
         `fraction` of the training budget is used up, 0…1.
         """
@@ -107,16 +118,16 @@ class PruningRule(Protocol):
 
 
 class Pruning:
-    """Raises Pruned when the search to which a run belongs gives it up, at one of its evaluations."""
+    """Raises Pruned when the rule of a search ends the run, at one of its evaluations."""
 
-    def __init__(self, judge: PruningRule, evaluator: Evaluator) -> None:
-        self.judge, self.evaluator, self.seen = judge, evaluator, 0
+    def __init__(self, rule: PruningRule, evaluator: Evaluator) -> None:
+        self.rule, self.evaluator, self.seen = rule, evaluator, 0
 
     def on_start(self, progress: TrainingProgress) -> None:
         if len(curve := self.evaluator.curve) > self.seen:
             self.seen = len(curve)
-            if why := self.judge(curve, progress.fraction):
-                raise Pruned(why, progress.steps)
+            if reason := self.rule(curve, progress.fraction):
+                raise Pruned(reason, progress.steps)
 
     def on_iteration(self, progress: TrainingProgress) -> None:
         self.on_start(progress)

@@ -1,4 +1,4 @@
-"""`evaluation.film=true`: films of the evaluations while a run is trained."""
+"""Films of evaluations during training, for `evaluation.film=true`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ log = logging.getLogger("plexp")
 
 
 class LogFile(Protocol):
-    """Where films go: a file into a folder of a run's artifacts."""
+    """A function that adds a file to a folder of a run's artifacts."""
 
     def __call__(self, path: Path, folder: str | None = None) -> None: ...
 
 
 class EvaluationFilms:
-    """Films a run's evaluations: of each on the grid the median episode, of the last one the best, median and worst.
+    """Films the median episode of each evaluation, and the best, median and worst of the last one.
 
-    What cannot be filmed or kept is told in one line, and training goes on. `place` is where files may be made.
+    An episode that cannot be filmed or recorded is logged in one line, and training continues.
+
+    Args:
+        experiment: the experiment.
+        log_file: records the films.
+        place: folder for temporary files.
     """
 
     def __init__(self, experiment: Experiment, log_file: LogFile, place: Path) -> None:

@@ -1,4 +1,4 @@
-"""What listens to a run: the record on its grid, evaluation, the progress bar."""
+"""The callback that records metrics of the training on a grid of environment steps."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from plexp.training.progress import Profile, TrainingProgress
 
 
 class Log(Protocol):
-    """Where metrics go."""
+    """A function that records metrics at an environment step."""
 
     def __call__(self, metrics: Mapping[str, float], step: int) -> None: ...
 
 
 class StepSchedule:
-    """Multiples of `every` steps: the same for every seed, however long its rollouts and episodes are."""
+    """A grid of environment steps, the same for every seed, whatever the lengths of rollouts and episodes.
+
+    Args:
+        every: distance of two grid points; None: there are none.
+    """
 
     def __init__(self, every: int | None) -> None:
         self.every, self.last = every, 0
 
     def passed(self, steps: int) -> range:
-        """The grid points that were reached since the last call."""
+        """Return the grid points that were reached since the last call."""
         if self.every is None:
             return range(0)
         first, self.last = self.last + self.every, steps // self.every * self.every
@@ -34,17 +38,24 @@ class StepSchedule:
 
 
 class Recorder:
-    """Logs `train/` and `time/` metrics: at each grid point the mean since the last one."""
+    """Records `train/` and `time/` metrics: at each grid point the mean since the last one.
+
+    Args:
+        log: records metrics at a step.
+        every: environment steps between two grid points.
+        profile: seconds by activity.
+    """
 
     COLUMNS = ("steps", "return", "length", "environment", "environment_episode")
-    """Environment steps so far; the episode's return and length; which environment, and which of its episodes it was."""
+    """Columns of `episodes.csv`: steps so far; the episode's return and length; its environment, and its number there."""
 
     def __init__(self, log: Log, every: int, profile: Profile) -> None:
         self.log, self.grid, self.profile = log, StepSchedule(every), profile
         self.sums: dict[str, list[float]] = defaultdict(list)
         self.episodes = array("d")
-        """Of every training episode, one after the other, its `COLUMNS`."""
+        """The `COLUMNS` of every training episode, one after the other."""
         self.start = (0, 0.0)
+        """Environment steps and seconds at the last grid point."""
 
     def on_start(self, progress: TrainingProgress) -> None: ...
 
@@ -73,7 +84,7 @@ class Recorder:
         self.episodes = array("d", state_dict["episodes"].tobytes())
 
     def episodes_as_csv(self) -> str:
-        """The `COLUMNS` of every training episode, in the order in which they ended."""
+        """Return every training episode as a line of CSV, in the order in which they ended."""
         rows = zip(*[iter(self.episodes)] * len(self.COLUMNS), strict=True)
         lines = [f"{int(steps)},{total:g},{','.join(str(int(n)) for n in rest)}\n" for steps, total, *rest in rows]
         return ",".join(self.COLUMNS) + "\n" + "".join(lines)

@@ -117,7 +117,7 @@ def test_the_best_the_median_and_the_worst_episode_of_an_agent_are_filmed(
         for kind in ("mp4", "gif"):
             data = (tmp_path / "a" / "b" / f"{name}.{kind}").read_bytes()
             assert (run["folder"] / "films" / f"{name}.{kind}").read_bytes() == data
-    assert lines[3].startswith(f"kept with run {run['id']} in films/")
+    assert lines[3].startswith(f"recorded with run {run['id']} in films/")
     assert main(*command)[1] == lines, "again the same episodes"
     status, sampled = main(*command, "--sampled", "--speed", "2", "--seed", "1")
     assert status == 0 and (tmp_path / "a" / "b" / "sampled-worst-of-7.gif").exists() and sampled[0] != lines[0]

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from plexp.envs.episodes import Episode
 from plexp.errors import StoreError
-from plexp.execution.callbacks.episode_log import EpisodeLog, episode_of, kept_type
+from plexp.execution.callbacks.episode_log import EpisodeLog, episode_of, action_type
 from plexp.execution.callbacks.recorder import Recorder
 from plexp.execution.checkpoint import decode, encode
 from plexp.execution.experiment import Experiment
@@ -248,7 +248,7 @@ def test_where_resets_take_a_step_of_their_own_no_actions_are_kept(build: Build,
     ],
 )
 def test_the_type_of_actions_is_the_smallest_that_holds_them(space: spaces.Space[Any], expected: Any) -> None:
-    assert kept_type(space) == np.dtype(expected)
+    assert action_type(space) == np.dtype(expected)
 
 
 @pytest.mark.parametrize("acts", ["discrete", "multidiscrete", "multibinary", "box", "matrix", "doubles"])

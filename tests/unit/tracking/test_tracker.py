@@ -386,7 +386,7 @@ def test_a_run_that_was_deleted_starts_anew_without_what_waited_for_it(
     assert second.finish("FINISHED")
     assert not second.is_resumed and created == [second.run_id] != [first.run_id]
     assert history(client, second, "x") == [(1, 1.5)]
-    assert first.run_id in caplog.text and "starts anew" in caplog.text
+    assert first.run_id in caplog.text and "starts a new run" in caplog.text
 
 
 def test_if_the_params_are_not_taken_no_run_is_left_running(

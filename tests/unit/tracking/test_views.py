@@ -1,4 +1,4 @@
-"""The saved views: what they show, that their links open them, and that groups have colours that can be told apart."""
+"""The saved views: what they show, and that their links open them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ from typing import Any
 
 import pytest
 
-from plexp.tracking.views import CHARTS, TABLE, colour, is_same_view, link, link_to_file, saved_views
+from plexp.tracking.views import CHARTS, TABLE, is_same_view, link, link_to_file, saved_views
 
 
 def state(view: str) -> Any:
     packed = json.loads(view)["state"]
     assert packed.startswith("deflate;")
     return json.loads(zlib.decompress(base64.b64decode(packed.removeprefix("deflate;"))))
-
-
-def keys(*groups: str, **constant: str) -> list[dict[str, str]]:
-    """What the charts of runs of these groups are grouped by."""
-    runs = [{"tag.group": group, "tag.kind": "training", "param.device": "cpu", **constant} for group in groups]
-    found: list[dict[str, str]] = state(saved_views(runs)[f"mlflow.sharedViewState.{CHARTS}"])["groupBy"]["groupByKeys"]
-    return found
 
 
 @pytest.mark.parametrize(("view", "mode"), [(CHARTS, "CHART"), (TABLE, "TABLE")])
@@ -45,34 +38,6 @@ def test_charts_are_of_training_runs_and_the_table_of_all() -> None:
     assert table["selectedColumns"] == table["columnOrder"] == list(table["columnWidths"])
     assert charts["groupBy"] == table["groupBy"]
     assert table["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "group"}]
-
-
-def test_a_groups_colour_is_the_one_seen_in_mlflow() -> None:
-    """Read off the page; the tests in a browser compare it for other groups."""
-    settings = "evaluation.every=1000 evaluation.final_episodes=5 total_timesteps=4000"
-    assert colour("tag.group.comparison") == "2272b4"
-    assert colour(f"tag.group.a2c-mlp2x64-gae-cartpole {settings}") == "c82d4c"
-    assert colour(f"tag.group.ppo-mlp2x64-gae-cartpole {settings}") == "c82d4c"
-    assert colour("tag.group.reinforce-mlp2x64-returns-cartpole") == "137dae"
-
-
-def test_groups_of_one_colour_are_grouped_by_something_constant_besides() -> None:
-    alone = [{"mode": "tag", "groupByData": "group"}]
-    assert keys() == keys("ppo") == keys("ppo", "ppo") == alone
-    same = [f"{name}-mlp2x64-gae-cartpole total_timesteps=4000" for name in ("ppo", "a2c")]
-    for tail in range(100):
-        groups = [f"{name} algo.clip_eps=0.{tail}" for name in same]
-        found = keys(*groups)
-        before = {colour(f"tag.group.{group}") for group in groups}
-        parts = {"tag.kind": "training", "param.device": "cpu", "param.env.plugin": "null", "tag.group": ""}
-        ids = [
-            ",".join(
-                f"{name}.{parts[name] or group}" for name in (f"{key['mode']}.{key['groupByData']}" for key in found)
-            )
-            for group in groups
-        ]
-        assert len(set(map(colour, ids))) == 2
-        assert len(before) == 2 or len(found) > 1
 
 
 def test_a_view_is_the_same_whenever_it_was_made() -> None:

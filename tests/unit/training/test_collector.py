@@ -26,7 +26,7 @@ from plexp.envs.vector import SerialVectorEnv, SubprocessVectorEnv
 from plexp.errors import ConfigError, EnvironmentFault, TrainingError
 from plexp.execution.checkpoint import copied, decode, encode
 from plexp.nn.distributions import ActionDistribution, Categorical
-from plexp.recorded.resimulate import replay
+from plexp.recorded.resimulate import resimulate
 from plexp.training.agent import Agent
 from plexp.training.collector import Collector
 from plexp.training.types import Rollout
@@ -534,7 +534,7 @@ def test_a_recorded_fault_is_seen_again(kind: str, continuous: bool, recorded: R
     file, fault = recorded(kind, continuous)
     episode = fault.episode
     assert episode is not None
-    said, _, was = replay(file).partition("; recorded was: ")
+    said, _, was = resimulate(file).partition("; recorded was: ")
     began = f"seed {episode['seed']}, {len(episode['actions'])} actions: the last step "
     assert said.startswith(began) and re.fullmatch(SHOWN[kind], said.removeprefix(began)), said
     assert was == ("" if kind.startswith(("step", "reset")) else str(fault))
@@ -546,7 +546,7 @@ def test_what_is_mended_since_is_seen_to_be_well(recorded: Recorded) -> None:
     content["env"]["kwargs"]["fault"] = "none"
     content["env"] |= {"vectorization": "async", "step_timeout": 3.0}
     file.write_text(json.dumps(content))
-    assert ", reward 1.0, terminated False, truncated False; recorded was: " in replay(file)
+    assert ", reward 1.0, terminated False, truncated False; recorded was: " in resimulate(file)
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_what_is_no_recorded_episode_is_refused_in_one_line(text: str, tmp_path:
     file = tmp_path / "fault.json"
     file.write_text(text)
     with pytest.raises(ConfigError) as raised:
-        replay(file)
+        resimulate(file)
     assert "\n" not in str(raised.value)
 
 
@@ -570,4 +570,4 @@ def test_a_file_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None
     with pytest.raises(
         ConfigError, match=r"^replay=.*none\.json: it cannot be read as a recorded episode \(FileNotFound"
     ):
-        replay(tmp_path / "none.json")
+        resimulate(tmp_path / "none.json")

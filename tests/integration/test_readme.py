@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
 
+import plexp
+from plexp.cli import commands
 from plexp.config.catalogue import GROUPS
+from plexp.config.compose import compose
 from tests.support.readme import shell_commands
 
 ROOT = Path(__file__).parents[2]
@@ -69,3 +75,44 @@ def test_the_plugin_it_shows_is_the_one_that_new_writes() -> None:
     assert config[1] in (templates / "config.yaml").read_text()
     written = (templates / "plugin.py").read_text()
     assert code[1] == re.sub(r"\n\n    Args:.*?\n    \"\"\"", '"""', written[written.index("@register") :], flags=re.S)
+
+
+def test_the_loss_in_the_top_readme_is_that_of_ppo() -> None:
+    (shown,) = re.findall(r"```python\n(def loss\(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    source = textwrap.dedent(
+        (ROOT / "plugins" / "algo" / "ppo.py").read_text().partition("    return self.learner.fit")[2]
+    )
+    assert textwrap.indent(shown, "    ") in source
+
+
+def test_the_top_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+@pytest.mark.parametrize("name", sorted(set(plexp.__all__) - {"__version__"}))
+def test_every_public_name_is_documented(name: str) -> None:
+    assert re.search(rf"`(plexp\.)?{name}[`(.]", (ROOT / "plexp" / "README.md").read_text())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        command
+        for readme in READMES
+        if readme.parent.name != "conf"  # whose commands have a test of their own
+        for command in shell_commands(readme.read_text())
+        if command.startswith("python -m plexp")
+    ],
+)
+def test_every_command_of_plexp_composes_or_is_known(command: str) -> None:
+    """Experiments and the first job of sweeps compose; other commands have the options that are shown."""
+    arguments = shlex.split(command)[3:]
+    if arguments[0] in commands.NAMES:
+        with pytest.raises(SystemExit) as stop:  # the parser refuses an unknown option before it comes to --help
+            importlib.import_module(f"plexp.cli.commands.{arguments[0]}").main([*arguments[1:], "--help"])
+        assert stop.value.code == 0
+        return
+    values = [re.sub(r"=(?:range|glob)\(.*\)$", "=0", a) for a in arguments if not a.startswith(("-", "hydra"))]
+    values = [re.sub(r"=([^,\[(]+),.*$", r"=\1", value) for value in values]
+    if not any(value.startswith(("algo=mine", "ablation=", "search=")) or "interval(" in value for value in values):
+        compose(*values)

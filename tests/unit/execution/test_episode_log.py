@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from plexp.envs.episodes import Episode
 from plexp.errors import StoreError
-from plexp.execution.callbacks.episode_log import EpisodeLog, episode_of, action_type
+from plexp.execution.callbacks.episode_log import EpisodeLog, action_type, episode_of
 from plexp.execution.callbacks.recorder import Recorder
 from plexp.execution.checkpoint import decode, encode
 from plexp.execution.experiment import Experiment

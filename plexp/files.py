@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 POLL_SECONDS = 0.02
 """Seconds between two attempts at a lock that another process has."""
 PROBE_SECONDS = 0.06
-"""Seconds that a probe waits for a lock, so that two probes at the same time don't take each other for an owner."""
+"""Seconds that a probe waits for a lock on Windows; a larger value mistakes fewer probes for owners, and takes longer."""
 
 
 def lock_file(path: Path) -> FileLock:
@@ -33,12 +33,30 @@ def try_lock(path: Path, seconds: float = 0.0) -> FileLock | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return True if a process has the lock of a file."""
+    """Return True if a process has the lock of a file; False if the file is missing or cannot be locked.
+
+    Probes share the lock, so that none takes another for an owner; on Windows, which lacks such locks, they wait a moment.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return _is_locked_exclusively(path)
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_locked_exclusively(path: Path) -> bool:
     if not path.exists():
         return False
     try:
         lock = try_lock(path, PROBE_SECONDS)
-    except OSError:  # a file that cannot be locked
+    except OSError:
         return False
     if lock is None:
         return True

@@ -38,9 +38,7 @@ def interrupted(number: int) -> KeyboardInterrupt:
         signal.signal(other, lambda *_: None)  # not SIG_IGN: of a signal on its way Python would print a traceback
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "alarm"):
-        signal.alarm(
-            0
-        )  # of Ray's own handler in C, which lets Python's have the signal, but aborts the process 3 s later
+        signal.alarm(0)  # stop the alarm of Ray's handler in C, which would abort the process 3 s later
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
 
 

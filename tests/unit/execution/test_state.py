@@ -101,19 +101,19 @@ def test_a_second_folder_object_in_one_process_is_another_one(tmp_path: Path) ->
     second.release()
 
 
-def test_asking_whether_it_lives_does_not_keep_anybody_from_taking_it(tmp_path: Path) -> None:
+def test_a_probe_does_not_keep_anybody_from_taking_the_lock(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
     folder.release()
     with (tmp_path / "run" / "lock").open() as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
         timer = threading.Timer(0.05, fcntl.flock, (asking, fcntl.LOCK_UN))
         timer.start()
-        assert folder.acquire(), "who asks holds it for a moment"
+        assert folder.acquire(), "a probe has the lock for a moment"
         timer.join()
     folder.release()
 
 
-def test_those_who_ask_do_not_see_each_other(tmp_path: Path) -> None:
+def test_probes_do_not_take_each_other_for_an_owner(tmp_path: Path) -> None:
     begun(tmp_path / "run").release()
     with (tmp_path / "run" / "lock").open() as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
@@ -236,7 +236,7 @@ def test_beginning_says_who_runs_it_and_clears_what_was_said_of_the_last_time(tm
     assert (record.status, record.error, record.outcome, record.run_id) == ("RUNNING", [], None, "abc")
     assert (record.identity, record.name, record.sweeps) == ("0123", "new", {"s": 1})
     assert (record.host, record.pid) == (platform.node(), os.getpid()) and before <= record.started <= time.time()
-    assert (folder.path / "reserve").stat().st_size == run_folder.RESERVE
+    assert (folder.path / "reserve").stat().st_size == run_folder.RESERVE_BYTES
     folder.is_settled = True
     folder.release()
     assert sorted(path.name for path in folder.path.iterdir()) == ["lock", "run.json"]

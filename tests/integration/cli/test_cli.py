@@ -244,9 +244,9 @@ def test_a_run_ends_with_its_verdict_and_its_result(main: Main, tmp_path: Path) 
 
 COMPOSING = {
     *("plexp", "hydra", "hydra_plugins", "omegaconf", "antlr4", "yaml", "attr", "packaging", "cython_runtime"),
-    *("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"),
+    *("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "filelock"),
 }
-"""Hydra, pydantic and what they import."""
+"""Hydra, pydantic, filelock and what they import."""
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job"), ("algo.clip_ep=1",)], ids=" ".join)

@@ -347,7 +347,7 @@ def rewritten(header: dict[str, Any]) -> bytes:
 def test_a_format_from_the_future_is_refused(tmp_path: Path) -> None:
     save(tmp_path, example(1), 100)
     data = rewritten({"format": checkpoint.FORMAT + 1, "state": {"x": 1}})
-    with pytest.raises(ValueError, match="it has format 2, and this plexp reads format 1"):
+    with pytest.raises(ValueError, match="it has format 2, and this version of plexp reads format 1"):
         decode(data)
     name = f"step-{200:012d}-{checkpoint.hashlib.sha256(data).hexdigest()}.safetensors"
     (tmp_path / name).write_bytes(data)

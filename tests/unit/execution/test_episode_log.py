@@ -169,18 +169,20 @@ def test_an_interrupt_before_or_after_writing_leaves_the_log_right(build: Build,
     check_all(run, tmp_path / "kept")
 
 
-def test_a_full_disk_is_told_in_one_line_and_nothing_of_the_log_is_lost(build: Build, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_nothing_of_the_log_is_lost(build: Build, tmp_path: Path) -> None:
     run = Run(build(*RUNS["a2c cartpole"], *SMALL), tmp_path / "nowhere" / "episodes")
     with pytest.raises(Interrupt):
         run.train(until=9)
-    with pytest.raises(StoreError, match=r"^outputs=.*nowhere: no training episode can be kept .*; choose a folder"):
+    with pytest.raises(
+        StoreError, match=r"^outputs=.*nowhere: no training episode can be recorded .*; choose a folder"
+    ):
         run.log.state_dict()
     (tmp_path / "nowhere").mkdir()
     check_all(run, tmp_path / "kept")
 
 
 @pytest.mark.parametrize("fault", ["gone", "shorter", "was off"])
-def test_a_log_that_lost_its_beginning_keeps_nothing_rather_than_half(
+def test_a_log_that_lost_its_beginning_records_nothing_rather_than_half(
     fault: str, build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings, file = (*RUNS["a2c cartpole"], *SMALL), tmp_path / "episodes"
@@ -198,7 +200,7 @@ def test_a_log_that_lost_its_beginning_keeps_nothing_rather_than_half(
     second.train()
     assert second.log.save(tmp_path, second.experiment.streams.training) is None
     assert [record.message for record in caplog.records] == [
-        "the actions of earlier training episodes were not kept, so those of later ones are not either"
+        "the actions of earlier training episodes are missing, so those of later ones are not recorded either"
     ]
     assert not Run(build(*settings), None).log.state_dict()["size"]
 

@@ -14,7 +14,7 @@ from gymnasium.wrappers import FlattenObservation
 
 from plexp.errors import ConfigError
 from plexp.recorded import export as exporting
-from plexp.recorded.export import Exported, check_formats, compare, export, seen, write
+from plexp.recorded.export import Exported, check_formats, compare, export, met_observations, write
 from plexp.training.agent import GreedyPolicy
 from tests.support import forks
 
@@ -91,7 +91,7 @@ def test_the_files_act_as_the_agent_does_and_their_scripts_play_its_episode(
     experiment = agent_of(kind)
     exported = export(experiment, ["pt2", "onnx"], tmp_path, "The agent.")
     assert [each.file.name for each in exported] == ["policy.pt2", "policy.onnx"]
-    observations = seen(experiment)[:50]
+    observations = met_observations(experiment)[:50]
     expected = plain_actions(experiment, observations)
     assert len(np.unique(expected)) > 1
     traced = torch.export.load(tmp_path / "policy.pt2").module()
@@ -188,7 +188,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.Mo
 
 def test_the_greedy_policy_gives_what_the_environment_takes(agent_of: Callable[[str], Any]) -> None:
     experiment = agent_of("several choices")
-    observations = seen(experiment)[:9]
+    observations = met_observations(experiment)[:9]
     actions = GreedyPolicy(experiment.agent)(observations).numpy()
     np.testing.assert_array_equal(actions, plain_actions(experiment, observations))
     assert all(experiment.training_env.single_action_space.contains(action) for action in actions)

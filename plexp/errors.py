@@ -1,4 +1,4 @@
-"""Errors for users: each in one line that names key, value, cause and remedy. And the exit statuses."""
+"""Exit statuses, and the errors for users: one line that names key, value, cause and remedy."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class TrainingError(RuntimeError):
 
 
 class EnvironmentFault(TrainingError):
-    """An environment that misbehaves: its index, the number of its episode, and (once known) how to see that again."""
+    """An environment that misbehaves: its index, the number of its episode, and, once recorded, the episode to replay."""
 
     def __init__(self, message: object, index: int = 0, number: int | None = None) -> None:
         super().__init__(str(message))
         # gymnasium raises the exception of a worker process again as type(exception)(exception)
         self.episode: Mapping[str, object] | None = None
-        known = isinstance(message, EnvironmentFault)
-        self.index: int = getattr(message, "index", index) if known else index
-        self.number: int | None = getattr(message, "number", number) if known else number
+        is_fault = isinstance(message, EnvironmentFault)
+        self.index: int = getattr(message, "index", index) if is_fault else index
+        self.number: int | None = getattr(message, "number", number) if is_fault else number
 
     def __reduce__(self) -> tuple[type[EnvironmentFault], tuple[str, int, int | None]]:
         return type(self), (str(self), self.index, self.number)

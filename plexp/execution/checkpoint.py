@@ -130,9 +130,9 @@ def _packed(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
             tensors[str(len(tensors))] = torch.from_numpy(np.array(value, order="C"))
             return f"{ARRAY}{len(tensors) - 1}"
         case Mapping():
-            return {str(key): _packed(each, tensors, f"{where}.{key}") for key, each in value.items()}
+            return {str(key): _packed(item, tensors, f"{where}.{key}") for key, item in value.items()}
         case list() | tuple():
-            return [_packed(each, tensors, where) for each in value]
+            return [_packed(item, tensors, where) for item in value]
         case np.generic():
             return _packed(value.item(), tensors, where)
         case str() if value.startswith((TENSOR, ARRAY)):
@@ -146,9 +146,9 @@ def _packed(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
 def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     match value:
         case dict():
-            return {key: _unpacked(each, tensors) for key, each in value.items()}
+            return {key: _unpacked(item, tensors) for key, item in value.items()}
         case list():
-            return [_unpacked(each, tensors) for each in value]
+            return [_unpacked(item, tensors) for item in value]
         case str() if value.startswith(TENSOR):
             return tensors[value.removeprefix(TENSOR)]
         case str() if value.startswith(ARRAY):

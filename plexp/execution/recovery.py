@@ -84,8 +84,8 @@ def _is_gone(client: MlflowClient, run_id: str) -> bool:
 def _by_tag(client: MlflowClient, state: str) -> str | None:
     """Return the id of the run that was created just before its process died."""
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(ids, f"tags.state = '{state}'", max_results=1) if ids else []
-    return found[0].info.run_id if found else None
+    runs = client.search_runs(ids, f"tags.state = '{state}'", max_results=1) if ids else []
+    return runs[0].info.run_id if runs else None
 
 
 def tag(outputs: Path, uri: str | None, run_id: str, tags: dict[str, str]) -> None:

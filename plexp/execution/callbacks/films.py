@@ -54,8 +54,8 @@ class EvaluationFilms:
                 name, when = f"step-{step:09d}", f"at step {step:,}"
             title = f"{which} of {len(result.returns)} {when}, {self.experiment.name}"
             with tempfile.TemporaryDirectory(dir=self.place) as folder:
-                made = film(self.environment, result.played[place], title, Path(folder) / name)
-                for file in made.files:
+                recording = film(self.environment, result.played[place], title, Path(folder) / name)
+                for file in recording.files:
                     self.log_file(file, FOLDER)
-            if made.warning:
-                log.warning("%s: %s", title, made.warning)
+            if recording.warning:
+                log.warning("%s: %s", title, recording.warning)

@@ -397,7 +397,7 @@ SOURCES = sorted(file for part in ("plexp", "plugins") for file in (CHECKOUT / p
 
 
 def unpickles(source: str) -> list[str]:
-    """What a source does that could run code from a file."""
+    """Return the names in a source that could run code from a file."""
     found = []
     for node in ast.walk(ast.parse(source)):
         names = []

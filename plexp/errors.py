@@ -19,7 +19,7 @@ class Problem:
     key: str
     """Dotted key, as it is typed on the command line."""
     value: object
-    """Its value; `...`: not shown."""
+    """Value of the key; `...`: it is not shown."""
     cause: str
     """Reason why the value is wrong."""
     remedy: str

@@ -13,7 +13,7 @@ import pytest
 import plexp
 from plexp import testing
 from plexp.config import registry
-from tests.support.docstrings import docstrings, flaw, package_of
+from tests.support.docstrings import docstrings, flaw
 
 CHECKOUT = Path(__file__).parents[1]
 BENCH = sorted(file for file in (CHECKOUT / "plexp").glob("**/*.py") if "templates" not in file.parts)
@@ -24,26 +24,6 @@ NAMES = {(group, name) for group in registry.GROUPS for name in registry.names(g
 PURE = ("training/types", "training/losses", "nn/distributions")
 """Modules that a reader can take out and use without plexp."""
 MOST_MODULES = 14
-SHARE_OF_FRAGMENTS = {
-    "plexp/training": 0.25,
-    "plexp/nn": 0.20,
-    "plexp/envs": 0.32,
-    "plexp/analysis": 0.20,
-    "plexp/cli": 0.42,
-    "plexp/config": 0.0,
-    "plexp/execution": 0.26,
-    "plexp/recorded": 0.32,
-    "plexp/sweeps": 0.41,
-    "plexp/testing": 0.22,
-    "plexp/tracking": 0.29,
-    "plexp": 0.30,
-    "plugins": 0.17,
-}
-"""Package → the largest share of docstrings whose first sentence may be a fragment; each figure may only become smaller.
-
-The goal is 0 in plexp/training, plexp/nn and plexp/envs, and 0.02 elsewhere. `python tests/support/docstrings.py --list`
-lists the fragments.
-"""
 
 
 def imports(file: Path) -> dict[str, bool]:
@@ -150,20 +130,10 @@ def test_everything_public_says_what_it_is(file: Path) -> None:
             assert ast.get_docstring(node), node.name
 
 
-@pytest.mark.parametrize("package", SHARE_OF_FRAGMENTS)
-def test_docstrings_begin_with_a_complete_sentence(package: str) -> None:
-    checked = [
-        docstring
-        for file in BENCH + PLUGINS
-        if package_of(file) == package or (package == "plugins" and file in PLUGINS)
-        for docstring in docstrings(file)
-    ]
-    fragments = [f"{each.file}:{each.line}: {each.name} {reason}" for each in checked if (reason := flaw(each))]
-    assert len(fragments) <= SHARE_OF_FRAGMENTS[package] * len(checked), "\n".join(fragments)
-
-
-def test_the_share_of_fragments_is_limited_in_every_package() -> None:
-    assert {package_of(file) for file in BENCH} == SHARE_OF_FRAGMENTS.keys() - {"plugins"}
+def test_docstrings_begin_with_a_complete_sentence() -> None:
+    checked = [docstring for file in BENCH + PLUGINS for docstring in docstrings(file)]
+    assert len(checked) > 1000
+    assert not [f"{d.file}:{d.line}: {d.name} {reason}" for d in checked if (reason := flaw(d))]
 
 
 def test_a_docstring_that_cannot_be_read_alone_is_noticed(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (4, 1, 1, 1, 1, 1)))
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
-    """Every picture that the data allow, by name; `survival` needs a threshold, `heat_map` a grid of two params."""
+    """Return every picture that the data allow, by name; `survival` needs a threshold, `heat_map` a grid of two params."""
     makers = (learning_curves, survival, speed_stability, distributions, heat_map)
     return {maker.__name__: figure for maker in makers if (figure := maker(comparison)) is not None}
 
@@ -126,7 +126,7 @@ def speed_stability(comparison: Comparison) -> Figure:
 
 
 def distributions(comparison: Comparison) -> Figure:
-    """A row for each group: every seed a dot; the large mark is the interquartile mean with its 95 % interval.
+    """Draw a row for each group: every seed a dot; the large mark is the interquartile mean with its 95 % interval.
 
     Of the drawdown it is the median, which has no interval.
     """
@@ -156,7 +156,7 @@ def distributions(comparison: Comparison) -> Figure:
 
 
 def heat_map(comparison: Comparison) -> Figure | None:
-    """Two params as rows and columns, the interquartile mean over seeds in the cells; a blank: no such group."""
+    """Draw two params as rows and columns, the interquartile mean over seeds in the cells; a blank: no such group."""
     if len(comparison.by) != 2:
         return None
     values = {

@@ -19,7 +19,7 @@ def number(value: float | None, steps: bool = False, beside: float = 0) -> str:
 
 
 def parsed(text: str | None) -> float | None:
-    """The number that a param says; None for what is none."""
+    """Return the number in a param; None if it is not one."""
     try:
         return float(text or "")
     except ValueError:

@@ -15,7 +15,7 @@ from plexp.errors import ConfigError, Problem, nearest
 from plexp.tracking.history import RecordedRun
 
 CHOICE = "choice."
-"""Prefix of the tags that hold the sheet chosen in each config group."""
+"""Prefix of the tags with the config chosen in each group."""
 ABSENT = "–"
 """Shown for a param that a run does not have."""
 
@@ -23,7 +23,7 @@ ABSENT = "–"
 def select(
     runs: Sequence[RecordedRun], *, env: str | None, where: Mapping[str, Sequence[str]], sweep: str | None
 ) -> list[RecordedRun]:
-    """The runs of an environment, of a sweep, with params (or groups, or tags) of one of the given values.
+    """Return the runs of an environment, of a sweep, with params (or groups, or tags) of one of the given values.
 
     Raises ConfigError if there are none, or where a key or value is that of no run.
     """
@@ -45,28 +45,28 @@ def select(
 
 
 def setting(run: RecordedRun, key: str) -> str:
-    """The value of a param, of a config group such as `algo` (its sheet, or its plugin), or of a tag."""
-    found = run.params.get(key) or run.tags.get(CHOICE + key) or run.params.get(f"{key}.plugin")
-    return found or run.tags.get(key, ABSENT)
+    """Return the value of a param, of a config group such as `algo` (its config, or its plugin), or of a tag."""
+    value = run.params.get(key) or run.tags.get(CHOICE + key) or run.params.get(f"{key}.plugin")
+    return value or run.tags.get(key, ABSENT)
 
 
 def usable(runs: Sequence[RecordedRun]) -> tuple[list[RecordedRun], list[str]]:
-    """Finished runs whose curves are whole and finite, and a note for the others."""
+    """Return finished runs whose curves are whole and finite, and notes on the others."""
     causes: dict[str, list[RecordedRun]] = defaultdict(list)
     chosen = []
     for run in runs:
-        if why := _why_unusable(run):
-            causes[why].append(run)
+        if reason := _why_unusable(run):
+            causes[reason].append(run)
         else:
             chosen.append(run)
     notes = []
-    for why, those in causes.items():
-        names = ", ".join(f"{run.name} ({run.run_id[:8]})" for run in those)
-        notes.append(f"left out, {why}: {names}.")
-    if any(why.startswith(("FAILED", "its evaluation")) for why in causes):
-        notes.append("A group that loses runs because they failed looks better and steadier than it is.")
+    for reason, unusable in causes.items():
+        names = ", ".join(f"{run.name} ({run.run_id[:8]})" for run in unusable)
+        notes.append(f"left out, {reason}: {names}.")
+    if any(reason.startswith(("FAILED", "its evaluation")) for reason in causes):
+        notes.append("A group that loses runs because they failed looks better and more stable than it is.")
     if not chosen:
-        cause = "; ".join(f"{len(those)} {why}" for why, those in causes.items()) or "there is none"
+        cause = "; ".join(f"{len(unusable)} {reason}" for reason, unusable in causes.items()) or "there is none"
         raise ConfigError(
             Problem("runs", len(runs), f"none can be compared ({cause})", "start some with: python -m plexp -m")
         )
@@ -123,7 +123,7 @@ def _some(chosen: Sequence[RecordedRun], option: str, value: str, known: Sequenc
 
 
 def params_of(runs: Iterable[RecordedRun]) -> list[str]:
-    """The names of all their params."""
+    """Return the names of all params of the runs."""
     return sorted({key for run in runs for key in run.params})
 
 
@@ -157,7 +157,7 @@ class Grouping:
 
 
 def group_runs(runs: Sequence[RecordedRun], by: Sequence[str] | None) -> Grouping:
-    """Runs with their curves, grouped by every param in which they differ, or by the keys in `by`.
+    """Group runs, with their curves, by every param in which they differ, or by the keys in `by`.
 
     Raises ConfigError if nothing is left to compare.
     """
@@ -185,9 +185,9 @@ def group_runs(runs: Sequence[RecordedRun], by: Sequence[str] | None) -> Groupin
 
 
 def labels(settings: Sequence[Mapping[str, str]], words: Container[str] = ()) -> list[str]:
-    """`ppo net.layers=2` for each group; of three or more keys only what most of the groups do not share.
+    """Return a label for each group, such as `ppo net.layers=2`; of three or more keys only what most don't share.
 
-    words: keys that are config groups, whose values are names and stand alone.
+    `words` are keys that are config groups, whose values are names and stand alone.
     """
     usual = {}
     for key in settings[0] if settings else ():
@@ -205,7 +205,7 @@ def labels(settings: Sequence[Mapping[str, str]], words: Container[str] = ()) ->
 
 
 def _words(runs: Sequence[RecordedRun]) -> set[str]:
-    """Keys whose values are names: the config groups."""
+    """Return the keys whose values are names: the config groups."""
     chosen = {tag.removeprefix(CHOICE) for run in runs for tag in run.tags if tag.startswith(CHOICE)}
     return chosen | {name for group in REQUIRED_GROUPS for name in (group, f"{group}.plugin")}
 
@@ -283,7 +283,7 @@ def _common_grid(runs: Sequence[RecordedRun]) -> tuple[npt.NDArray[np.int64], li
 
 
 def cut_to(run: RecordedRun, grid: npt.NDArray[np.int64]) -> RecordedRun:
-    """The run with its curve at the steps of the grid alone."""
+    """Return the run with its curve at the steps of the grid alone."""
     at = np.searchsorted(run.curve.steps, grid)
     curve = run.curve
     return replace(run, curve=type(curve)(grid, curve.returns[at], curve.seconds[at]))

@@ -1,4 +1,4 @@
-"""Intervals, tests and robust means over seeds. Pure functions of numpy arrays; the statistics are scipy's.
+"""Intervals, tests and robust means over seeds. Pure functions of NumPy arrays; the statistics are SciPy's.
 
 Coverage, in the docstrings, is how many of 4000 samples' 95 % intervals hold the true value, in %, at 3, 5, 10 and 20
 seeds, of three laws: N(0, 1); exponential of mean 1; bimodal, N(20, 5²) with probability 0.2 (collapsed), else
@@ -33,7 +33,7 @@ class Interval:
 
 
 def interquartile_mean(x: Floats, axis: int = -1) -> Any:
-    """Mean of the middle half along `axis`: the IQM of Agarwal et al. (2021), as rliable's aggregate_iqm.
+    """Return the mean of the middle half along `axis`: the IQM of Agarwal et al. (2021), as rliable's aggregate_iqm.
 
     ⌊S/4⌋ values are cut from either end, so more than half stay where 4 does not divide S: 6 of 10, and all of 3.
     """
@@ -43,7 +43,7 @@ def interquartile_mean(x: Floats, axis: int = -1) -> Any:
 
 
 def mean_interval(x: Floats) -> Interval:
-    """Mean of x [S] with Student's t interval, x̄ ± t₀.₉₇₅(S − 1)·s/√S; NaN bounds for one seed.
+    """Return the mean of x [S] with Student's t interval, x̄ ± t₀.₉₇₅(S − 1)·s/√S; NaN bounds for one seed.
 
     Coverage: normal 95 95 96 96, exponential 88 87 90 91, bimodal 52 67 88 92.
     """
@@ -58,7 +58,7 @@ def mean_interval(x: Floats) -> Interval:
 
 
 def bootstrap_interval(x: Floats, statistic: Callable[..., Any], *, resamples: int = 9999) -> Interval:
-    """`statistic` of x [S] with its BCa bootstrap interval (Efron 1987); NaN bounds for one seed.
+    """Return `statistic` of x [S] with its BCa bootstrap interval (Efron 1987); NaN bounds for one seed.
 
     statistic: a function of an array and `axis`, such as np.median. The same seeds in any order give the same interval.
     Where BCa is undefined, as when no single seed moves the statistic, it is the percentile interval (Efron 1979).
@@ -87,7 +87,7 @@ def bootstrap_interval(x: Floats, statistic: Callable[..., Any], *, resamples: i
 
 
 def proportion_interval(successes: int, total: int) -> Interval:
-    """successes/total with Wilson's score interval (1927). Raises ValueError unless 0 ≤ successes ≤ total > 0.
+    """Return successes/total with Wilson's score interval (1927). Raises ValueError unless 0 ≤ successes ≤ total > 0.
 
     Coverage, exact, of a true share of 0.2: 90 94 97 96, 0.5: 100 94 98 96, 0.9: 97 92 93 96.
     """
@@ -98,13 +98,13 @@ def proportion_interval(successes: int, total: int) -> Interval:
 
 
 def iqr(x: Floats) -> float:
-    """75th − 25th percentile of x [S], linear between seeds: dispersion across runs of Chan et al. (2020)."""
+    """Return the 75th − 25th percentile of x [S], linear between seeds: dispersion across runs (Chan et al. 2020)."""
     low, high = np.percentile(_finite(x), [25, 75])
     return float(high - low)
 
 
 def cvar(x: Floats, share: float = 0.25) -> float:
-    """Mean of the ⌈share·S⌉ lowest of x [S]: expected shortfall, the risk across runs of Chan et al. (2020).
+    """Return the mean of the ⌈share·S⌉ lowest of x [S]: expected shortfall, the risk across runs of Chan et al. (2020).
 
     A larger one: the worst runs are better. A share of 1 gives the mean. Raises ValueError unless 0 < share ≤ 1.
     """
@@ -115,7 +115,7 @@ def cvar(x: Floats, share: float = 0.25) -> float:
 
 
 def survival(times: Floats, limits: float | Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Steps, the share of seeds not yet there (Kaplan and Meier 1958), and its pointwise 95 % log–log bounds.
+    """Return steps, the share of seeds not yet there (Kaplan and Meier 1958), and its pointwise 95 % log–log bounds.
 
     times: [S] of arrival, NaN where the seed did not arrive. limits: until when each was watched, one for all or [S]; a
     time beyond its limit counts as not arrived. The curve falls at its steps, starting from 1 at step 0. At share 1
@@ -138,14 +138,14 @@ def survival(times: Floats, limits: float | Floats) -> tuple[Floats, Floats, Flo
 
 
 def median_survival(times: Floats, limits: float | Floats) -> float | None:
-    """First time at which the share of seeds not yet there, by `survival`, is ½ or less; None: it never gets there."""
+    """Return the first time at which `survival`, the share of seeds not yet there, is ½ or less; None if it never is."""
     steps, share, _, _ = survival(times, limits)
     below = np.flatnonzero(share <= 0.5 + 1e-12)
     return float(steps[below[0]]) if len(below) else None
 
 
 def welch(a: Floats, b: Floats) -> tuple[Interval, float]:
-    """mean(a) − mean(b) with Welch's (1947) interval for unequal variances, and the two-sided p-value of no difference.
+    """Return mean(a) − mean(b) with Welch's (1947) interval for unequal variances, and the two-sided p-value of no difference.
 
     NaN bounds and p where either has one seed. Where both are constant the bounds are the difference, and p is 0 or 1.
     Coverage, of b twice a sample of the law of a: normal 95 96 96 95, exponential 95 93 93 94, bimodal 83 87 90 93.
@@ -164,7 +164,7 @@ def welch(a: Floats, b: Floats) -> tuple[Interval, float]:
 
 
 def holm(p: Floats) -> Floats:
-    """Adjusted p-values [K] of K tests, in their order (Holm 1979): max over j ≤ i of min(1, (K − j + 1)·p₍ⱼ₎).
+    """Return adjusted p-values [K] of K tests, in their order (Holm 1979): max over j ≤ i of min(1, (K − j + 1)·p₍ⱼ₎).
 
     Those below α reject with a family-wise error of at most α. NaN stays NaN and is no test. Raises ValueError outside
     [0, 1].
@@ -180,7 +180,7 @@ def holm(p: Floats) -> Floats:
 
 
 def probability_of_improvement(a: Floats, b: Floats) -> Interval:
-    """θ = P(a > b) + ½ P(a = b) of a seed of a [M] and one of b [N], U/(MN) of Mann and Whitney; 1: a is always higher.
+    """Return θ = P(a > b) + ½ P(a = b) of a seed of a [M] and one of b [N], U/(MN) of Mann and Whitney; 1: a is always higher.
 
     rliable's probability_of_improvement on one task. The interval is Newcombe's (2006) method 5, the θ with
     (θ̂ − θ)² ≤ z²·Var(θ), Var(θ) = θ(1 − θ)·[1 + (K − 1)·((1 − θ)/(2 − θ) + θ/(1 + θ))]/(MN), K = (M + N)/2.
@@ -193,7 +193,7 @@ def probability_of_improvement(a: Floats, b: Floats) -> Interval:
 
 
 def _lowest(estimate: float, m: int, n: int) -> float:
-    """The lower root of (θ̂ − θ)² = z²·Var(θ) of `probability_of_improvement`; Var(θ) = Var(1 − θ) gives the upper."""
+    """Return the lower root of (θ̂ − θ)² = z²·Var(θ) of `probability_of_improvement`; Var(θ) = Var(1 − θ) gives the upper."""
 
     def score(theta: float) -> float:
         spread = 1 + ((m + n) / 2 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
@@ -203,7 +203,7 @@ def _lowest(estimate: float, m: int, n: int) -> float:
 
 
 def seeds_needed(a: Floats, b: Floats, power: float = 0.8, alpha: float = 0.05) -> int | None:
-    """Seeds per group with which a two-sided t test at level `alpha` finds the effect of a and b with that power.
+    """Return the seeds per group with which a two-sided t test at level `alpha` finds the effect of a and b with that power.
 
     The effect is Cohen's d = (ā − b̄)/√((s_a² + s_b²)/2), as if it were the true one. The power is the chance that
     the noncentral t with 2n − 2 degrees of freedom and noncentrality d·√(n/2) exceeds the critical t (Cohen 1988,
@@ -221,7 +221,7 @@ def seeds_needed(a: Floats, b: Floats, power: float = 0.8, alpha: float = 0.05) 
 
 
 def iqm_band(curves: Floats) -> tuple[Floats, Floats, Floats]:
-    """IQM over the seeds of curves [S, E] at each evaluation, and its pointwise 95 % band, three times [E].
+    """Return the IQM over the seeds of curves [S, E] at each evaluation, and its pointwise 95 % band, three times [E].
 
     The band is the percentile bootstrap of 1000 resamples of the seeds (BCa at each point would be slow) at no more
     than 200 evaluations, the first and last among them, and linear between. NaN band for one seed.
@@ -245,5 +245,5 @@ def _finite(x: Floats) -> Floats:
 
 
 def _constant(x: Floats) -> bool:
-    """Equal but for rounding."""
+    """Return True if numbers are equal but for rounding."""
     return bool(np.ptp(x) <= 1e-12 * np.max(np.abs(x)))

@@ -1,4 +1,4 @@
-"""What an environment plugin must provide (group `env`)."""
+"""The protocol of environment plugins (group `env`)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Environment(Protocol):
     num_envs: int
     """Number of environments stepped together in training."""
     normalize_observations: bool
-    """Whether the agent normalizes observations to mean 0 and standard deviation 1 by running statistics."""
+    """True if the agent normalizes observations to mean 0 and standard deviation 1 by running statistics."""
     scale_rewards: bool
-    """Whether training divides rewards by the running standard deviation of the discounted return."""
+    """True if training divides rewards by the running standard deviation of the discounted return."""
     solved_return: float | None
     """Mean return from which the problem counts as solved; None if it has no such threshold."""
     label: str

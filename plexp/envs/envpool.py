@@ -55,7 +55,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
         return observations, info
 
     def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
-        """Actions [N, *act] of any dtype -> observations, rewards (float64 as gymnasium's), terminated, truncated, info."""
+        """Step with actions [N, *act] of any dtype; rewards are float64, as gymnasium's are."""
         observations, rewards, terminated, truncated, info = self.pool.step(actions)
         return observations, rewards.astype(np.float64), terminated, truncated, info
 
@@ -93,8 +93,8 @@ def make_pool(
     except ConfigError:
         raise
     except Exception as error:
-        said = one_line(error).partition(" The following argument types")[0]
-        raise _refusal(f"EnvPool cannot make {name} ({type(error).__name__}: {said})", "see env.kwargs, or ") from error
+        text = one_line(error).partition(" The following argument types")[0]
+        raise _refusal(f"EnvPool cannot make {name} ({type(error).__name__}: {text})", "see env.kwargs, or ") from error
     return _flat(name, env)
 
 

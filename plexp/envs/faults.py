@@ -25,7 +25,7 @@ class InvalidValue(NamedTuple):
     fault: EnvironmentFault
     """Error that names the environment, the value and the step."""
     begins: bool
-    """Whether it is an observation that the next step begins with: of a new episode, where one ended in `step`."""
+    """True if it is an observation that the next step begins with: of a new episode, if one ended in `step`."""
 
 
 def find_fault(

@@ -34,7 +34,7 @@ class Film:
     files: tuple[Path, Path]
     """Paths of the MP4 and the GIF."""
     episode: PlayedEpisode
-    """Recorded episode."""
+    """The episode as it was recorded."""
     total_reward: float
     """Return of the episode in the film; another than the recorded one if re-simulating it went differently."""
 

@@ -22,7 +22,7 @@ class EpisodeSeeds:
     """
 
     entropy: int
-    """Root seed."""
+    """Root of all seeds of the run."""
     stream: tuple[int, ...]
     """Spawn key of the stream below the root."""
 

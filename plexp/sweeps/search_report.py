@@ -35,7 +35,7 @@ def report(
     confirmed: Mapping[str, Sequence[float | None]],
     is_done: bool,
 ) -> dict[str, Any]:
-    """All that search.json says, so far.
+    """Return the content of `search.json` so far.
 
     values: the untuned configuration. fixed: its overrides. confirmed: the objective on the fresh seeds, None where a run
     failed, of `confirmation` (the best trial) and `baseline` (the untuned configuration).
@@ -98,7 +98,7 @@ def verdict(confirmed: Mapping[str, Sequence[float | None]], direction: str) -> 
 
 
 def steps_of(folder: Path, trials: Sequence[Mapping[str, Any]], total: int, seeds: int) -> dict[str, int]:
-    """Environment steps that the trials would have taken, and those that they took; each point counts once."""
+    """Return the environment steps that the trials would have taken, and those that they took; each point counts once."""
     points = {json.dumps(each["params"], sort_keys=True) for each in trials}
     taken = 0
     for number in range(len(trials) * seeds):
@@ -108,7 +108,7 @@ def steps_of(folder: Path, trials: Sequence[Mapping[str, Any]], total: int, seed
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
-    """Print a table of the best trials, and what is to be said of them."""
+    """Print a table of the best trials, and lines on the search."""
     from rich import box
     from rich.table import Table
 
@@ -130,29 +130,29 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
 def lines(facts: Mapping[str, Any]) -> list[str]:
     """Return lines on the number of trials, what pruning saved, and the best trial with its verdict."""
     trials = facts["trials"]
-    counts = Counter(each["status"] for each in trials)
-    told = ", ".join(
+    counts = Counter(trial["status"] for trial in trials)
+    ends = ", ".join(
         f"{counts[status]} {status.lower()}" for status in ("FINISHED", "PRUNED", "FAILED") if counts[status]
     )
     planned, taken = facts["steps"]["planned"], facts["steps"]["taken"]
-    said = [f"{len(trials)} trials of {len(facts['seeds'])} seeds: {told}"]
+    texts = [f"{len(trials)} trials of {len(facts['seeds'])} seeds: {ends}"]
     if counts["PRUNED"]:
-        said[0] += f"; pruning saved {max(0.0, 1 - taken / planned):.0%} of {planned:,} steps"
-    said += [f"trial {each['number']} failed: {each['why']}" for each in trials if each["status"] == "FAILED"]
+        texts[0] += f"; pruning saved {max(0.0, 1 - taken / planned):.0%} of {planned:,} steps"
+    texts += [f"trial {trial['number']} failed: {trial['why']}" for trial in trials if trial["status"] == "FAILED"]
     if facts["best"] is None:
-        return [*said, "no trial is finished, so there is no best one"]
+        return [*texts, "no trial is finished, so there is no best one"]
     best = trials[facts["best"]]
     text = (
         f"best trial {best['number']}: {shown(best['params'])}: {best['value']:.4g} on its {len(best['values'])} seeds"
     )
-    if found := facts["confirmation"]:
-        fresh = len(found["confirmation"])
-        text += f"; on {fresh} fresh seeds {_interval(found, 'confirmation')}"
-        text += f", untuned {_interval(found, 'baseline')}" if "baseline" in found else ""
-        text += f": {found['verdict']}"
-        if failed := sum(value is None for role in ("confirmation", "baseline") for value in found.get(role, [])):
+    if runs := facts["confirmation"]:
+        fresh = len(runs["confirmation"])
+        text += f"; on {fresh} fresh seeds {_interval(runs, 'confirmation')}"
+        text += f", untuned {_interval(runs, 'baseline')}" if "baseline" in runs else ""
+        text += f": {runs['verdict']}"
+        if failed := sum(value is None for role in ("confirmation", "baseline") for value in runs.get(role, [])):
             text += f" ({failed} of these runs failed)"
-    return [*said, text, facts["command"]]
+    return [*texts, text, facts["command"]]
 
 
 def shown(params: Mapping[str, Any]) -> str:

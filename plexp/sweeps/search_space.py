@@ -35,27 +35,27 @@ class Range:
 
 
 def parse(
-    sheet: Mapping[str, Any], arguments: Sequence[str], parser: OverridesParser
+    ranges: Mapping[str, Any], arguments: Sequence[str], parser: OverridesParser
 ) -> tuple[dict[str, Override], list[str]]:
-    """The ranges of the sheet and of the command line, which goes before it, and the overrides that are none.
+    """Return the ranges of the config and of the command line, which wins, and the overrides that are not ranges.
 
-    Raises ConfigError for what is no range, and where there is none at all.
+    Raises ConfigError for an invalid range, and if there is none.
     """
-    found: dict[str, Override] = {}
-    for key, text in sheet.items():
+    overrides: dict[str, Override] = {}
+    for key, text in ranges.items():
         try:
-            (found[key],) = parser.parse_overrides([f"{key}={'null' if text is None else text}"])
+            (overrides[key],) = parser.parse_overrides([f"{key}={'null' if text is None else text}"])
         except HydraException:
-            raise ConfigError(Problem(key, text, "this is no range", FORMS)) from None
-    found |= {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
-    if found.get("seed") is not None and found["seed"].is_sweep_override():
+            raise ConfigError(Problem(key, text, "this is not a range", FORMS)) from None
+    overrides |= {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
+    if overrides.get("seed") is not None and overrides["seed"].is_sweep_override():
         cause, remedy = "a search gives its jobs their seeds itself", "give hydra.sweeper.seeds_per_trial=3"
-        raise ConfigError(Problem("seed", found["seed"].get_value_string(), cause, remedy))
-    sweeps = {key: each for key, each in found.items() if each.is_sweep_override()}
+        raise ConfigError(Problem("seed", overrides["seed"].get_value_string(), cause, remedy))
+    sweeps = {key: override for key, override in overrides.items() if override.is_sweep_override()}
     if not sweeps:
-        remedy = "choose a sheet of ranges (search=ppo), or give 'algo.learning_rate=tag(log, interval(1e-4, 1e-2))'"
+        remedy = "choose a config of ranges (search=ppo), or give 'algo.learning_rate=tag(log, interval(1e-4, 1e-2))'"
         raise ConfigError(Problem("hydra/sweeper", "optuna", "there is no range to search", remedy))
-    fixed = [str(each.input_line) for each in found.values() if not each.is_sweep_override()]
+    fixed = [str(override.input_line) for override in overrides.values() if not override.is_sweep_override()]
     return sweeps, fixed
 
 
@@ -82,7 +82,7 @@ def range_of(key: str, override: Override, usual: DictConfig) -> Range:
 
 
 def _numbers(value: IntervalSweep | RangeSweep, is_float: bool) -> BaseDistribution:
-    """Whole ones where both ends are whole and the key's own value is not a fraction."""
+    """Return numbers, integers if both ends are integers and the key's own value is not a fraction."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
     is_log, step = "log" in value.tags, None
@@ -98,7 +98,7 @@ def _numbers(value: IntervalSweep | RangeSweep, is_float: bool) -> BaseDistribut
 
 
 def rounded(distribution: BaseDistribution, value: Any) -> Any:
-    """A sampled value with few digits, still within its range."""
+    """Return a sampled value with few digits, still within its range."""
     if isinstance(value, float) and getattr(distribution, "step", None) is None:
         low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
         return min(max(float(f"{value:.{DIGITS}g}"), low), high)
@@ -106,14 +106,14 @@ def rounded(distribution: BaseDistribution, value: Any) -> Any:
 
 
 def written(distribution: BaseDistribution, value: Any) -> str:
-    """A value as it is typed on the command line."""
+    """Return a value as it is typed on the command line."""
     if getattr(distribution, "step", None) is not None and isinstance(value, float):
         return f"{value:.12g}"
     return str(value)
 
 
 def usual_point(ranges: Sequence[Range], usual: DictConfig) -> dict[str, Any] | None:
-    """The untuned configuration as a point of the search; None where a range does not hold it."""
+    """Return the untuned configuration as a point of the search; None if a range does not contain it."""
     from optuna.distributions import CategoricalDistribution
 
     point: dict[str, Any] = {}

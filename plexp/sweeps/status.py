@@ -113,7 +113,7 @@ def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
 
 
 def rows_of(folder: Path, runs: Runs) -> list[Row]:
-    """Every job of a sweep."""
+    """Return a row for every job of a sweep."""
     jobs, results = sweep_record(folder).get("jobs"), _results(folder)
     # in the order of their starts, so that the last one of a job counts
     mine = {record.sweeps[folder.name]: (run, record) for run, record in runs if folder.name in record.sweeps}
@@ -123,8 +123,8 @@ def rows_of(folder: Path, runs: Runs) -> list[Row]:
         overrides = jobs[number] if jobs else result.get("overrides") or (record.overrides if record else [])
         where = folder / str(number)
         if run is None or record is None or (result.get("status") == "REFUSED" and _newer(where, run)):
-            said = {"KILLED": "INTERRUPTED"}.get(result.get("status", ""), result.get("status", "WAITING"))
-            row = Row(said, errors=result.get("error", []))
+            state = {"KILLED": "INTERRUPTED"}.get(result.get("status", ""), result.get("status", "WAITING"))
+            row = Row(state, errors=result.get("error", []))
         else:
             row = _row(run, record, result)
         rows.append(replace(row, job=number, overrides=overrides, seconds=result.get("seconds"), log=where))

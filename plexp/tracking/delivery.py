@@ -36,7 +36,7 @@ class Delivery:
         self._lock = threading.Lock()
 
     def deliver(self) -> None:
-        """All that waits. Raises what MLflow raises where the store does not answer; the rest goes on waiting."""
+        """Deliver everything that waits. Raises what MLflow raises if the store does not answer; the rest keeps waiting."""
         with self._lock:
             while operations := self.outbox.waiting(BATCH):
                 try:

@@ -75,7 +75,7 @@ def register_model(client: MlflowClient, run_id: str, folder: Path, *, unsure: b
 
 
 def model_of(client: MlflowClient, run: Run) -> LoggedModel | None:
-    """The run's model: a whole one, not one that a failure left behind."""
+    """Return the run's model, if it is complete, not left behind by a failure; else None."""
     for linked in run.outputs.model_outputs if run.outputs else []:
         with suppress(MlflowException):  # it was deleted
             model = client.get_logged_model(linked.model_id)
@@ -89,15 +89,17 @@ FINAL = "eval/final_return"
 
 
 def register(run: RunHandle, name: str, policy: Callable[[], tuple[Any, Any]]) -> str:
-    """The version, with the alias, that the run's model is now. `policy`: the policy and examples, where it keeps no model.
+    """Make the run's model a version of a registered model, with the alias, and return its number.
+
+    `policy` returns the policy and examples, for a run without a model.
 
     Raises ConfigError for a name that MLflow refuses, and for a policy that cannot be traced.
     """
     model = model_of(run.client, run.run) or _logged(run, policy)
     try:
         _create(run.client, name)
-        found = run.client.search_model_versions(f"name = '{name}'")
-        version = next((each.version for each in found if each.run_id == run.run_id), None)
+        versions = run.client.search_model_versions(f"name = '{name}'")
+        version = next((other.version for other in versions if other.run_id == run.run_id), None)
         if version is None:
             source, key = model.artifact_location, model.model_id
             version = run.client.create_model_version(name, source, run.run_id, model_id=key).version
@@ -128,7 +130,7 @@ def refuse_worse(run: RunHandle, name: str) -> None:
 
 
 def _logged(run: RunHandle, policy: Callable[[], tuple[Any, Any]]) -> Any:
-    """The model of a run that was trained with tracker.log_model=false."""
+    """Log the model of a run that was trained with tracker.log_model=false, and return it."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         try:

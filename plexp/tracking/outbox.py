@@ -62,7 +62,7 @@ class Outbox:
             os.fsync(file)
 
     def waiting(self, points: int) -> list[Operation]:
-        """The first ones: metrics of about so many points together, or one of another kind."""
+        """Return the first operations: metrics of about this many points together, or one operation of another kind."""
         with self._lock:
             first: list[Operation] = []
             for operation in self._waiting:
@@ -75,7 +75,7 @@ class Outbox:
             return first
 
     def done(self, number: int) -> None:
-        """The first `number` are done; forget them and their files."""
+        """Forget the first `number` operations and their files, which are done."""
         with self._lock:
             for _ in range(number):
                 operation = self._waiting.popleft()

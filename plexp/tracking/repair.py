@@ -48,7 +48,7 @@ def repair(outputs: Path) -> str:
 
 
 def _old_places(store: sqlite3.Connection, here: str, outputs: Path) -> list[str]:
-    """The `artifacts` folders that experiments have, whose files are in ours."""
+    """Return the `artifacts` folders of experiments whose files are in ours."""
     found = set()
     for (location,) in store.execute("SELECT artifact_location FROM experiments"):
         head, mark, tail = str(location).rpartition("/artifacts/")

@@ -43,7 +43,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it
 
 
 def sqlite_file(uri: str | None, outputs: Path) -> Path | None:
-    """The database file of the store at `uri` (None: that in `outputs`); None for a store that is none."""
+    """Return the database file of the store at `uri` (None: that in `outputs`); None for a store without one."""
     if uri is None:
         return outputs / "mlflow.db"
     return Path(make_url(uri).database or "") if uri.startswith("sqlite") else None
@@ -70,13 +70,13 @@ def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
 
 @contextmanager
 def connected(uri: str) -> Iterator[MlflowClient]:
-    """A client for a store that exists. Raises StoreError."""
+    """Yield a client for a store that exists. Raises StoreError if it does not."""
     with store_errors(uri, Path()):
         yield connect(uri, Path())
 
 
 def connect(uri: str, outputs: Path) -> MlflowClient:
-    """A client whose store exists and answers; a server gets one attempt of 4 s."""
+    """Return a client whose store exists and answers; a server gets one attempt of 4 s."""
     if uri.startswith("sqlite:"):
         if make_url(uri).database in (None, "", ":memory:"):
             problem = Problem(

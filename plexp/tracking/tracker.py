@@ -97,7 +97,7 @@ class Tracker:
         self._delivery_thread = DeliveryThread(self._delivery, self._errors, is_server=self.uri.startswith("http"))
 
     def _resume(self, run_id: str) -> Run | None:
-        """The run, RUNNING again; None if it was deleted."""
+        """Return the run, RUNNING again; None if it was deleted."""
         try:
             run = self.client.get_run(run_id)
         except MlflowException as error:
@@ -212,7 +212,7 @@ class Tracker:
 
     @contextmanager
     def _placed(self, name: str) -> Iterator[Path]:
-        """A place in the outbox for a file of this name, given back if it is not filled."""
+        """Yield a place in the outbox for a file of this name, which is removed if it is not filled."""
         with self._errors():
             place = self._outbox.place_for(name)
             try:

@@ -1,4 +1,4 @@
-"""Φ = G − V(s)."""
+"""The estimator `baseline`, REINFORCE with a baseline: Φ = G − V(s)."""
 
 from __future__ import annotations
 

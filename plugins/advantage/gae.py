@@ -1,4 +1,4 @@
-"""Generalized advantage estimation."""
+"""The estimator `gae`, generalized advantage estimation."""
 
 from __future__ import annotations
 

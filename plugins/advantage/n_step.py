@@ -1,4 +1,4 @@
-"""Φ = the n-step return − V(s)."""
+"""The estimator `n_step`, n-step advantages: Φ = the n-step return − V(s)."""
 
 from __future__ import annotations
 

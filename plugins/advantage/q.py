@@ -1,4 +1,4 @@
-"""Φ = Q(s, a) − Σ π Q."""
+"""The estimator `q`, advantages by a Q critic: Φ = Q(s, a) − Σ π Q."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Φ = G − Q(s, a)."""
+"""The estimator `q_baseline`, a Q critic as a baseline: Φ = G − Q(s, a)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Φ = G."""
+"""The estimator `returns`, returns: Φ = G."""
 
 from __future__ import annotations
 

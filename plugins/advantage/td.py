@@ -1,4 +1,4 @@
-"""Φ = δ."""
+"""The estimator `td`, temporal-difference errors: Φ = δ."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ def main(arguments: list[str]) -> int:
 
 
 def settled(uri: str | None, outputs: Path, *, quiet: bool) -> int:
-    """Settle what dead runs left behind; the exit status, 0 where it is done by the way (`quiet`)."""
-    status, said = 0, 0
+    """Settle runs whose process was killed, and return the exit status, 0 for a command that does it in passing (`quiet`)."""
+    status, count = 0, 0
     stores = {record.store for _, record in unsettled_runs(state_folder(outputs))} if uri is None else {uri}
     for store in sorted(stores, key=str):
         from plexp.execution.recovery import settle_outputs
@@ -26,10 +26,10 @@ def settled(uri: str | None, outputs: Path, *, quiet: bool) -> int:
         try:
             for line in settle_outputs(outputs, store):
                 print(line, file=sys.stderr if quiet else sys.stdout)
-                said += 1
+                count += 1
         except StoreError as error:
             print(error, file=sys.stderr)
             status = 1
-    if not quiet and status == 0 and not said:
+    if not quiet and status == 0 and not count:
         print("nothing waits")
     return 0 if quiet else status

@@ -106,7 +106,7 @@ def test_a_run_that_cannot_be_compared_is_left_out_by_name_and_alone_it_is_an_er
     assert {each.run_id for group in grouping.groups for each in group.runs} == {each.run_id for each in good}
     (note,) = [note for note in grouping.notes if note.startswith("left out")]
     assert why in note and f"{run.name} ({run.run_id[:8]})" in note
-    warned = any("looks better and steadier than it is" in note for note in grouping.notes)
+    warned = any("looks better and more stable than it is" in note for note in grouping.notes)
     assert warned == (run.status == "FAILED" or "finite" in why)
     with pytest.raises(ConfigError, match="none can be compared") as caught:
         group_runs([run], None)

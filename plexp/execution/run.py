@@ -17,12 +17,10 @@ from rich.console import Console
 from plexp.errors import EnvironmentFault, Problem, Pruned, StoreError, TrainingError, is_full, one_line
 from plexp.execution import checkpoint, results
 from plexp.execution.callbacks.checkpointer import Checkpointer, Heartbeat
-from plexp.execution.callbacks.dispatcher import CallbackDispatcher
+from plexp.execution.callbacks.default import default_callbacks
 from plexp.execution.callbacks.episode_log import EpisodeLog
-from plexp.execution.callbacks.evaluator import Evaluator, Pruning, PruningRule
+from plexp.execution.callbacks.evaluator import PruningRule
 from plexp.execution.callbacks.films import EvaluationFilms
-from plexp.execution.callbacks.progress_bar import ProgressBar
-from plexp.execution.callbacks.recorder import Recorder
 from plexp.execution.experiment import Experiment
 from plexp.execution.outcome import Outcome
 from plexp.execution.provenance import provenance
@@ -30,7 +28,6 @@ from plexp.execution.recovery import settle
 from plexp.execution.state import RunFolder
 from plexp.tracking.format import masked
 from plexp.tracking.tracker import Status, Tracker
-from plexp.training.evaluation import EvaluationResult, evaluate
 from plexp.training.interfaces import Stateful, TrainingCallback
 from plexp.training.progress import TrainingProgress
 
@@ -95,19 +92,18 @@ class Run:
             checkpoint.remove(folder.checkpoints)
             tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
         films = EvaluationFilms(experiment, tracker.log_file, folder.path) if config.evaluation.film else None
-        settings = {**config.evaluation.model_dump(), "film": films}
-        settings["solved_return"] = experiment.environment.solved_return
-        profile = experiment.trainer.profile
-        self.evaluator = Evaluator(self._play, tracker.log, profile=profile, **settings)
-        self.recorder = Recorder(tracker.log, config.tracker.every, profile)
+        self.callbacks = default_callbacks(experiment, tracker.log, tracker.set_tags, console, film=films, rule=pruning)
         episodes = folder.path / "episodes" if config.tracker.log_actions else None
         self.episodes = EpisodeLog(experiment.trainer.collector, episodes)
-        self.pruning = [] if pruning is None else [Pruning(pruning, self.evaluator)]
-        self.bar = ProgressBar(experiment.name, self.evaluator, console)
-        self.progress = TrainingProgress()
-        self.plugins = CallbackDispatcher(experiment.callbacks, tracker.log, tracker.set_tags)
-        own: dict[str, Stateful] = {"recorder": self.recorder, "evaluator": self.evaluator, "progress": self.progress}
-        own |= {"callbacks": self.plugins, "episodes": self.episodes, "profile": profile}
+        self.progress, profile = TrainingProgress(), experiment.trainer.profile
+        own: dict[str, Stateful] = {
+            "recorder": self.callbacks.recorder,
+            "evaluator": self.callbacks.evaluator,
+            "progress": self.progress,
+            "callbacks": self.callbacks.plugins,
+            "episodes": self.episodes,
+            "profile": profile,
+        }
         self.parts = None if experiment.stateful is None else {**experiment.stateful, **own}
         self.checkpointer = Checkpointer(self.parts or {}, self._write, config.checkpoint.every, profile)
 
@@ -115,21 +111,14 @@ class Run:
         """Train from the last checkpoint, if there is one, to the end."""
         try:
             self._resume()
-            callbacks: list[TrainingCallback] = [
-                self.recorder,
-                self.episodes,
-                self.evaluator,
-                *self.pruning,
-                self.plugins,
-                self.bar,
-            ]
-            callbacks += [Heartbeat(self.folder), *([] if self.parts is None else [self.checkpointer])]
+            callbacks: list[TrainingCallback] = [self.episodes, *self.callbacks, Heartbeat(self.folder)]
+            callbacks += [] if self.parts is None else [self.checkpointer]
             try:
                 self.experiment.trainer.run(callbacks, self.progress)
             finally:
-                self.bar.close()
+                self.callbacks.bar.close()
             outcome = results.record_results(
-                self.experiment, self.tracker, self.evaluator, self.progress, self.folder.path
+                self.experiment, self.tracker, self.callbacks.evaluator, self.progress, self.folder.path
             )
             self._record_episodes()
             self._close("FINISHED", [], outcome=asdict(outcome), metrics=self.tracker.last)
@@ -152,10 +141,6 @@ class Run:
         checkpoint.remove(self.folder.checkpoints)
         self.episodes.remove()
         return outcome
-
-    def _play(self, index: int, episodes: int) -> EvaluationResult:
-        experiment = self.experiment
-        return evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(index), episodes)
 
     def _resume(self) -> None:
         """Restore the last checkpoint that is whole. Raises TrainingError if it does not fit."""
@@ -206,7 +191,7 @@ class Run:
     def _record_episodes(self) -> None:
         try:
             seeds = self.experiment.streams.training
-            results.record_episodes(self.tracker, self.recorder, self.episodes, seeds, self.folder.path)
+            results.record_episodes(self.tracker, self.callbacks.recorder, self.episodes, seeds, self.folder.path)
         except Exception as error:
             log.warning("the training episodes are not all recorded: %s", one_line(error))
 

@@ -12,9 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from plexp.config.identity import identity
-from plexp.execution.callbacks.dispatcher import CallbackDispatcher
-from plexp.execution.callbacks.evaluator import Evaluator
-from plexp.execution.callbacks.progress_bar import ProgressBar
+from plexp.execution.callbacks.default import default_callbacks
 from plexp.execution.callbacks.recorder import Recorder
 from plexp.execution.experiment import Experiment
 from plexp.execution.provenance import provenance
@@ -22,7 +20,6 @@ from plexp.recorded.restore import rebuilt
 from plexp.tracking.format import name_for_mlflow
 from plexp.tracking.history import LARGEST
 from plexp.tracking.lookup import RunHandle
-from plexp.training.interfaces import TrainingCallback
 from plexp.training.progress import TrainingProgress
 
 LATER = ("time/", "speed/", "stability/", "evaluate/", "eval/seconds", "eval/normalised_score")
@@ -117,26 +114,14 @@ class _Comparison:
 
 
 def _train(experiment: Experiment, comparison: _Comparison, console: Console) -> Recorder:
-    from plexp.training.evaluation import evaluate
-
-    config, streams = experiment.config, experiment.streams
-    settings = {**config.evaluation.model_dump(), "film": None}
-    settings["solved_return"] = experiment.environment.solved_return
-    evaluator = Evaluator(
-        lambda index, episodes: evaluate(experiment.agent, experiment.environment, streams.evaluation(index), episodes),
-        comparison.log,
-        profile=experiment.trainer.profile,
-        **settings,
+    callbacks = default_callbacks(
+        experiment, comparison.log, lambda tags: None, console, name=f"{experiment.name}, again"
     )
-    recorder = Recorder(comparison.log, config.tracker.every, experiment.trainer.profile)
-    bar = ProgressBar(f"{experiment.name}, again", evaluator, console)
-    plugins = CallbackDispatcher(experiment.callbacks, comparison.log, lambda tags: None)
-    callbacks: list[TrainingCallback] = [recorder, evaluator, plugins, bar]
     try:
-        experiment.trainer.run(callbacks, TrainingProgress())
+        experiment.trainer.run(list(callbacks), TrainingProgress())
     finally:
-        bar.close()
-    return recorder
+        callbacks.bar.close()
+    return callbacks.recorder
 
 
 def _equal(then: float, now: float) -> bool:

@@ -15,18 +15,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from rich.console import Console
 from torch import Tensor, nn
 
 from plexp.envs.environment import Environment
 from plexp.errors import ConfigError
-from plexp.execution.callbacks.dispatcher import CallbackDispatcher
-from plexp.execution.callbacks.evaluator import Evaluator
+from plexp.execution.callbacks.default import default_callbacks
 from plexp.execution.experiment import Experiment, make
 from plexp.nn.networks import Network
 from plexp.testing.fixtures import _random_rollout
 from plexp.training.evaluation import EvaluationResult
-from plexp.training.interfaces import AdvantageEstimator, TrainingCallback
-from plexp.training.progress import Profile
+from plexp.training.interfaces import AdvantageEstimator
 from plexp.training.types import Targets
 
 Check: TypeAlias = Callable[[Experiment, type], Iterator[str]]
@@ -164,22 +163,24 @@ def _updates_of_algorithms(experiment: Experiment, cls: type) -> Iterator[str]:
 
 
 def _leaves_training_alone(experiment: Experiment, cls: type) -> Iterator[str]:
-    name, values = next(iter(experiment.config.callbacks.items()))
     if missing := [event for event in ("on_start", "on_iteration", "on_end") if not hasattr(cls, event)]:
         yield f"it needs {', '.join(missing)}: see plexp.TrainingCallback"
         return
     logged: dict[str, float] = {}
     result = EvaluationResult(np.ones(1), np.ones(1, np.int64))
-    nothing: dict[str, Any] = {"every": 16, "episodes": 1, "final_episodes": 1, "solved_return": None}
-    evaluator = Evaluator(lambda *_: result, lambda *_: None, stop_when_solved=False, profile=Profile(), **nothing)
-    plugins = CallbackDispatcher({name: make(cls, values)}, lambda m, step: logged.update(m), lambda tags: None)
-    callbacks: list[TrainingCallback] = [evaluator, plugins]
+    callbacks = default_callbacks(
+        experiment,
+        lambda metrics, step: logged.update(metrics),
+        lambda tags: None,
+        Console(quiet=True),
+        play=lambda index, episodes: result,
+    )
     before = torch.random.get_rng_state()
-    experiment.trainer.run(callbacks)
+    experiment.trainer.run(list(callbacks))
     if not torch.equal(before, torch.random.get_rng_state()):
         yield "it draws from torch's own stream, which is the training's: use a generator of its own"
     for key, value in logged.items():
-        if not isinstance(value, int | float) or not np.isfinite(value):
+        if key.startswith("callbacks/") and (not isinstance(value, int | float) or not np.isfinite(value)):
             yield f"it logs {key} = {value}, which is no finite number"
 
 

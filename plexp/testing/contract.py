@@ -33,6 +33,7 @@ TINY = {
     "algo.num_steps": 8,
     "algo.num_minibatches": 2,
     "algo.update_epochs": 2,
+    "evaluation.every": 16,
 }
 """Overrides that make an experiment tiny, where its configuration has these keys."""
 WIRED = {"algo": ("agent", "learner", "advantage", "rng")}

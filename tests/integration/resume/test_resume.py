@@ -274,7 +274,7 @@ def test_a_run_that_broke_before_its_training_is_marked_by_the_next_command(
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr("plexp.execution.run.Recorder", broken)
+        patch.setattr("plexp.execution.callbacks.default.Recorder", broken)
         assert main(*LONG)[0] == 1
     (run,) = runs(tmp_path)
     assert run["status"] == "RUNNING"

@@ -254,7 +254,7 @@ WRONG = {
         "search=ppo",
         "hydra.sweeper.n_trial=3",
     ): "hydra.sweeper.n_trial: there is no such key; did you mean n_trials?",
-    ("-m", "search=ppo", "+hydra.sweeper.params.algo.x=7"): "algo={'x': 7}: this is no range; ",
+    ("-m", "search=ppo", "+hydra.sweeper.params.algo.x=7"): "algo={'x': 7}: this is not a range; ",
 }
 
 

@@ -7,7 +7,7 @@ causes. Tried with Hydra 1.3.8 and OmegaConf 2.3.1; a text that it does not know
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from plexp.config import config_files, registry
 from plexp.config.compose import compose, hydra_configuration, resolve
 from plexp.config.paths import conf_folders
+from plexp.config.schema import flattened
 from plexp.errors import ConfigError, Problem, nearest
 
 
@@ -171,10 +172,15 @@ def _unknown_key(typed: str, missing: str, arguments: list[str], sweeper_keys: S
     if isinstance(values, DictConfig):
         return Problem(key, ..., f"{section} does not have it yet", f"give +{key}=… to add it")
     if section.startswith("hydra"):
-        settings = OmegaConf.to_container(hydra_configuration(*first_job), resolve=False)
-        keys = [candidate for candidate in _dotted_keys(settings, "hydra.") if candidate.startswith(section)]
+        settings: Any = OmegaConf.to_container(hydra_configuration(*first_job), resolve=False)
+        keys = [
+            candidate
+            for candidate, _ in flattened(settings, "hydra.", with_sections=True)
+            if candidate.startswith(section)
+        ]
         return Problem(key, ..., cause, nearest(key, keys))
-    keys = list(_dotted_keys(OmegaConf.to_container(config, resolve=False)))
+    everything: Any = OmegaConf.to_container(config, resolve=False)
+    keys = [candidate for candidate, _ in flattened(everything, with_sections=True)]
     groups = sorted({folder.name for root in conf_folders() for folder in root.iterdir() if folder.is_dir()})
     if key in groups:
         remedy = "give algo.KEY=VALUE" if key == "learner" else f"give +{key}=OPTION"
@@ -189,10 +195,3 @@ def _unknown_key(typed: str, missing: str, arguments: list[str], sweeper_keys: S
 def _has_other_plugin(group: str, parameter: str) -> bool:
     """Return whether another config of the group has this parameter."""
     return any(parameter in config_files.values(group, option) for option in config_files.options(group))
-
-
-def _dotted_keys(values: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _dotted_keys(value, f"{prefix}{key}.")

@@ -5,7 +5,7 @@ Importing this needs neither Hydra nor torch; checking imports the chosen plugin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Le
@@ -124,6 +124,21 @@ class RunConfig(Section):
 PLUGIN_SECTIONS = ("algo", "advantage", "net", "env", "critic_net", "callbacks")
 ROOT = {name: kind for name, kind in RunConfig.types().items() if name not in {*SECTIONS, *PLUGIN_SECTIONS}}
 """Types of the values that belong to no section."""
+
+
+def flattened(
+    values: Mapping[str, Any], prefix: str = "", *, with_sections: bool = False
+) -> Iterator[tuple[str, object]]:
+    """Yield values with dotted keys, as they are typed on the command line.
+
+    `with_sections`: sections too, each before its values; otherwise only empty ones.
+    """
+    for key, value in values.items():
+        is_section = isinstance(value, Mapping) and bool(value)
+        if with_sections or not is_section:
+            yield f"{prefix}{key}", value
+        if is_section:
+            yield from flattened(value, f"{prefix}{key}.", with_sections=with_sections)
 
 
 def check(values: Mapping[str, Any]) -> RunConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from plexp.config.schema import flattened
 from plexp.errors import EnvironmentFault, Problem, Pruned, StoreError, TrainingError, is_full, one_line
 from plexp.execution import checkpoint, results
 from plexp.execution.callbacks.checkpointer import Checkpointer, Heartbeat
@@ -79,7 +80,7 @@ class Run:
             outbox=folder.outbox,
             experiment=config.tracker.experiment or experiment.environment.label,
             run_name=experiment.name,
-            params=dict(_flat(recorded)),
+            params=dict(flattened(recorded)),
             tags={"kind": "training", "state": folder.path.name, **provenance(), **tags},
             run_id=record.run_id if record else None,
             created=lambda run_id: folder.change(run_id=run_id),
@@ -220,12 +221,3 @@ class Run:
         self.folder.change(status=status, error=error, **facts)
         self.tracker.finish(status)
         self.folder.is_settled = True
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield values with dotted names, as they are typed on the command line."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -68,7 +68,7 @@ def test_a_compiled_function_gives_what_the_plain_one_gives_for_any_number_of_ro
             expected, given = function(plain, x, y), attempt(ours, x, y)
             for a, b in zip((*expected, plain), (*given, ours), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
-        assert attempt.enabled and len(attempt.loaded) == 2, "one of any number of rows, and one of a single row"
+        assert attempt.enabled and len(attempt.libraries) == 2, "one of any number of rows, and one of a single row"
         monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", lambda *_, **__: pytest.fail("compiled again"))
     assert len(list(cache.glob("*.pt2"))) == 2 and not said(caplog)
     strided = torch.randn(3, 7).T

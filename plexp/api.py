@@ -23,7 +23,7 @@ from plexp.tracking.history import RecordedRun, open_history
 if TYPE_CHECKING:
     import pandas as pd
 
-    from plexp.analysis.model import Comparison
+    from plexp.analysis.display import ShownComparison
     from plexp.execution.experiment import Experiment
     from plexp.recorded.evaluate import LaterEvaluation
     from plexp.recorded.film import Films
@@ -141,7 +141,7 @@ def compare(
     outputs: Path | str = "outputs",
     uri: str | None = None,
     **where: object,
-) -> Comparison:
+) -> ShownComparison:
     """Compare groups of recorded runs: which learns faster, which is more stable, and is it more than luck?
 
         plexp.compare(by="algo", env="cartpole")
@@ -157,11 +157,13 @@ def compare(
     Raises ConfigError where there is nothing to compare, and StoreError if there is no store or it does not answer.
     """
     from plexp.analysis.compare import compare as compare_runs
+    from plexp.analysis.display import ShownComparison
     from plexp.analysis.request import Request, recorded
 
     keys = [by] if isinstance(by, str) else by
     request = Request(uri=uri, outputs=Path(outputs).absolute(), env=env, where=_conditions(where), sweep=sweep)
-    return compare_runs(recorded(request), by=keys, baseline=baseline, threshold=threshold)
+    comparison = compare_runs(recorded(request), by=keys, baseline=baseline, threshold=threshold)
+    return ShownComparison.of(comparison)
 
 
 @dataclass(frozen=True)

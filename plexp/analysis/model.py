@@ -113,7 +113,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of groups of runs. It prints as tables, and shows as HTML in a notebook."""
+    """A comparison of groups of runs: everything that a table or a report shows."""
 
     title: str
     environment: str
@@ -128,13 +128,3 @@ class Comparison:
     """Sentences, the answer to the question."""
     notes: Sequence[str]
     """Sentences on runs left out and why, different budgets, params that vary within groups."""
-
-    def __str__(self) -> str:
-        from plexp.analysis.report import text
-
-        return text(self)
-
-    def _repr_html_(self) -> str:
-        from plexp.analysis.report import html_fragment
-
-        return html_fragment(self)

@@ -1,4 +1,4 @@
-"""Builders that more than one test file uses."""
+"""Builders of agents, learners and rollouts that several test files share."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ folder.release()
 print("released", flush=True)
 sys.stdin.readline()
 """
-"""A program that runs the run of a folder, kept in a store (empty: its own file), until it reads a line."""
+"""Program that holds a run's folder until it reads a line; arguments: the folder, and the URI of the store (or '')."""
 
 
 def make_agent(
@@ -72,7 +72,7 @@ def make_agent(
     policy: dict[str, Any] | None = None,
     **net: Any,
 ) -> Agent:
-    """A small agent in double precision (so that tolerances can be tight), with three actions if nothing else is said."""
+    """Return a small agent in double precision, so that tolerances can be tight; by default it has three actions."""
     torch.manual_seed(seed)
     distribution = distribution or Categorical(3)
     network, rng = MLP(**{**NET, **net}), np.random.default_rng(seed)
@@ -94,24 +94,24 @@ def make_rollout(
     invalid: Any = (),
     **others: Tensor,
 ) -> Rollout:
-    """A rollout from [T, N] tables; `terminated`, `truncated` and `invalid` list their (t, n). float64."""
-    paid = torch.tensor(rewards, dtype=torch.float64)
+    """Return a float64 rollout of [T, N] tables; `terminated`, `truncated` and `invalid` list (t, n) pairs."""
+    reward_table = torch.tensor(rewards, dtype=torch.float64)
 
     def table(numbers: Any) -> Tensor:
-        return torch.as_tensor(numbers, dtype=torch.float64).expand(paid.shape).clone()
+        return torch.as_tensor(numbers, dtype=torch.float64).expand(reward_table.shape).clone()
 
     def marks(places: Any) -> Tensor:
-        flags = torch.zeros(paid.shape, dtype=torch.bool)
+        flags = torch.zeros(reward_table.shape, dtype=torch.bool)
         for t, n in places:
             flags[t, n] = True
         return flags
 
-    zeros = torch.zeros_like(paid)
+    zeros = torch.zeros_like(reward_table)
     rollout = Rollout(
-        observations=torch.zeros(*paid.shape, 4, dtype=torch.float64),
-        actions=torch.zeros(paid.shape, dtype=torch.int64),
+        observations=torch.zeros(*reward_table.shape, 4, dtype=torch.float64),
+        actions=torch.zeros(reward_table.shape, dtype=torch.int64),
         log_probs=zeros,
-        rewards=paid,
+        rewards=reward_table,
         values=table(values),
         next_values=table(next_values),
         action_values=zeros,
@@ -119,7 +119,7 @@ def make_rollout(
         terminated=marks(terminated),
         truncated=marks(truncated),
         valid=~marks(invalid),
-        last_observations=torch.zeros(paid.shape[1], 4, dtype=torch.float64),
+        last_observations=torch.zeros(reward_table.shape[1], 4, dtype=torch.float64),
         final_observations=torch.zeros(0, 4, dtype=torch.float64),
         final_index=torch.zeros(0, dtype=torch.int64),
     )
@@ -129,13 +129,13 @@ def make_rollout(
 def random_rollout(
     seed: int, steps: int = 12, envs: int = 3, *, same_step: bool = True, actions: Tensor | None = None
 ) -> Rollout:
-    """Episodes that end by chance in every way, with the values that such a rollout has.
+    """Return a rollout whose episodes end at random: terminated, truncated, or both.
 
-    SAME_STEP: the row after an end is the next episode's first, and V of the true successor stands nowhere else.
+    SAME_STEP: the row after an end is the next episode's first; V of the true successor is in `next_values` alone.
     NEXT_STEP (`same_step=False`): the row after an end holds the true last observation and is not valid.
     """
     rng = np.random.default_rng(seed)
-    ends = rng.choice(4, size=(steps, envs), p=[0.7, 0.12, 0.12, 0.06])  # goes on, terminated, truncated, both
+    ends = rng.choice(4, size=(steps, envs), p=[0.7, 0.12, 0.12, 0.06])  # continues, terminated, truncated, both
     valid = np.ones((steps, envs), np.bool_)
     rewards, values = rng.normal(size=(steps, envs)), rng.normal(size=(steps + 1, envs))
     if not same_step:
@@ -163,12 +163,12 @@ def random_rollout(
 
 
 def fresh_rollout(agent: Agent, seed: int, **kind: Any) -> Rollout:
-    """A random rollout as if `agent` had just played it."""
+    """Return a random rollout that `agent` has evaluated, as if the agent had just played it."""
     return agent.evaluate_trajectory(random_rollout(seed, **kind))
 
 
 def score_loss(learner: Learner) -> Any:
-    """−A log π, as an algorithm would have it."""
+    """Return the policy-gradient loss, −A log π, written as an algorithm would write it."""
 
     def loss(minibatch: Minibatch) -> tuple[Tensor, Terms]:
         output = learner.agent.evaluate(minibatch)
@@ -178,7 +178,7 @@ def score_loss(learner: Learner) -> Any:
 
 
 def weights(module: nn.Module | None) -> Tensor:
-    """A copy of all parameters, side by side."""
+    """Return a copy of all parameters, concatenated into one vector."""
     assert module is not None
     return torch.cat([p.detach().reshape(-1) for p in module.parameters()]).clone()
 
@@ -188,7 +188,7 @@ def actor_of(agent: Agent) -> Tensor:
 
 
 class Spy:
-    """A loss that remembers its minibatches and the parameters it was computed with."""
+    """Loss that records its minibatches and the parameters with which it was computed."""
 
     def __init__(self, learner: Learner, loss: Any = None) -> None:
         self.learner, self.loss = learner, loss or score_loss(learner)
@@ -205,9 +205,12 @@ class Spy:
 
 
 def play_side_by_side(ours: Any, theirs: Any, draw: Any, steps: int = 40) -> int:
-    """Two vector environments with SAME_STEP resets give the same, also after a reset half-way; how many episodes ended.
+    """Check that two SAME_STEP vector environments give the same; return the number of episodes that ended.
 
-    draw: () -> the actions of a step.
+    Both are reset a second time halfway.
+
+    Args:
+        draw: function without arguments that returns the actions of a step.
     """
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     assert ours.single_observation_space == theirs.single_observation_space

@@ -2,20 +2,21 @@
 
 python tests/support/docstrings.py [--list] [PATH ...]
 
-Counted are the docstrings of modules, classes and functions, and attribute docstrings: a string expression right after an
-assignment, in a module or a class. Paths are files or folders, `plexp` and `plugins` by default; `plexp/templates` is left out.
+It counts docstrings of modules, classes and functions, and attribute docstrings: a string expression right after an
+assignment, in a module or a class. Paths are files or folders, `plexp` and `plugins` by default; `plexp/templates` is
+left out.
 
-The first sentence reaches to the first period, question mark or exclamation mark that a space follows, or to the end of the
-first paragraph. It is a fragment if one of these is true:
+The first sentence ends with the first period, question mark or exclamation mark before a space, or with the first
+paragraph. It is a fragment if one of these is true:
 
 - its paragraph ends without a period, colon, question mark or exclamation mark;
 - it has fewer than three words;
-- it begins with a preposition, a conjunction, a relative or interrogative word, or a word that points at something that was
-  not named (`OPENERS`: "Of now.", "Why it cannot.", "The same from a resolved configuration.");
+- it begins with a preposition, a conjunction, a relative or interrogative word, or a word that refers to something not
+  named (`OPENERS`: "Of now.", "Why it cannot.", "The same from a resolved configuration.");
 - it begins with a lower-case word that is neither code in backticks, nor a name of the code, nor part of an equation.
 
-Two such openers are allowed: of a question that ends with a question mark, and of a clause that a comma divides from the main
-clause ("If set, …").
+Two such openers are allowed: that of a question, which ends with a question mark, and that of a clause that a comma
+separates from the main clause ("If set, …").
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ POINTERS = (
     "also he here hers his it its likewise otherwise same she such that their theirs them there these they this those"
 )
 OPENERS = frozenset(f"{PREPOSITIONS} {CONJUNCTIONS} {RELATIVES} {POINTERS}".split())
-"""Words, in lower case, that begin no complete sentence of a reference."""
+"""Words, in lower case, that never begin a complete sentence of a reference."""
 
 POINTED = frozenset(["former", "latter", "one", "ones", "other", "others", "same"])
-"""Words after an opening “the” that point at something not named."""
+"""Words after an opening “the” that refer to something not named."""
 
 QUESTIONS = frozenset(RELATIVES.split())
 CLAUSES = frozenset(["after", "because", "before", "if", "once", "since", "unless", "until", "when", "while"])

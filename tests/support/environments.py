@@ -1,6 +1,6 @@
-"""Small environments whose answers are known, registered with gymnasium as `plexp-tests/...`.
+"""Small environments with known answers, registered with gymnasium as `plexp-tests/...`.
 
-From a command line: `env.id=tests.support.environments:plexp-tests/Chain-v0`, run in the checkout.
+On a command line that is run in the checkout: `env.id=tests.support.environments:plexp-tests/Chain-v0`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import numpy as np
 from gymnasium import spaces
 
 QUIET = ("env.normalize_observations=false", "env.scale_rewards=false", "net.layers=1", "net.width=16")
-"""Overrides under which the critic learns returns as the environment pays them."""
+"""Overrides for a small network and no normalization, so that the critic learns the environment's own returns."""
 
 
 class Counter(gymnasium.Env[Any, Any]):
-    """Every row can be told from every other: the observation is (seed of the episode, its step, the last action).
+    """Environment whose rows can be told apart: it observes (number of the episode, its step, the last action).
 
-    An episode has 2…6 steps, as its seed says, and ends by termination or by truncation, as its seed says.
+    The number is drawn with the episode's seed. It determines the length, 2…6 steps, and whether the episode is
+    terminated or truncated.
     """
 
     observation_space = spaces.Box(-1, 1e4, (3,), np.float32)
@@ -42,7 +43,7 @@ class Counter(gymnasium.Env[Any, Any]):
 
 
 class Bandit(gymnasium.Env[Any, Any]):
-    """One step, four arms; the mean rewards are `ARMS`, with a little noise. The third is the best."""
+    """Bandit with four arms and one step an episode; mean rewards `ARMS`, with a little noise. The third is best."""
 
     ARMS = (0.1, 0.4, 1.0, 0.5)
     observation_space = spaces.Box(0, 1, (1,), np.float32)
@@ -57,9 +58,9 @@ class Bandit(gymnasium.Env[Any, Any]):
 
 
 class Chain(gymnasium.Env[Any, Any]):
-    """Five states, one-hot, passed from left to right whatever is done; leaving state i pays REWARDS[i]; then it ends.
+    """Chain of five one-hot states, passed from left to right whatever the action; leaving state i pays REWARDS[i].
 
-    V(i) = Σ_k γ^k REWARDS[i + k].
+    Leaving the last state terminates the episode. V(i) = Σ_k γ^k REWARDS[i + k].
     """
 
     REWARDS = (1.0, -2.0, 0.5, 0.0, 3.0)
@@ -78,13 +79,15 @@ class Chain(gymnasium.Env[Any, Any]):
 
     @classmethod
     def values(cls, gamma: float) -> list[float]:
-        """The closed form of V."""
+        """Return V of each state, in closed form."""
         return [sum(gamma**k * r for k, r in enumerate(cls.REWARDS[i:])) for i in range(5)]
 
 
 class Cycle(gymnasium.Env[Any, Any]):
-    """Three states in a circle, one-hot, passed whatever is done; leaving state i pays REWARDS[i]. It is cut off after
-    four steps, in state 1, and begins anew in state 0, so that what follows a cut is not what would have come.
+    """Cycle of three one-hot states, passed whatever the action; leaving state i pays REWARDS[i].
+
+    An episode is truncated after four steps, in state 1, and the next one starts in state 0, so that the row after a
+    truncation is not the true successor.
 
     V(i) = Σ_{k<3} γ^k REWARDS[(i + k) mod 3] / (1 − γ³).
     """
@@ -105,13 +108,17 @@ class Cycle(gymnasium.Env[Any, Any]):
 
     @classmethod
     def values(cls, gamma: float) -> list[float]:
-        """The closed form of V."""
+        """Return V of each state, in closed form."""
         rounds = [sum(gamma**k * cls.REWARDS[(i + k) % 3] for k in range(3)) for i in range(3)]
         return [once / (1 - gamma**3) for once in rounds]
 
 
 class Constant(gymnasium.Env[Any, Any]):
-    """Pays 1 a step. `terminates` after 5 steps with the time in view (one-hot), or is truncated there without."""
+    """Environment that pays 1 a step, five steps an episode.
+
+    With `terminates` episodes end by termination and the time is observed (one-hot); without it they are truncated and
+    the observation is constant.
+    """
 
     LENGTH = 5
     action_space = spaces.Discrete(2)
@@ -135,7 +142,7 @@ class Constant(gymnasium.Env[Any, Any]):
 
 
 class Faulty(gymnasium.Env[Any, Any]):
-    """Goes wrong in one way, `fault`, at its `at`-th step or reset; otherwise like `Constant`, ten steps an episode."""
+    """Environment with one fault, at its `at`-th step or reset; otherwise it pays 1 a step, ten steps an episode."""
 
     observation_space = spaces.Box(-1, 1, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -188,7 +195,10 @@ SPACES: dict[str, spaces.Space[Any]] = {
 
 
 class Any2Any(gymnasium.Env[Any, Any]):
-    """Random observations and rewards over any spaces; refuses an action outside its space. Six steps an episode."""
+    """Environment with random observations and rewards over any spaces; it refuses actions outside its space.
+
+    An episode has six steps.
+    """
 
     def __init__(self, sees: str, acts: str) -> None:
         self.observation_space, self.action_space = SPACES[sees], SPACES[acts]

@@ -1,7 +1,7 @@
-"""Processes that start at once: forked from a server that has imported torch, MLflow, Gymnasium and Hydra, but not plexp.
+"""Processes that start at once, forked from a server that has already imported the libraries, but not plexp.
 
-A command in a process of its own costs 3-6 s of imports otherwise. Whatever such a process imports of plexp, it imports
-itself, from the files as they are. The server is started with the first command of a test session and ends with it.
+A fresh process would spend 3-6 s on importing torch, MLflow, Gymnasium and Hydra. Each forked process imports plexp
+itself, from the files as they are. The server starts with the first command of a test session and ends with it.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m plexp ARGUMENTS`, or `python -c CODE ARGUMENTS`, to its end.
 
-    text: what the process reads from stdin. env: environment variables beside today's.
-    Raises subprocess.TimeoutExpired after `seconds`, with the process killed.
+    Args:
+        code: Python code; None: the command line of plexp.
+        text: text that the process reads from stdin.
+        env: environment variables in addition to those of this process.
+        seconds: the process is killed after them, and subprocess.TimeoutExpired is raised.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("stdin", "stdout", "stderr")]
@@ -70,7 +73,7 @@ def run(
 
 
 def _main(arguments: list[str], code: str | None, cwd: str, variables: dict[str, str], files: list[Path]) -> None:
-    """Be that process: its standard streams, its environment and its folder, then the command."""
+    """Set up the standard streams, environment variables and folder of the forked process, then run the command."""
     for number, file in enumerate(files):
         os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  # multiprocessing has replaced it

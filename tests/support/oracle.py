@@ -1,16 +1,16 @@
-"""What short runs of many configurations compute, as digests: a change that must not change any run is held to them.
+"""Digests of what short runs of many configurations compute, to verify that a change alters no run.
 
 python tests/support/oracle.py [--only NAME ...] [--jobs 2] [--against FILE] [--keep FOLDER]
 
-It prints a line for each run, with digests of its final weights, its metrics (but times), its episodes, and of the names
-that it keeps: params with their values, tags, artifact files, metrics of time. What it prints can be saved as a file; with
-`--against FILE` each line that differs from that file is marked, and the exit status is 1; with `--keep FOLDER`
-the outputs of each run stay there, with its names line by line in `names-RUN.txt`. A run that is killed and taken
-up again must have the digests of the one that never stopped.
+It prints a line for each run, with digests of its final weights, its metrics (except times), its episodes, and of the
+names it records: params with their values, tags, artifact files, time metrics. The output can be saved to a file. With
+`--against FILE` each line that differs from that file is marked, and the exit status is 1. With `--keep FOLDER` the
+outputs of each run stay there, with its names line by line in `names-RUN.txt`. A run that is interrupted and resumed
+must have the digests of the one that was never interrupted.
 
-It knows the command line, keys of the configuration and names in the MLflow store, and no module of plexp, so that it is
-the same on both sides of a change. It runs the checkout that it lies in. Digests are those of one machine, with one set of
-versions: compare only what was made there.
+It uses the command line, configuration keys and names in the MLflow store, but no module of plexp, so that it is the
+same before and after a change. It runs the checkout that contains it. Digests depend on the machine and on the
+versions of the libraries: compare only digests made with the same ones.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from typing import Any, NoReturn
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SECONDS = 900.0
-"""How long one command may take; compiling for the first time takes most of it."""
+"""Time limit of one command; compiling for the first time takes most of it."""
 
 COLUMNS = ("weights", "metrics", "episodes", "names")
 CLOCK = ("time/", "eval/seconds", "speed/seconds_to_threshold")
-"""How the names of the metrics begin that say how long something took: two runs of one configuration differ in them."""
-TOLD = ("choice.", "group", "kind", "mlflow.runName", "stopped", "objective")
-"""How the names of the tags begin whose values are digested; of the others, which tell time, place and code, the names."""
+"""Prefixes of the metrics that measure durations: two runs of one configuration differ in them."""
+TAGS_WITH_VALUES = ("choice.", "group", "kind", "mlflow.runName", "stopped", "objective")
+"""Prefixes of the tags whose values are digested; the others record time, place and code: only their names are."""
 
 COMMON = (
     "total_timesteps=3000 evaluation.every=1000 evaluation.episodes=2 evaluation.final_episodes=3 tracker.every=500 "
@@ -126,14 +126,14 @@ RUNS = {
     "unbroken_replay": f"{A2C} env=lunarlander {REPLAY} {LONG}",
     "unbroken_reinforce": f"algo=reinforce advantage=baseline {SINGLE} {LONG}",
 }
-"""Name → what it changes of `COMMON`; of two values of a key the last counts."""
+"""Name of each run → its overrides, after those of `COMMON`; the last value of a key wins."""
 
-BROKEN = {
+INTERRUPTED = {
     "broken_ppo": ("unbroken_ppo", signal.SIGKILL),
     "broken_replay": ("unbroken_replay", signal.SIGINT),
     "broken_reinforce": ("unbroken_reinforce", signal.SIGKILL),
 }
-"""Name → the run that it is again, with this signal after its first checkpoint, and the signal."""
+"""Name of each interrupted run → the run it must equal, and the signal it gets after its first checkpoint."""
 
 ENVIRONMENTS = '''"""Environments of the oracle's runs."""
 
@@ -143,7 +143,7 @@ from gymnasium import spaces
 
 
 class Pixels(gymnasium.Env):
-    """A bright square, left or right, in noise: the action that names its side is paid. Twelve steps an episode."""
+    """Images of a bright square in noise, left or right; the action of its side pays 1. Twelve steps an episode."""
 
     observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)
     action_space = spaces.Discrete(2)
@@ -166,7 +166,7 @@ class Pixels(gymnasium.Env):
 
 
 class Mixed(gymnasium.Env):
-    """A dictionary to see and several choices to make; each that agrees with the mode is paid. Ten steps at most."""
+    """Dict observations and MultiDiscrete actions; each choice that matches the mode pays 1. Ten steps at most."""
 
     observation_space = spaces.Dict(position=spaces.Box(-1, 1, (2,), np.float32), mode=spaces.Discrete(3))
     action_space = spaces.MultiDiscrete([2, 3])
@@ -193,7 +193,7 @@ for cls in (Pixels, Mixed):
 
 @dataclass(frozen=True)
 class Line:
-    """The digests of one run: one of each of `COLUMNS`."""
+    """Digests of one run, one for each of `COLUMNS`."""
 
     name: str
     digests: tuple[str, ...]
@@ -203,11 +203,11 @@ class Line:
 
 
 class Failure(Exception):
-    """A run that did not come to its end, or not to the right one."""
+    """Raised for a run that did not end, or did not end as it should."""
 
 
 def command(name: str) -> list[str]:
-    """The arguments of a run, each key once."""
+    """Return the command-line arguments of a run, each key once."""
     chosen: dict[str, str] = {}
     for argument in f"{COMMON} {RUNS[name]}".split():
         chosen[argument.partition("=")[0]] = argument
@@ -215,10 +215,10 @@ def command(name: str) -> list[str]:
 
 
 def perform(name: str) -> list[Line]:
-    """Do one run, in the current folder; a sweep has a line for each seed. Raises Failure."""
+    """Run one configuration in the current folder; return its line, or those of a sweep's seeds. Raises Failure."""
     Path("oracle_environments.py").write_text(ENVIRONMENTS, encoding="utf-8")
-    unbroken, sent = BROKEN.get(name, (name, None))
-    arguments = command(unbroken)
+    uninterrupted, sent = INTERRUPTED.get(name, (name, None))
+    arguments = command(uninterrupted)
     if sent is not None:
         process = fork(lambda: plexp(arguments))
         wait(process, until=lambda: any(Path("outputs/state").rglob("step-*.safetensors")))
@@ -243,7 +243,7 @@ def perform(name: str) -> list[Line]:
 
 
 def plexp(arguments: Sequence[str]) -> int:
-    """`python -m plexp` in this process; its exit status."""
+    """Run `python -m plexp` in this process, and return its exit status."""
     places = [str(CHECKOUT), str(Path.cwd())]
     sys.path[:] = [*places, *(place for place in sys.path if place not in places)]
     os.environ["PYTHONPATH"] = os.pathsep.join(places)  # for the processes that it starts
@@ -257,7 +257,7 @@ def plexp(arguments: Sequence[str]) -> int:
 
 
 def fork(work: Callable[[], int]) -> int:
-    """Do the work in a child that ends with its result; the child's process id."""
+    """Fork a child that does the work and exits with its result; return the child's process id."""
     sys.stdout.flush()
     sys.stderr.flush()
     if process := os.fork():
@@ -281,7 +281,10 @@ def _end_with(work: Callable[[], int]) -> NoReturn:
 
 
 def wait(process: int, until: Callable[[], bool] = lambda: False) -> int | None:
-    """Wait for the end of a child, or until something is so; its exit status, negative the signal that ended it."""
+    """Wait until a child ends, and return its exit status (−n after signal n), or None once `until()` is true.
+
+    Raises Failure after `SECONDS`, with the child killed.
+    """
     ends = time.monotonic() + SECONDS
     while time.monotonic() < ends:
         found = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -296,7 +299,7 @@ def wait(process: int, until: Callable[[], bool] = lambda: False) -> int | None:
 
 
 def read_runs(outputs: Path) -> list[dict[str, Any]]:
-    """Every run of a store: id, experiment, status, params, tags, and metrics as (name, step, value)."""
+    """Return every run of a store: name, status, experiment, files, params, tags, metrics as (name, step, value)."""
     with closing(sqlite3.connect(f"{(outputs / 'mlflow.db').absolute().as_uri()}?mode=ro", uri=True)) as store:
         found = []
         rows = store.execute(
@@ -321,7 +324,7 @@ def read_runs(outputs: Path) -> list[dict[str, Any]]:
 
 
 def digests_of(run: dict[str, Any]) -> tuple[str, ...]:
-    """What `COLUMNS` says, of one run."""
+    """Return the digests of one run, in the order of `COLUMNS`."""
     from safetensors.numpy import load_file
 
     files: Path = run["files"]
@@ -330,20 +333,20 @@ def digests_of(run: dict[str, Any]) -> tuple[str, ...]:
     )
     metrics = sorted((key, step, repr(value)) for key, step, value in run["metrics"] if not key.startswith(CLOCK))
     episodes = load_file(files / "episodes.safetensors")
-    told = [(key, f"{each.dtype}{each.shape}", each.tobytes()) for key, each in sorted(episodes.items())]
-    told.append(("episodes.csv", "", (files / "episodes.csv").read_bytes()))
-    return digest(weights), digest(metrics), digest(told), digest(names_of(run))
+    parts = [(key, f"{each.dtype}{each.shape}", each.tobytes()) for key, each in sorted(episodes.items())]
+    parts.append(("episodes.csv", "", (files / "episodes.csv").read_bytes()))
+    return digest(weights), digest(metrics), digest(parts), digest(names_of(run))
 
 
 def names_of(run: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """All that a run keeps beside numbers and files' contents; how often it was taken up again is left out."""
+    """Return all that a run records except numbers and contents of files; the tags on resuming are left out."""
     files: Path = run["files"]
     models = files.parents[1] / "models"
     kept: list[tuple[str, ...]] = [
         ("artifact", str(path.relative_to(files))) for path in files.rglob("*") if path.is_file()
     ]
     kept += [("model", *path.relative_to(models).parts[1:]) for path in models.rglob("*") if path.is_file()]
-    tags = [(key, value if key.startswith(TOLD) else "") for key, value in run["tags"].items()]
+    tags = [(key, value if key.startswith(TAGS_WITH_VALUES) else "") for key, value in run["tags"].items()]
     return [
         ("run", *run["about"]),
         *sorted(kept),
@@ -354,18 +357,18 @@ def names_of(run: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def digest(parts: Iterable[Any]) -> str:
-    """The first half of a SHA-256 over the parts, each kept apart from the next."""
+    """Return the first half of the SHA-256 of the list of parts."""
     return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:32]
 
 
 def case(name: str, folder: Path) -> int:
-    """Do one run in a folder of its own and write its lines there; whatever it says goes to a file there."""
+    """Run one configuration in a new folder, which gets its output and lines as files; return the exit status."""
     os.setsid()
     folder.mkdir()
     os.chdir(folder)
-    with open("said.txt", "wb") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
+    with open("said.txt", "wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
     try:
         lines = perform(name)
     except Failure as failure:
@@ -376,7 +379,7 @@ def case(name: str, folder: Path) -> int:
 
 
 def perform_all(names: Sequence[str], jobs: int, folder: Path, keep: bool) -> dict[str, list[Line] | None]:
-    """Do the runs, so many at a time; None for one that failed, of which standard error has what it said."""
+    """Run configurations, `jobs` at a time; return the lines of each, None if it failed, with its output on stderr."""
     waiting, running = list(names), dict[int, str]()
     done: dict[str, list[Line] | None] = {}
     try:
@@ -391,8 +394,11 @@ def perform_all(names: Sequence[str], jobs: int, folder: Path, keep: bool) -> di
                 found = json.loads((folder / name / "lines.json").read_text(encoding="utf-8"))
                 done[name] = [Line(each, tuple(digests)) for each, digests in found]
             else:
-                said = (folder / name / "said.txt").read_text(encoding="utf-8", errors="replace")
-                print(f"--- {name} failed: {' '.join(command(BROKEN.get(name, (name,))[0]))}\n{said}", file=sys.stderr)
+                output = (folder / name / "said.txt").read_text(encoding="utf-8", errors="replace")
+                print(
+                    f"--- {name} failed: {' '.join(command(INTERRUPTED.get(name, (name,))[0]))}\n{output}",
+                    file=sys.stderr,
+                )
             print(f"{len(done)} of {len(names)}: {name}", file=sys.stderr, flush=True)
             if not keep:
                 shutil.rmtree(folder / name, ignore_errors=True)
@@ -404,13 +410,13 @@ def perform_all(names: Sequence[str], jobs: int, folder: Path, keep: bool) -> di
 
 
 def read_lines(file: Path) -> dict[str, Line]:
-    """The lines of a saved table, by name."""
+    """Return the lines of a saved table, by name."""
     rows = [text.split() for text in file.read_text(encoding="utf-8").splitlines()]
     return {row[0]: Line(row[0], tuple(row[1 : 1 + len(COLUMNS)])) for row in rows if row and row[0] != "name"}
 
 
 def differing(line: Line, other: Line | None) -> str:
-    """The columns in which two lines differ, in words; empty if in none."""
+    """Return the names of the columns in which two lines differ; empty if they are equal."""
     if other is None:
         return "not there"
     return ", ".join(
@@ -419,15 +425,15 @@ def differing(line: Line, other: Line | None) -> str:
 
 
 def main() -> int:
-    """Do the runs, print their lines; 0 if all ended, those that were broken off as the others, and none differs."""
+    """Run all, and print their lines; return 0 if none failed, resumed runs equal the others, and no line differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*RUNS, *BROKEN], help="these runs alone")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*RUNS, *INTERRUPTED], help="these runs alone")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--against", type=Path, metavar="FILE", help="a table that was saved before")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the runs' outputs stay; a new folder")
     options = parser.parse_args()
-    names = options.only or [*RUNS, *BROKEN]
-    names = list(dict.fromkeys([*(BROKEN[name][0] for name in names if name in BROKEN), *names]))
+    names = options.only or [*RUNS, *INTERRUPTED]
+    names = list(dict.fromkeys([*(INTERRUPTED[name][0] for name in names if name in INTERRUPTED), *names]))
     before = read_lines(options.against) if options.against else None
     _warm_up()
     folder: Path = options.keep.absolute() if options.keep else Path(tempfile.mkdtemp(prefix="oracle-"))
@@ -442,7 +448,7 @@ def main() -> int:
     for name in names:
         lines = done[name] or []
         remarks = [] if lines else ["FAILED"]
-        if name in BROKEN and lines and (reference := done[BROKEN[name][0]]):
+        if name in INTERRUPTED and lines and (reference := done[INTERRUPTED[name][0]]):
             remarks += [f"NOT AS {reference[0].name}: {how}"] if (how := differing(lines[0], reference[0])) else []
         for line in lines or [Line(name, ("-",) * len(COLUMNS))]:
             if lines and before is not None and (how := differing(line, before.get(line.name))):
@@ -456,7 +462,7 @@ def main() -> int:
 
 
 def _warm_up() -> None:
-    """Import what takes seconds, once for all children; it starts no thread, which a child would lack."""
+    """Import the slow libraries once for all children; this starts no thread, which a child would lack."""
     os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}
     import gymnasium
     import hydra

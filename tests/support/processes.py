@@ -1,4 +1,4 @@
-"""What the fault scripts share: commands in processes of their own, and a run's whole record to compare."""
+"""Helpers of tests and fault scripts that run plexp in processes of its own and compare everything runs recorded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from safetensors.numpy import load_file
 CHECKOUT = Path(__file__).parents[2]
 EPISODES = "episodes.safetensors"
 CLOCK = ("time/", "eval/seconds", "speed/seconds_to_threshold")
-"""Metrics that say how long something took: the only ones that two runs of one seed may have different."""
+"""Prefixes of the metrics that measure durations: the only ones in which two runs of one seed may differ."""
 
 
 def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-    """`python -m plexp` in a process group of its own."""
+    """Start `python -m plexp` in a process group of its own."""
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     kept = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     command = [sys.executable, "-m", "plexp", *arguments]
@@ -31,14 +31,17 @@ def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
 
 
 def finish(arguments: Sequence[str], seconds: float = 600.0, **options: Any) -> tuple[int, str]:
-    """Run the command to its end: exit status, and what it said on stderr."""
+    """Run `python -m plexp` to its end; return the exit status and the output on stderr."""
     with start(arguments, **options) as process:
-        _, said = process.communicate(timeout=seconds)
-    return process.returncode, said or ""
+        _, errors = process.communicate(timeout=seconds)
+    return process.returncode, errors or ""
 
 
 def kill(process: subprocess.Popen[str], after: float, number: int = signal.SIGKILL) -> float | None:
-    """Send a signal to the process alone after so many seconds; the seconds until its end, None if it had ended before."""
+    """Send a signal to the process, not to its group, after so many seconds.
+
+    Returns the seconds until its end, or None if it had ended before.
+    """
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
@@ -51,7 +54,7 @@ def kill(process: subprocess.Popen[str], after: float, number: int = signal.SIGK
 
 
 def runs(outputs: Path) -> list[dict[str, Any]]:
-    """Every run of a store: id, status, tags, metrics as {name: [(step, value), …]}, params, folder of its files."""
+    """Return every run of a store: id, status, tags, params, metrics as {name: [(step, value), …]}, folder, name."""
     with closing(sqlite3.connect(f"{(outputs / 'mlflow.db').absolute().as_uri()}?mode=ro", uri=True)) as store:
         found = store.execute("SELECT run_uuid, status, artifact_uri, name FROM runs ORDER BY start_time").fetchall()
         result = []
@@ -70,7 +73,10 @@ def runs(outputs: Path) -> list[dict[str, Any]]:
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """What two runs of one configuration do not share, but for the clock: weights, metrics, episodes, steps logged twice."""
+    """Return the differences of two runs of one configuration in weights, metrics except durations, and episodes.
+
+    Steps logged twice and a status other than FINISHED are listed too.
+    """
     found = []
     weights = [load_file(run["folder"] / "agent.safetensors") for run in (ours, theirs)]
     if weights[0].keys() != weights[1].keys():
@@ -92,7 +98,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 
 def wait_for(what: Any, seconds: float = 180.0) -> Any:
-    """What it gives, once that is true. Raises TimeoutError."""
+    """Return the result of `what()` once it is true; raise TimeoutError after `seconds`."""
     until = time.monotonic() + seconds
     while not (found := what()):
         if time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""Read the commands that READMEs show."""
+"""Reader of the commands that READMEs show."""
 
 from __future__ import annotations
 

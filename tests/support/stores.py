@@ -1,4 +1,4 @@
-"""Recorded runs as MLflow might hold them."""
+"""Recorded runs and learning curves, made up as MLflow might hold them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def recorded(
     tags: dict[str, str] | None = None,
     **params: object,
 ) -> RecordedRun:
-    """A run that was evaluated at 0, every, …; params by name, with `__` for the dot. Each was started after the last."""
+    """Return a run that was evaluated at steps 0, every, 2·every, …; each one was started after the one before.
+
+    Params are given by name, with `__` for the dot.
+    """
     number = next(_numbers)
     steps = every * np.arange(len(returns))
     whole = {
@@ -49,7 +52,7 @@ def recorded(
 
 
 def curve_of_learning(rng: np.random.Generator, slowness: float = 1.0, evaluations: int = 41) -> list[float]:
-    """A noisy climb to 500 that takes a random time, with a relapse now and then: about what PPO does on CartPole."""
+    """Return a noisy climb to 500 that takes a random time, with occasional relapses, much like PPO on CartPole."""
     begin = rng.lognormal(np.log(8 * slowness), 0.5)
     climb = 500 / (1 + np.exp(-(np.arange(evaluations) - begin)))
     fall = (rng.random(evaluations) < 0.08) * rng.uniform(0, 400, evaluations)

@@ -1,4 +1,4 @@
-"""What the tests share: composing a configuration, building an experiment, a few updates of it."""
+"""Fixtures and hooks that the tests share: composing a configuration, building an experiment, training it briefly."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.utils import JobRuntime
 from omegaconf import DictConfig, OmegaConf
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest runs on all cores already
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported, also in tests/support/forks.py
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored, and so its children
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest already uses all cores
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported, also by support/forks.py
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit an ignored SIGINT
 CHECKOUT = Path(__file__).parents[1]
-if (
-    str(CHECKOUT) not in sys.path
-):  # for `tests.support.environments`, also where pytest was not started as `python -m pytest`
+if str(CHECKOUT) not in sys.path:  # for `tests.support`: unlike `python -m pytest`, `pytest` does not add it
     sys.path.insert(0, str(CHECKOUT))
 
 import tests.support.environments  # noqa: E402, F401
@@ -47,17 +45,17 @@ MARKERS_OF_FOLDERS = {
     "integration/packaging": "packaging",
     "integration/servers": "server",
 }
-"""Folder below tests/ → marker of every test in it."""
+"""Folder below tests/ → marker that all of its tests get."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Box2D's swig types warn while they are imported, and as an error that ends the interpreter with a segfault."""
+    """Ignore a warning of Box2D's SWIG types: raised as an error during their import, it crashes the interpreter."""
     config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their folder; whatever has a marker of pyproject.toml is slow too."""
+    """Mark tests by their folder, and every test that has a marker of pyproject.toml as slow."""
     for item in items:
         folder = item.path.parent.relative_to(Path(__file__).parent).as_posix()
         if folder in MARKERS_OF_FOLDERS:
@@ -67,16 +65,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Make two things quicker that most tests do: composing a configuration, and making MLflow's tables."""
+    """Speed up two things that most tests do: composing a configuration, and creating MLflow's tables."""
     remember_configurations()
-    if "plexp.tracking.store" in sys.modules:  # a test that needs MLflow has imported it, with the settings made there
+    if "plexp.tracking.store" in sys.modules:  # imported by tests that need MLflow; it also sets MLflow up
         database.copy_tables()
 
 
 def remember_configurations() -> None:
-    """Let Hydra compose what it has composed before by copying it: 7 ms instead of 100.
+    """Patch Hydra to copy configurations that it has composed before: 7 ms instead of 100.
 
-    Files count as the same as long as their sizes and times are.
+    Files count as unchanged while their sizes and modification times are the same.
     """
     load = ConfigLoaderImpl._load_configuration_impl  # of Hydra 1.3
     remembered: dict[Any, DictConfig] = {}
@@ -87,7 +85,7 @@ def remember_configurations() -> None:
             return load(self, config_name, overrides, *args, **kwargs)
         paths = [Path(path.removeprefix("file://")) for _, path in folders if path.startswith("file://")]
         files = [(file, file.stat()) for path in paths for file in sorted(path.glob("**/*.yaml"))]
-        circumstances = (Path.cwd(), JobRuntime.instance().conf.get("name"), folders)  # they stand in the section hydra
+        circumstances = (Path.cwd(), JobRuntime.instance().conf.get("name"), folders)  # part of the section hydra
         key = (config_name, *overrides, *args, *sorted(kwargs.items()), circumstances)
         key += tuple((file, state.st_mtime_ns, state.st_size) for file, state in files)
         if key not in remembered:
@@ -116,7 +114,7 @@ def compose_fixture() -> Callable[..., DictConfig]:
 
 @pytest.fixture
 def build() -> Iterator[Callable[..., Experiment]]:
-    """An experiment from overrides, or from a configuration; its environments are closed in the end."""
+    """Yield a function that builds an experiment from overrides or a configuration; close the environments later."""
     from plexp.execution.experiment import build as build_experiment
 
     built: list[Experiment] = []
@@ -133,7 +131,7 @@ def build() -> Iterator[Callable[..., Experiment]]:
 
 @pytest.fixture
 def train() -> Callable[[Experiment, int], list[dict[str, float]]]:
-    """So many updates; the metrics of each."""
+    """Return a function that trains an experiment for a number of updates and returns the metrics of each."""
     from plexp.training.progress import TrainingProgress
 
     def updates(experiment: Experiment, number: int) -> list[dict[str, float]]:
@@ -149,7 +147,7 @@ SIZES = {"num_steps": 8, "num_minibatches": 2, "update_epochs": 2}
 
 @pytest.fixture
 def small() -> Callable[..., DictConfig]:
-    """A configuration with a tiny environment, network and rollout, and further changes (`__` for a dot)."""
+    """Return a function that makes a configuration tiny and applies further changes to it (`__` for a dot)."""
 
     def shrink(config: DictConfig, **changes: Any) -> DictConfig:
         sizes = {f"algo.{name}": value for name, value in SIZES.items() if name in config.algo}
@@ -162,7 +160,10 @@ def small() -> Callable[..., DictConfig]:
 
 @pytest.fixture
 def learns(build: Callable[..., Experiment], train: Callable[..., Any]) -> Callable[[DictConfig], dict[str, Tensor]]:
-    """The weights after two updates; those of the heads must have moved, and all metrics must be finite."""
+    """Return a function that trains a configuration for two updates and returns the weights.
+
+    It checks that the weights of the policy's head and of the critic have changed, and that all metrics are finite.
+    """
 
     def weights(module: Any) -> dict[str, Tensor]:
         return {} if module is None else {name: each.detach().clone() for name, each in module.named_parameters()}
@@ -187,7 +188,7 @@ def learns(build: Callable[..., Experiment], train: Callable[..., Any]) -> Calla
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The database of a store without runs, to be copied."""
+    """Return the database file of a store without runs, for tests to copy."""
     from plexp.tracking.format import sqlite_uri
     from plexp.tracking.store import connect
 
@@ -198,7 +199,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def other() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a process that runs the run of a folder, kept in a store (empty: its own file), until it reads a line."""
+    """Yield a function that starts a process which holds a run's folder until it reads a line; kill all in the end."""
     from tests.support.builders import HOLDS  # with torch
 
     started: list[subprocess.Popen[str]] = []

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources; and what every file of them must be."""
+"""Tests of the architecture, on the sources: which module imports which, and what every file must satisfy."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from plexp.config import registry
 from tests.support.docstrings import docstrings, flaw
 
 CHECKOUT = Path(__file__).parents[1]
-BENCH = sorted(file for file in (CHECKOUT / "plexp").glob("**/*.py") if "templates" not in file.parts)
+PACKAGE = sorted(file for file in (CHECKOUT / "plexp").glob("**/*.py") if "templates" not in file.parts)
 PLUGINS = sorted((CHECKOUT / "plugins").glob("**/*.py"))
 TEMPLATES = sorted((CHECKOUT / "plexp" / "templates").glob("**/*.py"))
-FILES = [pytest.param(file, id=str(file.relative_to(CHECKOUT))) for file in BENCH + PLUGINS]
+FILES = [pytest.param(file, id=str(file.relative_to(CHECKOUT))) for file in PACKAGE + PLUGINS]
 NAMES = {(group, name) for group in registry.GROUPS for name in registry.names(group)}
 PURE = ("training/types", "training/losses", "nn/distributions")
-"""Modules that a reader can take out and use without plexp."""
-MOST_MODULES = 14
+"""Modules that a reader can copy and use without plexp."""
+MAX_MODULES = 14
 
 
 def imports(file: Path) -> dict[str, bool]:
-    """Modules a file imports (dotted, as far as written), and whether at import: not in a function or for type checks."""
+    """Return the modules a file imports, and whether it does so when it is imported itself.
+
+    It does not if the import is in a function or for type checkers only. Names are dotted, as far as they are written.
+    """
     found: dict[str, bool] = {}
 
     def walk(node: ast.AST, at_import: bool) -> None:
@@ -59,28 +62,28 @@ def test_the_check_sees_every_kind_of_import(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_plugins_import_the_bench_and_the_bench_no_plugin(file: Path) -> None:
+def test_no_module_imports_a_plugin_or_the_tests(file: Path) -> None:
     assert not [name for name in imports(file) if f"{name}.".startswith(("plugins.", "plexp.plugins."))]
     assert "tests" not in packages(file)
 
 
 @pytest.mark.parametrize("file", PLUGINS + TEMPLATES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_plugins_use_the_public_names_of_plexp_alone(file: Path) -> None:
+def test_plugins_use_only_public_names_of_plexp(file: Path) -> None:
     public = {f"plexp.{name}" for name in plexp.__all__} | {f"plexp.testing.{name}" for name in testing.__all__}
     used = {name for name in imports(file) if name.startswith("plexp.") and not name.startswith("plexp.plugins.")}
     assert used <= public
 
 
-def test_every_public_name_is_there_and_type_checkers_are_told_the_same() -> None:
-    told = {name.rpartition(".")[2] for name, now in imports(CHECKOUT / "plexp" / "__init__.py").items() if not now}
-    assert told == set(plexp.__all__) - {"__version__"}
+def test_every_public_name_exists_and_is_declared_to_type_checkers() -> None:
+    declared = {name.rpartition(".")[2] for name, now in imports(CHECKOUT / "plexp" / "__init__.py").items() if not now}
+    assert declared == set(plexp.__all__) - {"__version__"}
     for name in plexp.__all__:
         assert getattr(plexp, name) is not None
 
 
-@pytest.mark.parametrize("file", [file for file in BENCH if file.name != "__init__.py"], ids=lambda file: file.stem)
-def test_the_bench_knows_no_plugin_by_name(file: Path) -> None:
-    """No string constant outside docstrings, and no identifier, is the name of an algorithm or estimator."""
+@pytest.mark.parametrize("file", [file for file in PACKAGE if file.name != "__init__.py"], ids=lambda file: file.stem)
+def test_the_package_refers_to_no_plugin_by_name(file: Path) -> None:
+    """Check that no identifier or string constant, docstrings aside, names an algorithm, estimator or network."""
     tree = ast.parse(file.read_text())
     prose = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -106,8 +109,8 @@ def test_equations_need_only_torch_and_numpy(name: str) -> None:
     "start",
     ["plexp.cli.main", "plexp.config.hydra_errors", "plexp.config.catalogue", "plexp.config.registry", "plexp.errors"],
 )
-def test_what_composing_needs_imports_no_torch_no_mlflow_and_no_gymnasium(start: str) -> None:
-    """Followed through all that is imported at import time."""
+def test_composing_imports_neither_torch_nor_mlflow_nor_gymnasium(start: str) -> None:
+    """Follow all modules that are imported at import time."""
     seen, rest = set(), [start]
     while rest:
         module = rest.pop()
@@ -122,7 +125,7 @@ def test_what_composing_needs_imports_no_torch_no_mlflow_and_no_gymnasium(start:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_everything_public_says_what_it_is(file: Path) -> None:
+def test_every_module_and_public_definition_has_a_docstring(file: Path) -> None:
     tree = ast.parse(file.read_text())
     assert ast.get_docstring(tree), "the file"
     for node in tree.body:
@@ -131,12 +134,12 @@ def test_everything_public_says_what_it_is(file: Path) -> None:
 
 
 def test_docstrings_begin_with_a_complete_sentence() -> None:
-    checked = [docstring for file in BENCH + PLUGINS for docstring in docstrings(file)]
+    checked = [docstring for file in PACKAGE + PLUGINS for docstring in docstrings(file)]
     assert len(checked) > 1000
     assert not [f"{d.file}:{d.line}: {d.name} {reason}" for d in checked if (reason := flaw(d))]
 
 
-def test_a_docstring_that_cannot_be_read_alone_is_noticed(tmp_path: Path) -> None:
+def test_a_docstring_that_begins_with_a_fragment_is_detected(tmp_path: Path) -> None:
     texts = {
         "Return the discounted return of each step.": None,
         "If set, the loss is clipped.": None,
@@ -154,10 +157,10 @@ def test_a_docstring_that_cannot_be_read_alone_is_noticed(tmp_path: Path) -> Non
     assert [flaw(each) for each in docstrings(tmp_path / "sample.py")] == list(texts.values())
 
 
-@pytest.mark.parametrize("folder", sorted({file.parent for file in BENCH}), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", sorted({file.parent for file in PACKAGE}), ids=lambda folder: folder.name)
 def test_a_package_has_few_enough_modules_to_be_read_at_a_glance(folder: Path) -> None:
     modules = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
-    assert len(modules) <= MOST_MODULES
+    assert len(modules) <= MAX_MODULES
 
 
 def test_the_import_contracts_hold() -> None:

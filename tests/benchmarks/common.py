@@ -1,4 +1,4 @@
-"""What the benchmarks share: the contenders, each in a process of its own, and how results are kept and drawn."""
+"""Helpers of the benchmarks: contenders, each in a process of its own, and functions that save and draw results."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ if TYPE_CHECKING:
 OUTPUT = Path("outputs/benchmarks")
 GREY, BLUE, ORANGE, RED = "#7F7F7F", "#0072B2", "#E69F00", "#D55E00"  # after Okabe and Ito
 Measured = tuple[int, float]
-"""Environment steps, and the seconds that they took."""
-REPEATS = 3  # an environment alone is so quick that a segment of it would be short
+"""Environment steps, and the seconds they took."""
+REPEATS = 3  # without policy and learning a segment would be too short to time
 
 
 class Strict(logging.Handler):
-    """Raises RuntimeError for a warning of plexp: after one, say that code is not compiled, something else is measured."""
+    """Log handler that raises RuntimeError on a warning of plexp.
+
+    After a warning, such as that code is not compiled, the benchmark would measure something else.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         raise RuntimeError(record.getMessage())
 
 
 def make_experiment(overrides: Sequence[str]) -> Experiment:
-    """A plexp experiment, as the command line would make it."""
+    """Return a plexp experiment, built as the command line builds it."""
     from hydra import compose, initialize_config_dir
 
     from plexp.config.compose import resolve
@@ -52,7 +55,7 @@ def make_experiment(overrides: Sequence[str]) -> Experiment:
 def make_sb3(
     algo: str, env_id: str, num_envs: int, seed: int, env_kwargs: dict[str, Any] | None = None, **settings: Any
 ) -> OnPolicyAlgorithm:
-    """A model of Stable-Baselines3 on its usual vector environment, on one thread and without a log."""
+    """Return a model of Stable-Baselines3 on its usual vector environment, with one thread and without logging."""
     import torch
     from stable_baselines3 import A2C, PPO
     from stable_baselines3.common.env_util import make_vec_env
@@ -66,10 +69,10 @@ def make_sb3(
 
 
 class Plexp:
-    """plexp at one piece of work, after its first update.
+    """Contender that trains an experiment of plexp; the first update is over when the constructor returns.
 
     Args:
-        keeps_actions: whether `alone` can be asked for what `learn` played.
+        keeps_actions: whether `learn` records its actions, which `alone` needs.
     """
 
     def __init__(self, overrides: Sequence[str], keeps_actions: bool) -> None:
@@ -77,7 +80,7 @@ class Plexp:
 
         self.experiment, self.progress = make_experiment(overrides), TrainingProgress()
         self.trajectories: list[Trajectory] = []
-        self.twins: list[Any] = []
+        self.copies: list[Any] = []
         if keeps_actions:
             collector = self.experiment.trainer.collector
             collect = collector.collect
@@ -96,15 +99,15 @@ class Plexp:
         return self.progress.steps - steps, time.perf_counter() - began
 
     def alone(self, iterations: int) -> Measured:
-        """All that was played since the last call, again: twins of the training environment get the same actions."""
+        """Repeat all steps since the last call, on copies of the training environment that get the same actions."""
         import numpy as np
 
         experiment, environment = self.experiment, self.experiment.environment
-        if not self.twins:
+        if not self.copies:
             seeds = experiment.streams.training
-            self.twins = [environment.make(environment.num_envs, seeds) for _ in range(REPEATS)]
-            for twin in self.twins:
-                twin.reset()
+            self.copies = [environment.make(environment.num_envs, seeds) for _ in range(REPEATS)]
+            for each_copy in self.copies:
+                each_copy.reset()
         translate = experiment.agent.distribution.to_environment
         actions = [translate(step).numpy() for trajectory in self.trajectories for step in trajectory.actions]
         steps, last = (
@@ -113,16 +116,16 @@ class Plexp:
         )
         self.trajectories.clear()
         began = time.perf_counter()
-        for twin in self.twins:
+        for each_copy in self.copies:
             for each in actions:
-                observations = twin.step(each)[0]
+                observations = each_copy.step(each)[0]
         seconds = time.perf_counter() - began
         if not np.array_equal(np.asarray(observations, np.float32), last.numpy()):
             raise RuntimeError("the environment alone did not make the same steps again")
         return steps * REPEATS, seconds
 
     def gymnasium(self, iterations: int) -> Measured:
-        """gymnasium's own vector environment with random actions."""
+        """Step Gymnasium's own vector environment with random actions."""
         import gymnasium
 
         mine: Any = self.experiment.environment
@@ -140,7 +143,7 @@ class Plexp:
 
 
 class Sb3:
-    """Stable-Baselines3 at one piece of work, after its first update."""
+    """Contender that trains a model of Stable-Baselines3; the first update is over when the constructor returns."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.model = make_sb3(**settings)
@@ -154,7 +157,7 @@ class Sb3:
 
 
 class Contender:
-    """A process that does what it is asked for, and nothing else meanwhile."""
+    """Process that waits for requests, does what each asks for, and is idle in between."""
 
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -198,7 +201,7 @@ def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any])
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on the terminal; in a file it keeps its columns."""
+    """Print a table; if the output is not a terminal, the columns are not cut to its width."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -213,7 +216,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def facts() -> dict[str, str]:
-    """Versions, commit, processor and date; not the machine's name."""
+    """Return versions, commit, processor and date, but not the host's name."""
     from plexp.execution.provenance import provenance
 
     found = {key: value for key, value in provenance().items() if key != "host.name"}
@@ -223,7 +226,7 @@ def facts() -> dict[str, str]:
 
 
 def save(folder: Path, name: str, results: dict[str, Any], figure: Figure | None = None) -> None:
-    """`name`.json, with the facts, and `name`.png."""
+    """Write the results and the facts to `name`.json, and the figure to `name`.png."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps({"facts": facts(), **results}, indent=1) + "\n")
     if figure is not None:
@@ -232,7 +235,7 @@ def save(folder: Path, name: str, results: dict[str, Any], figure: Figure | None
 
 
 def new_figure(height: float) -> Figure:
-    """Eight inches wide, so that its letters can be read at 800 pixels."""
+    """Return a figure eight inches wide, so that its text can be read at 800 pixels."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(8, height), layout="constrained")

@@ -1,10 +1,11 @@
-"""How often does `compare` call two groups different that are the same? Measured on runs of one configuration.
+"""How often does `compare` call two identical groups different? It is measured on runs of one configuration.
 
     python -m plexp -m env=cartpole 'seed=range(40)' outputs=same
     python tests/benchmarks/same_against_same.py --outputs same
 
-Draws ten seeds and ten others of the runs that MLflow holds, again and again, and compares them as `python -m plexp compare`
-does. Anything that is called different is chance. The promise is 5 % or less; 2 to 8 % is what 200 drawings can tell.
+The script draws ten seeds and ten others of the runs in MLflow, again and again, and compares them as
+`python -m plexp compare` does. Every difference found is due to chance. The promise is 5 % or less; 200 drawings can
+tell 2 to 8 %.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from plexp.tracking.history import RecordedRun
 
 
 def draw(runs: Sequence[RecordedRun], seeds: int, rng: np.random.Generator) -> list[RecordedRun]:
-    """Disjoint halves, told apart by the param `half` alone."""
+    """Draw two disjoint halves of the runs, which differ only in the param `half`."""
     order = rng.permutation(len(runs))[: 2 * seeds]
     return [replace(runs[at], params={**runs[at].params, "half": "AB"[i % 2]}) for i, at in enumerate(order)]
 
 
 def measure(runs: Sequence[RecordedRun], seeds: int, repetitions: int) -> Counter[str]:
-    """How many comparisons called anything different, and each question."""
+    """Return how many comparisons called anything different, in total and for each question."""
     rng, called = np.random.default_rng(0), Counter[str]()
     for _ in range(repetitions):
         comparison = compare(draw(runs, seeds, rng), by=["half"])

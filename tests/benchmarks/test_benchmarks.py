@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what they are asked for; figures are for a quiet machine, with SB3 beside."""
+"""Tests of the benchmarks: they run and report what is asked for; real figures need an idle machine and SB3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from tests.support.stores import curve_of_learning, recorded
 
 
-def test_a_short_comparison_of_plexp_with_the_environment_alone(tmp_path: Path) -> None:
+def test_plexp_is_briefly_compared_with_the_environment_alone(tmp_path: Path) -> None:
     script = Path(__file__).parent / "throughput.py"
     options = "--only A2C --contenders eager alone gymnasium --rounds 2 --length 0.02"
     subprocess.run(
@@ -30,7 +30,7 @@ def test_a_short_comparison_of_plexp_with_the_environment_alone(tmp_path: Path) 
     assert 0 < row["share_of_alone"]["eager"] < 1 and "version.torch" in results["facts"]
 
 
-def test_the_same_against_the_same_is_drawn_in_disjoint_halves_and_what_differs_is_counted() -> None:
+def test_halves_are_disjoint_and_differences_are_counted() -> None:
     script = runpy.run_path(str(Path(__file__).parent / "same_against_same.py"))
     rng = np.random.default_rng(0)
     runs = [recorded(curve_of_learning(rng), seed=seed) for seed in range(12)]

@@ -1,4 +1,4 @@
-"""How many environment steps a second: plexp, Stable-Baselines3, and the environment alone, on the same work.
+"""Benchmark of environment steps a second: plexp, Stable-Baselines3 and the environment alone, on the same work.
 
     pip install -e ".[bench]"
     python tests/benchmarks/throughput.py                     # all rows, about ten minutes
@@ -7,15 +7,15 @@
     python tests/benchmarks/throughput.py --scaling           # plexp against number of environments, layers, width
     python tests/benchmarks/throughput.py --startup           # from the command to the first update, and peak memory
 
-Each contender is one process that stays alive and is asked in turn for a segment of training: A B C A B C … Environment,
-number of environments, rollout, epochs, minibatches, networks (2 x 64 tanh, actor and critic apart), learning rate and
-discount are the same on all sides, observations and rewards are as the environment gives them, and each has one thread. A
-segment is `Trainer.iterate` or `model.learn`: no evaluation, no logs, and of plexp not what its callbacks do.
+Each contender is one process that stays alive and is asked in turn for a segment of training: A B C A B C …
+Environment, number of environments, rollout, epochs, minibatches, networks (2 x 64 tanh, actor and critic separate),
+learning rate and discount are the same for all, observations and rewards are those of the environment, and each has
+one thread. A segment is `Trainer.iterate` or `model.learn`, without evaluation, logging and plexp's callbacks.
 
-`alone` is the limit: plexp's own vector environment makes the very steps again that plexp has just learnt from (same seeds,
-recorded actions; it is checked that it arrives at the same observations), with no policy and no learning. `gymnasium` is
-`gymnasium.make_vec` with random actions, for reference. Start-up: from the start of the process to the end of the first
-update; the compiled one's is warm if its cache already has the code, and certainly so with --cold.
+`alone` is the limit: plexp's own vector environment repeats the very steps that plexp has just learnt from, without
+policy and learning (same seeds, recorded actions; it must arrive at the same observations). `gymnasium` is
+`gymnasium.make_vec` with random actions, for reference. Start-up lasts from the start of the process to the end of the
+first update; that of compiled code is warm if the cache already has the code, which --cold ensures.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = {"sb3": "SB3", "eager": "plexp", "alone": "env alone", "gymnasium": "gymnasium", "compiled": "plexp compiled"}
-HOSTS = {"alone": "eager", "gymnasium": "eager"}  # are measured in the process of
+HOSTS = {"alone": "eager", "gymnasium": "eager"}  # contender → the contender in whose process it is measured
 COLOURS = {"sb3": GREY, "eager": BLUE, "compiled": ORANGE}
 COMPILE = {"eager": "compile=false", "compiled": "compile=true"}
 ENDLESS = "total_timesteps=1000000000"
@@ -55,14 +55,14 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Work:
-    """A row of the table."""
+    """Row of the table: an environment, a number of steps, and the settings of both libraries."""
 
     name: str
-    sheet: str
+    env: str
     num_envs: int
     num_steps: int
     iterations: int
-    """Rollouts of a segment: some three seconds of SB3."""
+    """Number of rollouts in a segment: about three seconds of SB3."""
     epochs: int = 1
     minibatches: int = 1
     algo: str = "ppo"
@@ -79,7 +79,7 @@ class Work:
         ]
         plain = ["env.normalize_observations=false", "env.scale_rewards=false", f"gamma={self.gamma}", ENDLESS]
         rate = ["algo.learning_rate=3e-4", "algo.anneal_learning_rate=false"]
-        return [f"env={self.sheet}", f"algo={self.algo}", *sizes, *plain, *rate]
+        return [f"env={self.env}", f"algo={self.algo}", *sizes, *plain, *rate]
 
     def sb3(self) -> dict[str, Any]:
         what = {"algo": self.algo, "env_id": self.env_id, "env_kwargs": self.env_kwargs, "num_envs": self.num_envs}
@@ -106,7 +106,7 @@ WORKS = [
 
 
 def measure(work: Work, options: argparse.Namespace) -> dict[str, Any]:
-    """Start-up and steps a second of each contender at one row, in each round."""
+    """Return the start-up of each contender at one row, and its steps a second in each round."""
     asked = {*options.contenders} | {HOSTS.get(name, name) for name in options.contenders}
     iterations = max(1, round(work.iterations * options.length))
     processes: dict[str, Contender] = {}
@@ -136,7 +136,7 @@ def start(work: Work, name: str, options: argparse.Namespace) -> Contender:
 
 
 def summary(rounds: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians, their ratios to SB3 and to the environment alone, and the ratios to SB3 in each round."""
+    """Return medians, their ratios to SB3 and to the environment alone, and the ratios to SB3 in each round."""
     medians = {name: statistics.median(rates) for name, rates in rounds.items()}
     ratios = {name: medians[name] / medians["sb3"] for name in medians if "sb3" in medians}
     each = {name: [a / b for a, b in zip(rounds[name], rounds["sb3"], strict=True)] for name in ratios}
@@ -145,7 +145,7 @@ def summary(rounds: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def show(rows: Sequence[dict[str, Any]], means: dict[str, float | None]) -> None:
-    """Steps a second, what they are to each other, and start-up."""
+    """Print tables of steps a second, of their ratios, and of start-up."""
     ours = [name for name in COMPILE if name in rows[0]["medians"]]
 
     def table(
@@ -169,12 +169,12 @@ def show(rows: Sequence[dict[str, Any]], means: dict[str, float | None]) -> None
         title = "share of the speed of the environment alone"
         table(title, [NAMES[name] for name in shares], lambda row: [f"{row['share_of_alone'][n]:.0%}" for n in shares])
     title = "start-up: seconds from the start of the process to the end of its first update"
-    begun = list(rows[0]["startup"])
-    table(title, [NAMES.get(n, n) for n in begun], lambda row: [f"{row['startup'][n]:.1f}" for n in begun])
+    contenders = list(rows[0]["startup"])
+    table(title, [NAMES.get(n, n) for n in contenders], lambda row: [f"{row['startup'][n]:.1f}" for n in contenders])
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Bars of steps a second relative to SB3, a group for each row, with the limit that the environment sets."""
+    """Draw bars of steps a second relative to SB3, a group for each row, with the limit set by the environment."""
     names = [name for name in COLOURS if name in rows[0]["medians"]]
     figure = common.new_figure(1.2 + 0.22 * (len(names) + 1) * len(rows))
     axes = figure.subplots()
@@ -204,7 +204,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def scaling(options: argparse.Namespace) -> None:
-    """plexp's steps a second where one thing grows and all else is as it comes: `algo=ppo env=cartpole`."""
+    """Measure plexp's steps a second as one setting grows; all others have the defaults of `algo=ppo env=cartpole`."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     scales = {key: numbers for key, numbers in SCALES.items() if options.only in key}
@@ -241,7 +241,7 @@ def scaling(options: argparse.Namespace) -> None:
 
 
 def _speeds(overrides: list[str], rounds: int) -> dict[str, float]:
-    """Of plexp, plain and compiled in turn; medians of segments of a quarter of a second or more."""
+    """Return the steps a second of plexp, eager and compiled in turn: medians of segments of at least 0.25 s."""
     with ExitStack() as stack:
         processes = {
             name: stack.enter_context(Contender(Plexp, [*overrides, override], False))
@@ -260,13 +260,12 @@ def _speeds(overrides: list[str], rounds: int) -> dict[str, float]:
 
 
 def startup(options: argparse.Namespace) -> None:
-    """From the command to the first update and to the end, and peak memory, of short runs as a user starts them."""
+    """Measure the seconds from command to first update and to the end, and peak memory, of short runs."""
     found = {}
     for name in [name for name in COMPILE if name in options.contenders]:
         command = f"{SHORT} {COMPILE[name]}"
-        runs = [_run(command, options.overrides) for _ in range(options.rounds + 1)][
-            1:
-        ]  # the first brings files into memory
+        # the first run brings files into memory
+        _, *runs = [_run(command, options.overrides) for _ in range(options.rounds + 1)]
         first, whole, peak = (statistics.median(column) for column in zip(*runs, strict=True))
         print(
             f"python -m plexp {command}: first update after {first:.1f} s, end after {whole:.1f} s, peak {peak:,.0f} MB"
@@ -276,7 +275,7 @@ def startup(options: argparse.Namespace) -> None:
 
 
 def _run(command: str, overrides: Sequence[str]) -> tuple[float, float, float]:
-    """Seconds until a tenth of the run, which is its first update, is reported, and until its end; peak memory, in MB."""
+    """Return the seconds until the first update (a tenth of the run) and until the end, and the peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         arguments = [sys.executable, "-u", "-m", "plexp", *command.split(), *overrides]
@@ -289,11 +288,11 @@ def _run(command: str, overrides: Sequence[str]) -> tuple[float, float, float]:
             seconds = time.perf_counter() - began
     if process.returncode:
         raise SystemExit(f"python -m plexp {command} failed with status {process.returncode}")
-    return first, seconds, usage.ru_maxrss * 1024 / 1e6  # of KiB, on Linux
+    return first, seconds, usage.ru_maxrss * 1024 / 1e6  # ru_maxrss is in KiB on Linux
 
 
 def throughput(options: argparse.Namespace) -> None:
-    """The table of all contenders."""
+    """Measure all contenders, print the tables and draw the figure."""
     rows = []
     for work in [work for work in WORKS if options.only in work.name]:
         rows.append(measure(work, options))
@@ -315,10 +314,10 @@ def main() -> None:
     parser.add_argument("--startup", dest="mode", action="store_const", const=startup)
     parser.add_argument("--rounds", type=int, default=7, help="segments of each contender, or short runs (default: 7)")
     parser.add_argument("--length", type=float, default=1.0, help="multiplies the length of the table's segments")
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only rows, or scaled keys, that hold it")
+    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only rows, or scaled keys, that contain it")
     parser.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--cold", action="store_true", help="compile into a fresh folder, and start again from it")
-    parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="further ones for plexp")
+    parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="more overrides for plexp")
     parser.add_argument("--output", type=Path, default=common.OUTPUT)
     options = parser.parse_args()
     options.mode(options)

@@ -1,15 +1,16 @@
-"""How long until a problem is solved: plexp's presets, and Stable-Baselines3 with the published settings of rl-zoo.
+"""Benchmark of the time to solve a problem: plexp's presets, and Stable-Baselines3 with rl-zoo's published settings.
 
     pip install -e ".[bench]"
     python tests/benchmarks/time_to_solve.py                          # about an hour on two cores
     python tests/benchmarks/time_to_solve.py --only cartpole --seeds 3
-    python tests/benchmarks/time_to_solve.py --overrides compile=true # further ones for plexp
+    python tests/benchmarks/time_to_solve.py --overrides compile=true # more overrides for plexp
 
-Solved: the greedy mean of 20 new episodes is at least 475 on CartPole-v1, 200 on LunarLander-v3. It is looked at after the
-first update past each multiple of 10,000 steps, and a run stops at its first success. Seconds are those of rollouts and
-updates, with the first iteration (which loads compiled code, or compiles it) and without the checks; imports and building,
-before it, are given apart. A run that does not get there within its budget counts as infinite in the
-medians. Each run has a process of its own with one thread; those of plexp and SB3 take turns.
+A problem is solved once the mean return of 20 new greedy episodes is at least 475 on CartPole-v1, or 200 on
+LunarLander-v3. It is checked after the first update past each multiple of 10,000 steps, and a run stops at its first
+success. Seconds are those of rollouts and updates, including the first iteration (which loads compiled code, or
+compiles it), but not the checks; imports and building, which come before, are listed separately. A run that does not
+solve the problem within its budget counts as infinite in the medians. Each run has a process of its own with one
+thread; runs of plexp and SB3 alternate.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ NAMES, COLOURS = {"plexp": "plexp", "sb3": "SB3"}, {"plexp": BLUE, "sb3": GREY}
 
 @dataclass(frozen=True)
 class Task:
-    """A problem, and SB3's settings for it."""
+    """Problem to solve, with SB3's settings for it."""
 
     env_id: str
     mark: float
-    """The mean return from which it is solved."""
+    """Mean return from which the problem counts as solved."""
     budget: int
     num_envs: int
     settings: dict[str, Any]
     annealed: dict[str, float] = field(default_factory=dict)
-    """Settings that fall linearly to 0."""
+    """Settings that are annealed linearly to 0, by their values at the start."""
 
 
 TASKS = {
@@ -69,17 +70,17 @@ TASKS = {
 
 
 class Watch:
-    """Adds up the seconds of training, and looks at the agent where a multiple of `EVERY` has been passed."""
+    """Clock that adds up the seconds of training, and evaluates the agent at each multiple of `EVERY` steps."""
 
     def __init__(self, mark: float) -> None:
         self.mark, self.steps, self.seconds, self.first_iteration = mark, 0, 0.0, 0.0
         self.play: Callable[[], float] = lambda: -math.inf
-        """The mean return of a check."""
+        """Function that evaluates the agent and returns the mean return."""
         self.checks: list[tuple[int, float, float]] = []
-        """(steps, seconds, mean return)"""
+        """Evaluations so far: (steps, seconds, mean return)."""
 
     def iteration(self, steps: int, seconds: float) -> bool:
-        """So many steps in all, and the seconds of the last iteration; whether it is solved."""
+        """Take the steps in all and the seconds of the last iteration; return whether the problem is solved."""
         self.first_iteration = self.first_iteration or seconds
         self.seconds += seconds
         passed, self.steps = steps // EVERY > self.steps // EVERY, steps
@@ -89,7 +90,7 @@ class Watch:
 
 
 def run_plexp(task: str, watch: Watch, seed: int, budget: int | None, overrides: Sequence[str]) -> Callable[[], object]:
-    """Makes an experiment; what is returned trains it."""
+    """Build an experiment of plexp, and return a function that trains it."""
     from plexp.training.evaluation import evaluate
     from plexp.training.progress import Progress
 
@@ -113,7 +114,7 @@ def run_plexp(task: str, watch: Watch, seed: int, budget: int | None, overrides:
 
 
 def run_sb3(task: str, watch: Watch, seed: int, budget: int | None, overrides: Sequence[str]) -> Callable[[], object]:
-    """Makes a model; what is returned trains it."""
+    """Build a model of SB3, and return a function that trains it."""
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
@@ -124,7 +125,7 @@ def run_sb3(task: str, watch: Watch, seed: int, budget: int | None, overrides: S
     others = make_vec_env(chosen.env_id, 10, seed=10_000 + seed)
 
     class Iterations(BaseCallback):
-        """An iteration lasts from the start of its rollout to the start of the next one, or the end of all."""
+        """Callback that times iterations, from the start of a rollout to that of the next one, or to the end."""
 
         began: float | None = None
         solved = False
@@ -153,7 +154,7 @@ def _falling(start: float) -> Callable[[float], float]:
 
 
 def job(task: str, contender: str, seed: int, budget: int | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """One run, until it is solved or its budget is used up."""
+    """Do one run, until the problem is solved or the budget is used up; return its result."""
     began = time.perf_counter()
     watch = Watch(TASKS[task].mark)
     train = {"plexp": run_plexp, "sb3": run_sb3}[contender](task, watch, seed, budget, overrides)
@@ -173,7 +174,7 @@ def job(task: str, contender: str, seed: int, budget: int | None, overrides: Seq
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Medians of each task and contender; None where half of the runs or more did not get there."""
+    """Return the medians of each task and contender; None where half of the runs or more did not solve the problem."""
     rows = []
     for task, contender in dict.fromkeys((run["task"], run["contender"]) for run in runs):
         mine = [run for run in runs if (run["task"], run["contender"]) == (task, contender)]
@@ -211,7 +212,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def draw(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> Figure:
-    """A dot for each seed (a cross: stopped unsolved) and a line for the median, in steps and in seconds."""
+    """Draw a dot for each seed (a cross if unsolved) and a line for the median, in steps and in seconds."""
     from matplotlib.ticker import MaxNLocator
 
     tasks = list(dict.fromkeys(row["task"] for row in rows))
@@ -243,8 +244,8 @@ def main() -> None:
     parser.add_argument("--only", choices=TASKS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once (default: 2)")
-    parser.add_argument("--budget", type=int, help="steps, in place of the task's own; what is annealed ends there too")
-    parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="further ones for plexp")
+    parser.add_argument("--budget", type=int, help="steps, instead of those of the task; annealing ends there too")
+    parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="more overrides for plexp")
     parser.add_argument("--output", type=Path, default=common.OUTPUT)
     options = parser.parse_args()
     tasks = [options.only] if options.only else list(TASKS)

@@ -1,10 +1,11 @@
-"""Environment steps a second of this checkout against another one of plexp, in turn, on the rows of throughput.py.
+"""Benchmark of this checkout of plexp against another one, in turn, on the rows of throughput.py.
 
     python tests/benchmarks/versions.py ../plexp-before              # all rows, eager and compiled, about ten minutes
     python tests/benchmarks/versions.py ../plexp-before --only A2C --rounds 15
 
-Each checkout trains in a process of its own, with its own tests/benchmarks/common.py, and is asked in turn for a segment:
-A B B A A B … A round is the ratio of two segments beside each other, so that a machine whose speed drifts slows both.
+Each checkout trains in a process of its own, with its own tests/benchmarks/common.py, and is asked in turn for a
+segment: A B B A A B … A round is the ratio of the environment steps a second of two neighbouring segments, so that a
+drift in the machine's speed affects both.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ for line in sys.stdin:
 
 
 class Checkout:
-    """A process that trains with the plexp of a checkout.
+    """Process that trains with the plexp of a checkout.
 
     Args:
         folder: the checkout.

@@ -232,7 +232,7 @@ def perform(name: str) -> list[Line]:
     if len(runs) != (2 if "-m" in arguments else 1):
         raise Failure(f"{len(runs)} runs in the store")
     if sent is not None and "resume.steps" not in runs[0]["tags"]:
-        raise Failure("it began anew after the signal, not at its checkpoint")
+        raise Failure("it started from scratch after the signal, not from its checkpoint")
     if ("compile=true" in arguments) != any(k == "time/compiling" and v > 0 for k, _, v in runs[0]["metrics"]):
         raise Failure("whether it was compiled is not as it should be")
     named = {f"{name}_s{run['params']['seed']}" if len(runs) > 1 else name: run for run in runs}
@@ -342,14 +342,14 @@ def names_of(run: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Return all that a run records except numbers and contents of files; the tags on resuming are left out."""
     files: Path = run["files"]
     models = files.parents[1] / "models"
-    kept: list[tuple[str, ...]] = [
+    artifacts: list[tuple[str, ...]] = [
         ("artifact", str(path.relative_to(files))) for path in files.rglob("*") if path.is_file()
     ]
-    kept += [("model", *path.relative_to(models).parts[1:]) for path in models.rglob("*") if path.is_file()]
+    artifacts += [("model", *path.relative_to(models).parts[1:]) for path in models.rglob("*") if path.is_file()]
     tags = [(key, value if key.startswith(TAGS_WITH_VALUES) else "") for key, value in run["tags"].items()]
     return [
         ("run", *run["about"]),
-        *sorted(kept),
+        *sorted(artifacts),
         *sorted(("param", key, value) for key, value in run["params"].items()),
         *sorted(("tag", key, value) for key, value in tags if not key.startswith("resume.")),
         *sorted(("time", key, step) for key, step, _ in run["metrics"] if key.startswith(CLOCK)),
@@ -366,7 +366,7 @@ def case(name: str, folder: Path) -> int:
     os.setsid()
     folder.mkdir()
     os.chdir(folder)
-    with open("said.txt", "wb") as output:
+    with open("output.txt", "wb") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     try:
@@ -394,7 +394,7 @@ def perform_all(names: Sequence[str], jobs: int, folder: Path, keep: bool) -> di
                 found = json.loads((folder / name / "lines.json").read_text(encoding="utf-8"))
                 done[name] = [Line(each, tuple(digests)) for each, digests in found]
             else:
-                output = (folder / name / "said.txt").read_text(encoding="utf-8", errors="replace")
+                output = (folder / name / "output.txt").read_text(encoding="utf-8", errors="replace")
                 print(
                     f"--- {name} failed: {' '.join(command(INTERRUPTED.get(name, (name,))[0]))}\n{output}",
                     file=sys.stderr,

@@ -25,9 +25,9 @@ CLOCK = ("time/", "eval/seconds", "speed/seconds_to_threshold")
 def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     """Start `python -m plexp` in a process group of its own."""
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    kept = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     command = [sys.executable, "-m", "plexp", *arguments]
-    return subprocess.Popen(command, **{"env": environment, "cwd": CHECKOUT, **kept, **options})
+    return subprocess.Popen(command, **{"env": environment, "cwd": CHECKOUT, **streams, **options})
 
 
 def finish(arguments: Sequence[str], seconds: float = 600.0, **options: Any) -> tuple[int, str]:

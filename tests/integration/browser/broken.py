@@ -1,4 +1,4 @@
-"""An environment that raises, registered as `plexp-tests/Breaks-v0`."""
+"""Environment that raises, registered as `plexp-tests/Breaks-v0`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gymnasium.envs.classic_control import CartPoleEnv
 
 
 class Breaks(CartPoleEnv):
-    """CartPole, until it has made 100 steps."""
+    """CartPole that raises after 100 steps."""
 
-    made = 0
+    steps_made = 0
 
     def step(self, action: Any) -> Any:
-        self.made += 1
-        if self.made > 100:
+        self.steps_made += 1
+        if self.steps_made > 100:
             raise RuntimeError("the ground gives way")
         return super().step(action)
 

@@ -1,4 +1,4 @@
-"""MLflow's pages as a person sees them: `plexp ui` on a store, a headless Chromium, and what is drawn and written there."""
+"""Functions that read MLflow's pages as a person sees them: `plexp ui` on a store, and a headless Chromium."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from typing import Any
 CHECKOUT = Path(__file__).parents[3]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WAIT = 180_000.0
-"""Milliseconds until something is said to be missing; pages need 2–10 s, on a busy machine more."""
+"""Milliseconds to wait for something on a page; pages need 2–10 s, more on a busy machine."""
 OF_MLFLOW = ("users/current", "ResizeObserver loop", "favicon")
-"""Complaints of MLflow's own: it asks who the user is, which a server without accounts answers with 404."""
+"""Complaints that MLflow causes: for one, it asks who the user is, and a server without accounts answers 404."""
 
 POINTS = """path => {
   const numbers = path.getAttribute('d').split(/[ML]/).filter(Boolean).map(pair => pair.split(',').map(Number));
@@ -34,12 +34,12 @@ TICKS = """(card, axis) => [...card.querySelectorAll(`.${axis}tick text`)].map(t
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """So that a command in another folder is that of this checkout."""
+    """Return environment variables with which commands in other folders run this checkout."""
     return os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **changes}
 
 
 def begin(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """A plexp command, as typed in a folder."""
+    """Start a plexp command in a folder."""
     command = [sys.executable, "-m", "plexp", *arguments]
     options = {"stdout": subprocess.PIPE, **options}
     return subprocess.Popen(command, cwd=folder, env=environment(), text=True, **options)
@@ -47,13 +47,13 @@ def begin(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str
 
 @dataclass
 class Site:
-    """A running `plexp ui` and what it has printed."""
+    """Running `plexp ui`, and the lines it has printed."""
 
     process: subprocess.Popen[str]
     lines: list[str]
 
     def link(self, experiment: str, what: str = "") -> str:
-        """That of an experiment's curves, or another one below it."""
+        """Return the link to an experiment's curves, or another one listed below it."""
         start = next(index for index, line in enumerate(self.lines) if line.startswith(f"  {experiment}: "))
         below = [line for line in self.lines[start:] if not what or line.startswith(f"    {what}: ")]
         return below[0].partition(": ")[2]
@@ -65,13 +65,13 @@ class Site:
         return found[0]
 
     def run(self, experiment_id: str, run_id: str, rest: str = "") -> str:
-        """Address of a run's page."""
+        """Return the address of a run's page."""
         return f"{self.address}/#/experiments/{experiment_id}/runs/{run_id}{rest}?workflowType=machine_learning"
 
 
 @contextmanager
 def serving(folder: Path, links: int) -> Iterator[Site]:
-    """`plexp ui` in a folder, when it has printed so many links."""
+    """Run `plexp ui` in a folder; yield once it has printed so many links."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -87,9 +87,9 @@ def serving(folder: Path, links: int) -> Iterator[Site]:
 
 @contextmanager
 def browser(width: int = 1400, height: int = 900) -> Iterator[Any]:
-    """A context of a headless Chromium, as that of somebody who has been here before.
+    """Yield a context of a headless Chromium that MLflow takes for a returning visitor.
 
-    On a browser's first visit of a local server MLflow opens its assistant, and once it is closed never again.
+    On a browser's first visit to a local server MLflow opens its assistant, which never returns once closed.
     """
     from playwright.sync_api import sync_playwright
 
@@ -107,7 +107,7 @@ def browser(width: int = 1400, height: int = 900) -> Iterator[Any]:
 
 
 def watch(page: Any, complaints: list[str]) -> None:
-    """Note what goes wrong on a page: errors on the console, answers of 400 and more, requests to other machines."""
+    """Collect what goes wrong on a page: console errors, responses of 400 and above, requests to other hosts."""
 
     def note(text: str) -> None:
         if not any(known in text for known in OF_MLFLOW):
@@ -123,20 +123,20 @@ def watch(page: Any, complaints: list[str]) -> None:
 
 
 def card(page: Any, title: str) -> Any:
-    """The chart with this title, when it is drawn."""
+    """Return the chart with this title once it is drawn."""
     found = page.get_by_test_id("experiment-view-compare-runs-card").filter(has=page.get_by_text(title, exact=True))
     found.first.locator(".xtick").first.wait_for()
     return found.first
 
 
 def number(text: str) -> float:
-    """As Plotly writes it: 50k, −1, 0.5."""
+    """Return a number that Plotly has written, such as 50k, −1 or 0.5."""
     text = text.replace("−", "-")
     return float(text[:-1]) * 1000 if text.endswith("k") else float(text)
 
 
 def curves(card: Any) -> dict[str, list[tuple[float, float]]]:
-    """Colour of each visible line of a chart → its points, in the units of the axes as their ticks say."""
+    """Return {colour: points} of the visible lines of a chart, in the units of the ticks on its axes."""
     scale = {}
     for axis in "xy":
         ticks = [(number(text), place) for text, place in card.evaluate(TICKS, axis) if text]
@@ -155,14 +155,14 @@ def curves(card: Any) -> dict[str, list[tuple[float, float]]]:
 
 
 def groups(page: Any) -> dict[str, str]:
-    """Colour of each group's dot in the list of runs → the group's name."""
+    """Return {colour of the dot: name} of the groups in the list of runs."""
     texts = [row.inner_text() for row in page.locator(".ag-row:has-text('Group: ')").all()]
     found = [re.search(r"(#[0-9a-f]{6})\s+Group: (.+)", text) for text in texts]
     return {match[1]: match[2] for match in found if match}
 
 
 def columns(page: Any) -> list[str]:
-    """Column ids from left to right as they are seen; where they stand in the document is another order at times."""
+    """Return column ids from left to right on the screen; their order in the document may differ."""
     places = page.evaluate(
         """() => [...document.querySelectorAll('.ag-header-cell')].map(cell => [
              cell.getBoundingClientRect().x, cell.getAttribute('col-id')])"""
@@ -171,7 +171,7 @@ def columns(page: Any) -> list[str]:
 
 
 def table(page: Any) -> list[dict[str, str]]:
-    """The rows from top to bottom: column id → what stands in the cell."""
+    """Return the rows from top to bottom, as {column id: text of the cell}."""
     rows = page.evaluate(
         """() => [...document.querySelectorAll('.ag-row')].map(row => [
              Number(row.getAttribute('row-index')),

@@ -1,9 +1,9 @@
-"""Takes the README's pictures of MLflow's pages.
+"""Script that takes the README's pictures of MLflow's pages.
 
     python tests/integration/browser/screenshots.py [OUTPUTS] [EXPERIMENT]
 
-Those in `.readme/` show `python -m plexp -m env=cartpole algo=reinforce,a2c,ppo 'seed=range(5)'`, filmed and compared:
-`python -m plexp film best --env cartpole` and `python -m plexp compare --by algo`.
+The pictures in `.readme/` show `python -m plexp -m env=cartpole algo=reinforce,a2c,ppo 'seed=range(5)'`, filmed and
+compared by `python -m plexp film best --env cartpole` and `python -m plexp compare --by algo`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tests.integration.browser import pages
 
 FOLDER = pages.CHECKOUT / ".readme"
 LARGEST = 250_000
-"""Bytes of a picture."""
+"""Largest size of a picture, in bytes."""
 ON_A_DESKTOP = """.modebar { display: none } [data-testid="saved-views-banner"] { display: none }"""
-"""The charts' tools show there only below the pointer, which headless there is not."""
+"""Style that hides the charts' tools: on a desktop they show only below the pointer, which headless mode lacks."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Take all of them."""
+    """Take all the pictures."""
     outputs, experiment = Path(arguments[0] if arguments else "outputs").absolute(), (arguments[1:] or ["cartpole"])[0]
     client = MlflowClient(sqlite_uri(outputs / "mlflow.db"))
     found = client.get_experiment_by_name(experiment)
@@ -40,24 +40,24 @@ def main(arguments: Sequence[str]) -> None:
         page = context.new_page()
         page.goto(site.link(experiment))
         pages.card(page, "eval/return")
-        keep(page, "charts", height=880)
+        save_picture(page, "charts", height=880)
         page.goto(site.link(experiment, "as a table"))
         page.locator(".ag-cell[col-id='metrics.`eval/final_return`']").first.wait_for()
-        keep(page, "table", height=1000)
+        save_picture(page, "table", height=1000)
         page.goto(site.run(best.info.experiment_id, best.info.run_id))
         page.get_by_placeholder("Search metrics").wait_for()
-        keep(page, "run", height=620)
+        save_picture(page, "run", height=620)
         page.goto(site.run(best.info.experiment_id, best.info.run_id, "/artifacts/learning_curve.png"))
         page.wait_for_function("[...document.querySelectorAll('img')].some(image => image.clientWidth > 300)")
-        keep(page, "curve", height=680)
+        save_picture(page, "curve", height=680)
         page.goto(site.link(experiment, "newest comparison"))
         page.frame_locator("iframe").locator("img").first.wait_for()
         page.frame_locator("iframe").locator("img").first.evaluate("image => image.decode()")
-        keep(page, "comparison", height=1000)
+        save_picture(page, "comparison", height=1000)
 
 
-def keep(page: Any, name: str, height: int) -> None:
-    """What is right of MLflow's menu, 1400 pixels wide, in so few colours that it is a small file."""
+def save_picture(page: Any, name: str, height: int) -> None:
+    """Save the top of a page, 1400 pixels wide, with few enough colours to make the file small."""
     page.add_style_tag(content=ON_A_DESKTOP)
     page.wait_for_timeout(3000)
     shot = Image.open(io.BytesIO(page.screenshot(scale="css"))).convert("RGB").crop((0, 0, 1400, height))

@@ -1,6 +1,6 @@
-"""What a person sees in a real browser, of a real sweep, a run that failed and one that is running.
+"""Tests of what a person sees in a real browser, on a real sweep, a run that failed and one that is running.
 
-One store, one server and one Chromium for all of them, so they belong to one worker: `--dist loadfile`.
+They share one store, one server and one Chromium, so they belong to one worker: `--dist loadfile`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = [
 
 SHORT = ("env.solved_return=30", "evaluation.every=510", "evaluation.episodes=6", "evaluation.final_episodes=5")
 SWEEP = ("-m", "algo=a2c,ppo", "seed=0,1", "total_timesteps=2040", *SHORT)
-"""Two groups to which MLflow gives different colours."""
+"""Sweep of two groups, to which MLflow gives different colours."""
 LIVE = (
     "seed=7",
     "compile=false",
@@ -44,7 +44,7 @@ BROKEN = "env.id=tests.integration.browser.broken:plexp-tests/Breaks-v0"
 
 
 class Store:
-    """A folder with runs, its server, a browser, and what MLflow's own client says of it."""
+    """Folder with runs, its server, a browser, and MLflow's own client on it."""
 
     def __init__(self, folder: Path, site: pages.Site, context: Any) -> None:
         self.folder, self.site, self.context = folder, site, context
@@ -63,7 +63,7 @@ class Store:
         return self.site.run(run.info.experiment_id, run.info.run_id, rest)
 
     def means(self, metric: str) -> dict[str, dict[float, float]]:
-        """Group → step → mean over the seeds."""
+        """Return the mean over the seeds of each group at each step."""
         points: dict[str, dict[float, list[float]]] = {}
         for run in self.runs("cartpole"):
             group = points.setdefault(run.data.tags["group"], {})
@@ -73,7 +73,7 @@ class Store:
 
 
 def fill(folder: Path) -> None:
-    """Two algorithms with two seeds, a film and a comparison of them; a run that failed."""
+    """Run two algorithms with two seeds each, a film and a comparison of them, and a run that fails."""
     film, comparison = ("film", "ppo-mlp2x64-gae-cartpole-s1", "--episode", "1"), ("compare", "--env", "cartpole")
     for together in ({SWEEP: 0, (*FAILING, BROKEN): 1}, {film: 0, comparison: 0}):
         commands = [pages.begin(folder, *arguments, stderr=subprocess.STDOUT) for arguments in together]
@@ -84,7 +84,7 @@ def fill(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """What `fill` makes, and a run that is running."""
+    """Yield a store with the runs of `fill` and one that is still running."""
     folder = tmp_path_factory.mktemp("browser")
     fill(folder)
     live = pages.begin(folder, *LIVE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -101,7 +101,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def points(client: MlflowClient, experiment_id: str) -> int:
-    """Evaluations that the store has of the first run."""
+    """Return the number of evaluations that the store has of an experiment's first run."""
     runs = client.search_runs([experiment_id])
     return len(client.get_metric_history(runs[0].info.run_id, "eval/return")) if runs else 0
 
@@ -109,13 +109,13 @@ def points(client: MlflowClient, experiment_id: str) -> int:
 def until(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it does not come true"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
 def live_page(store: Store) -> Any:
-    """Opened before the other pages are looked at, and not loaded again."""
+    """Return a page that is opened before all others and never reloaded, and its curves."""
     page = store.context.new_page()
     page.goto(store.site.link("live"))
     return page, pages.curves(pages.card(page, "eval/return"))
@@ -123,7 +123,7 @@ def live_page(store: Store) -> Any:
 
 @pytest.fixture
 def page(store: Store, live_page: Any) -> Iterator[Any]:
-    """A new page; nothing on it may complain."""
+    """Yield a new page; check in the end that nothing on it has gone wrong."""
     page = store.context.new_page()
     complaints: list[str] = []
     pages.watch(page, complaints)
@@ -132,7 +132,7 @@ def page(store: Store, live_page: Any) -> Iterator[Any]:
     assert not complaints
 
 
-def test_the_link_opens_curves_averaged_over_seeds_one_for_each_group(store: Store, page: Any) -> None:
+def test_the_link_opens_one_curve_for_each_group_averaged_over_its_seeds(store: Store, page: Any) -> None:
     page.goto(store.site.link("cartpole"))
     card = pages.card(page, "eval/return")
     assert card.locator(".xtitle").text_content() == "Step"
@@ -219,10 +219,10 @@ def test_a_runs_page_begins_with_its_description_and_shows_its_learning_curve(st
     )
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("learning_curve.png").first.click()
-    assert seen(page, "img") >= 1000
+    assert visible_width(page, "img") >= 1000
 
 
-def test_the_model_of_a_run_is_a_link_that_leads_somewhere(store: Store, page: Any) -> None:
+def test_the_link_to_the_model_of_a_run_works(store: Store, page: Any) -> None:
     page.goto(store.page(store.run("cartpole", "ppo-mlp2x64-gae-cartpole-s0")))
     page.get_by_role("link", name="policy", exact=True).first.click()
     page.get_by_text("Model ID").or_(page.get_by_text("Model attributes")).first.wait_for()
@@ -234,8 +234,8 @@ def test_a_film_plays_in_the_page(store: Store, page: Any) -> None:
     files = sorted(file.path for file in store.client.list_artifacts(run.info.run_id, "films"))
     film, animation = (next(file for file in files if file.endswith(end)) for end in (".mp4", ".gif"))
     page.goto(store.page(run, f"/artifacts/{animation}"))
-    assert seen(page, "img") >= 400
-    page.goto("about:blank")  # else it is the same page, which looks at the address once
+    assert visible_width(page, "img") >= 400
+    page.goto("about:blank")  # otherwise it stays the same page, which reads its address only once
     page.goto(store.page(run, f"/artifacts/{film}"))
     video = page.locator("video")
     video.wait_for()
@@ -265,7 +265,7 @@ def test_the_newest_comparison_is_shown_with_its_pictures(store: Store, page: An
     assert all(image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400 for image in images.all())
 
 
-def test_a_running_run_shows_its_curve_and_the_curve_grows_by_itself(store: Store, live_page: Any) -> None:
+def test_the_curve_of_a_running_run_grows_by_itself(store: Store, live_page: Any) -> None:
     page, before = live_page
     run = store.runs("live")[0]
     assert run.info.status == "RUNNING"
@@ -278,8 +278,8 @@ def test_a_running_run_shows_its_curve_and_the_curve_grows_by_itself(store: Stor
     page.close()
 
 
-def test_ctrl_c_ends_it_though_a_browser_is_connected_and_leaves_no_process(store: Store) -> None:
-    """Comes last: the others need the server."""
+def test_ctrl_c_ends_the_server_and_its_processes_despite_an_open_browser(store: Store) -> None:
+    """Stop the server; this test comes last, as the others need it."""
     listed = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(store.site.process.pid)], capture_output=True, text=True, check=True
     )
@@ -289,8 +289,8 @@ def test_ctrl_c_ends_it_though_a_browser_is_connected_and_leaves_no_process(stor
     assert not subprocess.run(["pgrep", "-g", str(group)], capture_output=True, check=False).stdout
 
 
-def seen(page: Any, kind: str) -> int:
-    """Width in pixels of the largest picture that is really shown."""
+def visible_width(page: Any, kind: str) -> int:
+    """Return the width in pixels of the largest picture on the page, once one is visible."""
     page.wait_for_function(
         f"[...document.querySelectorAll('{kind}')].some(each => each.naturalWidth > 300 && each.clientWidth > 300)"
     )

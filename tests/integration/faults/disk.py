@@ -1,4 +1,4 @@
-"""A disk that becomes full while a run tracks, or writes a checkpoint: a clean end, and nothing of before is lost.
+"""Fault script: does a run end cleanly, and lose nothing, if the disk fills up while it tracks or checkpoints?
 
 python tests/integration/faults/disk.py   (as root: it mounts a file system of a few megabytes)
 """
@@ -30,7 +30,7 @@ CASES = {
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A file system of that size at `folder`. Raises CalledProcessError where mounting is not allowed."""
+    """Mount a file system of that size at `folder`. Raises CalledProcessError where mounting is not allowed."""
     folder.mkdir()
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True, capture_output=True
@@ -42,7 +42,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 
 def fill(folder: Path, leave: int) -> None:
-    """All but about so many bytes."""
+    """Fill the disk of a folder, except for about `leave` bytes."""
     with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(1 << 16))
@@ -50,14 +50,14 @@ def fill(folder: Path, leave: int) -> None:
 
 
 def has_begun(name: str, outputs: Path) -> bool:
-    """What the disk is full for."""
+    """Return whether the run has started to do what the full disk is to disturb."""
     if name == "checkpointing":
         return bool(list(outputs.glob("state/*/checkpoints/step-*")))
     return (outputs / "mlflow.db").exists() and bool(runs(outputs))
 
 
 def case(name: str, folder: Path) -> list[str]:
-    """What is not as it should be."""
+    """Run a case to its end, with a full disk in between; return all that is wrong."""
     problems = []
     command = [*SIZE, *CASES[name]]
     reference = folder / f"{name}-never"
@@ -68,11 +68,11 @@ def case(name: str, folder: Path) -> list[str]:
         process = start([*command, f"outputs={outputs}"])
         wait_for(lambda: has_begun(name, outputs))
         fill(disk, 16_384)
-        _, said = process.communicate(timeout=120)
-        lines = said.strip().splitlines()
+        _, errors = process.communicate(timeout=120)
+        lines = errors.strip().splitlines()
         print(f"{name}: exit status {process.returncode}; last line: {lines[-1] if lines else ''}")
         problems += [] if process.returncode == 1 else [f"exit status {process.returncode}"]
-        problems += ["a traceback on the terminal"] if "Traceback" in said else []
+        problems += ["a traceback on the terminal"] if "Traceback" in errors else []
         problems += (
             [] if any("No space left" in line or "disk is full" in line for line in lines) else ["it does not say why"]
         )
@@ -87,16 +87,16 @@ def case(name: str, folder: Path) -> list[str]:
         before = sum(len(points) for points in run["metrics"].values())
         print(f"  MLflow: {run['status']}, error tag {run['tags'].get('error', 'none')!r}, {before} points")
         (disk / "filler").unlink()
-        status, said = finish([*command, f"outputs={outputs}"])
+        status, errors = finish([*command, f"outputs={outputs}"])
         (run,) = runs(outputs)
         after = sum(len(points) for points in run["metrics"].values())
-        (never,) = runs(reference)
-        found = differences(run, never)
+        (uninterrupted,) = runs(reference)
+        found = differences(run, uninterrupted)
         print(
             f"  with space again: exit status {status}, {run['status']}, {after} points, from step "
             f"{run['tags'].get('resume.steps', 'none')}; {found or 'equal to the run that never stopped'}"
         )
-        problems += found + ([] if status == 0 else [said])
+        problems += found + ([] if status == 0 else [errors])
     return problems
 
 

@@ -1,4 +1,6 @@
-"""Random command lines: is each refused with one line (status 2) or run to its end (status 0), and is there never half a run?
+"""Fuzz test of the command line: is each random one refused (status 2) or run to its end (status 0)?
+
+It also fails on a traceback, a long refusal, credentials in the output, and a run left behind by a refusal or unfinished.
 
 python tests/integration/faults/fuzz.py [--examples 500] [--seed 0]
 """
@@ -164,7 +166,7 @@ keyed = st.builds(lambda sign, key, value: f"{sign}{key}={value}", st.sampled_fr
 chosen = st.builds(lambda group, option: f"{group}={option}", st.sampled_from(GROUPS),
                    st.sampled_from([*sorted(set(OPTIONS) - SLOW), "nothing", "null", "../algo/ppo", ""]))  # fmt: skip
 junk = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12).filter(
-    lambda text: not text.startswith("-")  # options are argparse's affair
+    lambda text: not text.startswith("-")  # options are handled by argparse
 )
 PLAUSIBLE = (
     *(
@@ -210,8 +212,8 @@ command_lines = st.one_of(
 )
 
 
-def said_by(arguments: list[str]) -> tuple[int, list[str]]:
-    """Exit status and lines of a command line, run here."""
+def run_command_line(arguments: list[str]) -> tuple[int, list[str]]:
+    """Run a command line in this process; return its exit status and the lines it prints."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -222,9 +224,9 @@ def said_by(arguments: list[str]) -> tuple[int, list[str]]:
 
 
 def faults(line: list[str], outputs: Path) -> tuple[int, list[str]]:
-    """The exit status, and what is not as it should be of a command line."""
+    """Run a command line; return its exit status, and all that is wrong with it."""
     before = {file: file.stat().st_mtime_ns for file in outputs.glob("state/*/run.json")}
-    status, lines = said_by([*TINY, f"outputs={outputs}", *line])
+    status, lines = run_command_line([*TINY, f"outputs={outputs}", *line])
     found = [] if status in (0, 2) else [f"status {status}"]
     found += ["a traceback"] if any("Traceback" in each for each in lines) else []
     if status == 2:
@@ -232,7 +234,7 @@ def faults(line: list[str], outputs: Path) -> tuple[int, list[str]]:
         found += ["credentials"] if any("u:p@" in each for each in lines) else []
     new = [file for file in outputs.glob("state/*/run.json") if before.get(file) != file.stat().st_mtime_ns]
     records = [json.loads(file.read_text()) for file in new]
-    objective = any(each.lstrip("+").startswith("objective") for each in line)  # is told after the run
+    objective = any(each.lstrip("+").startswith("objective") for each in line)  # is checked after the run
     if status == 2 and records and not objective:
         found.append(f"refused, and yet there is a run: {[(r['name'], r['status']) for r in records]}")
     found += [f"a run that is {record['status']}" for record in records if record["status"] != "FINISHED"]
@@ -248,7 +250,7 @@ def main() -> int:
     bad: list[tuple[list[str], list[str]]] = []
     os.environ["PLEXP_CACHE"] = tempfile.mkdtemp()
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)  # `outputs` may be given too
+        os.chdir(folder)  # for command lines that change `outputs`
 
         @seed(options.seed)
         @settings(max_examples=options.examples, deadline=None, database=None, phases=[Phase.generate],

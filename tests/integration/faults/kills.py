@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, then the same command: is the result that of the run which never stopped?
+"""Fault script: does a run that is SIGKILLed at random moments and resumed equal one that never stopped?
 
 python tests/integration/faults/kills.py [--trials 50] [--seed 0] [--signal KILL|TERM|INT]
 """
@@ -29,35 +29,38 @@ BUDGETS |= {("a2c", "lunarlander"): 20_000, ("ppo", "cartpole"): 30_000, ("ppo",
 
 
 def command(algo: str, env: str, outputs: Path) -> list[str]:
-    """Some seconds of training."""
+    """Return the arguments of a run that trains for some seconds."""
     return [f"algo={algo}", f"env={env}", f"total_timesteps={BUDGETS[algo, env]}", *SIZE, f"outputs={outputs}"]
 
 
 def reference(case: tuple[str, str], folder: Path) -> tuple[dict[str, Any], float]:
-    """The run that never stopped, and the seconds of its process."""
+    """Return a run that was never interrupted, and the seconds its process took."""
     began = time.monotonic()
-    status, said = finish(command(*case, folder / "-".join(case)))
-    assert status == 0, said
+    status, errors = finish(command(*case, folder / "-".join(case)))
+    assert status == 0, errors
     (run,) = runs(folder / "-".join(case))
     return run, time.monotonic() - began
 
 
 def trial(
-    number: int, case: tuple[str, str], never: tuple[dict[str, Any], float], folder: Path, seed: int, sent: int
+    number: int, case: tuple[str, str], uninterrupted: tuple[dict[str, Any], float], folder: Path, seed: int, sent: int
 ) -> tuple[list[float], int, list[str]]:
-    """Kill once or twice at random, then go on to the end.
+    """Kill a run once or twice at random moments, then resume it to its end.
 
     Returns the seconds that each kill took, whether a checkpoint was used, and what differs.
     """
     rng, outputs = random.Random(f"{seed}-{number}"), folder / f"trial-{number}"
-    taken = [kill(start(command(*case, outputs)), rng.uniform(0, never[1]), sent) for _ in range(rng.choice([1, 1, 2]))]
+    taken = [
+        kill(start(command(*case, outputs)), rng.uniform(0, uninterrupted[1]), sent)
+        for _ in range(rng.choice([1, 1, 2]))
+    ]
     kills = [seconds for seconds in taken if seconds is not None]
-    status, said = finish(command(*case, outputs))
-    found = [] if status == 0 else [f"exit status {status}: {said}"]
+    status, errors = finish(command(*case, outputs))
+    found = [] if status == 0 else [f"exit status {status}: {errors}"]
     finished = [run for run in runs(outputs) if run["status"] == "FINISHED"]
-    # a kill that came after the end leaves a finished run, and the same command is a new one
+    # a kill after the end leaves a finished run, and the same command starts a new one
     found += [f"{len(runs(outputs))} runs"] if len(runs(outputs)) != len(finished) else []
-    found += [each for run in finished for each in differences(run, never[0])]
+    found += [each for run in finished for each in differences(run, uninterrupted[0])]
     resumed = sum("resume.steps" in run["tags"] for run in finished)
     shutil.rmtree(outputs)
     return kills, resumed, found
@@ -73,9 +76,9 @@ def main() -> int:
     cases = list(BUDGETS) if options.only is None else [tuple(options.only)]
     sent = getattr(signal, f"SIG{options.signal}")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        never = dict(zip(cases, pool.map(lambda case: reference(case, Path(folder)), cases), strict=True))
+        uninterrupted = dict(zip(cases, pool.map(lambda case: reference(case, Path(folder)), cases), strict=True))
         chosen = list(zip(range(options.trials), itertools.cycle(cases), strict=False))
-        jobs = [(n, case, never[case], Path(folder), options.seed, sent) for n, case in chosen]
+        jobs = [(n, case, uninterrupted[case], Path(folder), options.seed, sent) for n, case in chosen]
         equal, resumes, kills = 0, 0, []
         for (number, case), (times, resumed, found) in zip(
             chosen, pool.map(lambda job: trial(*job), jobs), strict=True

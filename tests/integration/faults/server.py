@@ -1,4 +1,4 @@
-"""A tracking server that is killed, or hangs, in the midst of training: at what speed goes it on, and is everything there?
+"""Fault script: the tracking server is killed or hangs; how fast does training continue, and is nothing lost?
 
 python tests/integration/faults/server.py [--outage 60] [--fault kill|hang|never]
 """
@@ -22,7 +22,7 @@ SIZE = ("algo=ppo", "compile=false", "tracker.log_model=true", "evaluation.every
 
 
 def serve(outputs: Path, port: int) -> subprocess.Popen[bytes]:
-    """MLflow's server on a file, as `plexp ui` starts it."""
+    """Start MLflow's server on a file, as `plexp ui` does, and wait until it answers."""
     store = [
         "--backend-store-uri",
         f"sqlite:///{outputs}/mlflow.db",
@@ -72,7 +72,7 @@ def main() -> int:
         elif options.fault == "hang":
             os.killpg(server.pid, signal.SIGSTOP)
         if options.to_the_end:
-            _, said = process.communicate()
+            _, errors = process.communicate()
         else:
             time.sleep(options.outage)
         if options.fault == "kill":
@@ -82,10 +82,10 @@ def main() -> int:
             os.killpg(server.pid, signal.SIGCONT)
         print(f"server away for {time.monotonic() - began:.0f} s", flush=True)
         if not options.to_the_end:
-            _, said = process.communicate()
+            _, errors = process.communicate()
         waits = [str(file.relative_to(outputs)) for file in outputs.glob("state/*/outbox/operations.jsonl")]
         print("exit status", process.returncode, "| waits on disk:", waits or "nothing")
-        print(said.strip())
+        print(errors.strip())
         if waits:
             print("sync:", *finish(["sync", "--outputs", str(outputs)], stdout=sys.stderr))
         os.killpg(server.pid, signal.SIGKILL)
@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def report(run: dict[str, dict[str, list[tuple[int, float]]]], steps: int) -> int:
-    """What the store has of the run, and how fast it went."""
+    """Print what the store has of the run and how fast it was; return 0 if it is complete, else 1."""
     metrics = run["metrics"]
     due = {"train/entropy": steps // 1000, "eval/return": steps // 10_000 + 1, "eval/final_return": 1}
     found = {name: len(metrics[name]) for name in due}

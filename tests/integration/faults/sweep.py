@@ -1,4 +1,4 @@
-"""A sweep whose worker is SIGKILLed, twice: does the third start finish it, each job once?
+"""Fault script: if a worker of a sweep is SIGKILLed twice, does the third start finish the sweep, each job once?
 
 python tests/integration/faults/sweep.py [--seeds 6] [--launcher joblib|basic]
 """
@@ -29,7 +29,7 @@ def records(outputs: Path) -> list[dict[str, object]]:
 
 
 def kill_a_worker(command: list[str], outputs: Path, rng: random.Random) -> str:
-    """Start the sweep, SIGKILL one of the processes that run a job when some are finished; what was said."""
+    """Start the sweep, SIGKILL a process that runs a job once others are finished, and return a summary."""
     before = sum(record["status"] == "FINISHED" for record in records(outputs))
     with start(command, stderr=sys.stderr) as process:
         wait_for(lambda: sum(r["status"] == "FINISHED" for r in records(outputs)) > before + 1)
@@ -42,7 +42,7 @@ def kill_a_worker(command: list[str], outputs: Path, rng: random.Random) -> str:
 
 
 def busy(outputs: Path) -> list[dict[str, object]]:
-    """The records of runs that a process is at."""
+    """Return the records of runs that a process is working on."""
     running = [record for record in records(outputs) if record["status"] == "RUNNING"]
     return [record for record in running if Path(f"/proc/{record['pid']}").exists()]
 
@@ -67,8 +67,8 @@ def main() -> int:
         rng = random.Random(options.seed)
         for _ in range(2):
             print(kill_a_worker(command, outputs, rng), flush=True)
-        status, said = finish(command)
-        print(said[-1000:] if status else "", f"third start: exit status {status}", flush=True)
+        status, errors = finish(command)
+        print(errors[-1000:] if status else "", f"third start: exit status {status}", flush=True)
         found = runs(outputs)
         finished = [run for run in found if run["status"] == "FINISHED"]
         seeds = {(run["params"]["algo.plugin"], run["params"]["seed"]) for run in finished}

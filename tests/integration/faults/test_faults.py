@@ -1,4 +1,4 @@
-"""The fault scripts, on a small scale: that each fault leaves nothing lost. Figures come from the scripts themselves."""
+"""Tests that no fault loses anything: they run the fault scripts on a small scale."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def script(name: str, *options: str, seconds: float = 900.0) -> str:
-    """What a script says, if it ends well."""
+    """Run a fault script, check that it succeeds, and return its output."""
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", str(HERE / f"{name}.py"), *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
@@ -26,7 +26,7 @@ def script(name: str, *options: str, seconds: float = 900.0) -> str:
     return done.stdout
 
 
-def test_a_run_that_is_killed_again_and_again_is_the_run_that_never_stopped() -> None:
+def test_a_run_that_is_killed_repeatedly_equals_one_that_never_stopped() -> None:
     assert "2 of 2 equal" in script("kills", "--trials", "2", "--only", "ppo", "lunarlander")
 
 
@@ -34,13 +34,13 @@ def test_a_sweep_whose_workers_are_killed_is_finished_by_its_third_start() -> No
     assert "each job finished once" in script("sweep", "--seeds", "3")
 
 
-def test_a_server_that_is_away_for_a_while_costs_nothing() -> None:
+def test_a_temporary_outage_of_the_server_loses_nothing() -> None:
     assert "waits on disk: nothing" in script("server", "--outage", "8", "--steps", "150000")
 
 
-def test_what_a_server_did_not_take_until_the_end_is_brought_there_later() -> None:
-    said = script("server", "--to-the-end", "--fault", "hang", "--steps", "60000")
-    assert "sync: 0" in said and "operations.jsonl" in said
+def test_what_the_server_missed_by_the_end_is_delivered_later() -> None:
+    output = script("server", "--to-the-end", "--fault", "hang", "--steps", "60000")
+    assert "sync: 0" in output and "operations.jsonl" in output
 
 
 def _can_mount() -> bool:
@@ -52,7 +52,7 @@ def _can_mount() -> bool:
 
 
 @pytest.mark.skipif(not _can_mount(), reason="mounting a small file system needs root")
-def test_a_full_disk_ends_a_run_cleanly_and_with_space_it_goes_on() -> None:
+def test_a_full_disk_ends_a_run_cleanly_and_with_space_it_resumes() -> None:
     assert "clean ends, nothing lost" in script("disk")
 
 
@@ -65,54 +65,54 @@ SIZE = ("algo=ppo", "env=lunarlander", "compile=false", "tracker.log_model=false
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_a_checkpoint_within_two_seconds(number: int, status: int, tmp_path: Path) -> None:
-    """The quickest of three counts, as the machine may have been away for a while."""
+    """Take the quickest of three tries, as the machine may have paused the others."""
     tries = (_seconds_to_checkpoint(number, status, tmp_path / str(attempt)) for attempt in range(3))
     assert any(seconds < 2.0 for seconds in tries)
 
 
 def _seconds_to_checkpoint(number: int, status: int, outputs: Path) -> float:
-    """From the signal on, of a run that is training; it ends as it should."""
+    """Send a signal to a run that is training, and return the seconds until its checkpoint is written."""
     process = start([*SIZE, "checkpoint.every=null", f"outputs={outputs}"])
     wait_for(lambda: any(json.loads(file.read_text() or "[0]")[0] for file in outputs.glob("state/*/heartbeat")))
     began = time.time()
     os.kill(process.pid, number)
-    _, said = process.communicate(timeout=300)
-    (kept,) = outputs.glob("state/*/checkpoints/step-*")
+    _, output = process.communicate(timeout=300)
+    (checkpoint,) = outputs.glob("state/*/checkpoints/step-*")
     assert process.returncode == status
     assert (
-        said.strip().splitlines()[-1]
+        output.strip().splitlines()[-1]
         == "interrupted; nothing is lost: the same command resumes from the last checkpoint"
     )
     (run,) = runs(outputs)
     assert run["status"] == "KILLED"
-    return kept.stat().st_mtime - began
+    return checkpoint.stat().st_mtime - began
 
 
 HANGS = ("env.id=tests.support.environments:plexp-tests/Faulty-v0", "+env.kwargs.fault=hang", "+env.kwargs.at=7")
 
 
-def test_an_environment_that_hangs_ends_the_run_with_what_shows_it(tmp_path: Path) -> None:
-    apart = (
+def test_a_hanging_environment_ends_the_run_and_its_actions_are_recorded(tmp_path: Path) -> None:
+    subprocesses = (
         "env.vectorization=async",
         "env.step_timeout=2",
         "env.num_envs=2",
         "algo.num_minibatches=2",
         "compile=false",
     )
-    status, said = finish([*HANGS, *apart, "evaluation.every=null", f"outputs={tmp_path}"], seconds=300)
-    assert status == 1 and said.startswith("environment 0 did not answer a step within env.step_timeout=2 seconds")
+    status, output = finish([*HANGS, *subprocesses, "evaluation.every=null", f"outputs={tmp_path}"], seconds=300)
+    assert status == 1 and output.startswith("environment 0 did not answer a step within env.step_timeout=2 seconds")
     (run,) = runs(tmp_path)
     fault = json.loads((run["folder"] / "fault.json").read_text())
     assert run["status"] == "FAILED" and fault["environment"] == 0 and len(fault["actions"]) == 7
 
 
-def test_the_whole_process_of_a_run_may_be_killed_before_it_is_begun(tmp_path: Path) -> None:
-    """In the midst of making the store: the next start makes it anew."""
+def test_a_run_that_is_killed_during_start_up_can_be_started_again(tmp_path: Path) -> None:
+    """Kill the process as soon as run.json exists, while the store is being created; the next start succeeds."""
     process = start(["total_timesteps=200", "compile=false", "env.num_envs=2", f"outputs={tmp_path}"])
     wait_for(lambda: list(tmp_path.glob("state/*/run.json")))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    status, said = finish(["total_timesteps=200", "compile=false", "env.num_envs=2", f"outputs={tmp_path}"])
-    assert status == 0, said
+    status, output = finish(["total_timesteps=200", "compile=false", "env.num_envs=2", f"outputs={tmp_path}"])
+    assert status == 0, output
     (run,) = [run for run in runs(tmp_path) if run["status"] != "KILLED"]
     assert run["status"] == "FINISHED" and differences(run, run) == []

@@ -1,4 +1,4 @@
-"""A small sweep by the real command line, in a folder with a plugin of its own, on any of the engines."""
+"""Small sweep by the real command line, in a folder with a plugin of its own, on any launcher."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZE = (
     ),
     *("env.num_envs=2", "checkpoint.every=1000", "tracker.every=1000"),
 )
-PLUGIN = '''"""A plugin that lies in the user's folder only."""
+PLUGIN = '''"""Plugin that exists in the user's folder only."""
 
 from plexp.plugins.net.mlp import MLP
 
@@ -36,18 +36,18 @@ from plexp.config.registry import register
 
 @register("net", "mine")
 class Mine(MLP):
-    """The same, under a name of its own."""
+    """MLP under another name."""
 '''
 
 
 def missing(engine: str) -> str:
-    """Why it cannot be tried here; empty: it can."""
+    """Return the command that installs what the launcher needs; empty if it is installed."""
     extra, module = NEEDS[engine]
     return "" if find_spec(module) else f'pip install "plexp[{extra}]"'
 
 
 class Sweep:
-    """`python -m plexp -m` in `folder`, with its outputs there, as often as it is started."""
+    """Sweep by `python -m plexp -m` in `folder`, with its outputs there; it may be started several times."""
 
     def __init__(self, folder: Path, engine: str, *overrides: str) -> None:
         self.folder, self.outputs = folder, folder / "outputs"
@@ -60,21 +60,21 @@ class Sweep:
             (folder / file).write_text(text)
 
     def start(self) -> subprocess.Popen[str]:
-        """With what it says as one text."""
+        """Start the sweep, with its output and errors in one stream."""
         return start(self.command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def finish(self, seconds: float = 240.0) -> tuple[int, str]:
-        """Exit status, and what it said."""
+        """Run the sweep to its end; return its exit status and its output."""
         with self.start() as process:
-            said, _ = process.communicate(timeout=seconds)
-        return process.returncode, said
+            output, _ = process.communicate(timeout=seconds)
+        return process.returncode, output
 
     def records(self) -> list[dict[str, Any]]:
-        """run.json of every run."""
+        """Return the content of every run's run.json."""
         return [json.loads(file.read_text()) for file in sorted(self.outputs.glob("state/*/run.json"))]
 
     def busy(self) -> list[int]:
-        """The processes that are at a run which has a checkpoint by now."""
+        """Return the ids of processes that work on a run with a checkpoint."""
         found = []
         for file in self.outputs.glob("state/*/run.json"):
             record = json.loads(file.read_text())
@@ -84,7 +84,7 @@ class Sweep:
 
 
 def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> str:
-    """Send it the signal; what it had said by its end."""
+    """Send a signal to the process; return its output when it has ended."""
     os.kill(process.pid, number)
-    said, _ = process.communicate(timeout=120)
-    return said
+    output, _ = process.communicate(timeout=120)
+    return output

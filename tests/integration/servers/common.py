@@ -1,4 +1,4 @@
-"""A PostgreSQL and an MLflow server on it for a while, on loopback; many writers on one store, and what it has of them."""
+"""Temporary servers of PostgreSQL and MLflow on loopback, and a function with many writers on one store."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from plexp.tracking.tracker import Tracker
 
 
 def binaries() -> Path | None:
-    """The folder of initdb and pg_ctl, which Debian keeps out of PATH; the newest, None if there is none."""
+    """Return the folder of initdb and pg_ctl, which Debian keeps out of PATH (the newest); None if there is none."""
     found = shutil.which("initdb")
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda file: int(file.parts[-3]))
     return Path(found).parent if found else debian[-1].parent if debian else None
 
 
 def missing() -> str:
-    """Why there can be no PostgreSQL here; empty: there can."""
+    """Return what is missing to run PostgreSQL here; empty if nothing is."""
     if binaries() is None:
         return "there is no initdb: apt-get install postgresql"
     return "" if find_spec("psycopg") else 'there is no psycopg: pip install "plexp[postgresql]"'
@@ -43,20 +43,20 @@ def missing() -> str:
 
 @dataclass
 class PostgreSQL:
-    """One of our own, in a folder that goes with it."""
+    """PostgreSQL server of the tests, in a folder that is deleted with it."""
 
     folder: Path
     port: int
     password: str
     account: str | None
-    """Whom it runs as: root it refuses."""
+    """User that it runs as, since it refuses root; None: the current user."""
 
     def uri(self, password: str | None = None) -> str:
-        """With the right password, if no other is given."""
+        """Return the address of the database, with the right password unless another is given."""
         return f"postgresql+psycopg://plexp:{password or self.password}@127.0.0.1:{self.port}/postgres"
 
     def control(self, *arguments: str) -> None:
-        """pg_ctl."""
+        """Run pg_ctl on the server."""
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200"
         self.run("pg_ctl", "-w", "-o", options, "-l", str(self.folder / "log"), *arguments)
 
@@ -71,7 +71,7 @@ class PostgreSQL:
 
 @contextmanager
 def postgresql() -> Iterator[PostgreSQL]:
-    """On a free port of loopback, with a password."""
+    """Run PostgreSQL on a free port of loopback, with a password."""
     folder, account = Path(tempfile.mkdtemp()), "postgres" if os.geteuid() == 0 else None
     server = PostgreSQL(folder, free_port(), secrets.token_hex(8), account)
     try:
@@ -89,7 +89,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 @contextmanager
 def mlflow_server(uri: str, folder: Path, workers: int = 2) -> Iterator[str]:
-    """MLflow's server on that store, as the README says; its address."""
+    """Run MLflow's server on a store, as the README shows, and yield its address."""
     port = free_port()
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", str(workers)]
@@ -110,14 +110,14 @@ def mlflow_server(uri: str, folder: Path, workers: int = 2) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """One of loopback where nobody listens."""
+    """Return a port of loopback on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def is_healthy(port: int) -> bool:
-    """Whether MLflow answers there: it listens some seconds before it does."""
+    """Return whether MLflow answers on a port; it listens there some seconds before it does."""
     try:
         with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/health", timeout=5) as response:
             return bool(response.status == 200)
@@ -127,26 +127,26 @@ def is_healthy(port: int) -> bool:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of many writers."""
+    """Result of many writers on one store."""
 
     seconds: float
-    """From the first to the last."""
-    kept: int
+    """Time from the start of the writers to the end of the last one."""
+    complete: int
     """Runs that are FINISHED, with the right value at every step."""
     lost: int
-    """Points that the store does not have."""
+    """Points that are not in the store."""
     twice: int
-    """Points that it has more than once."""
+    """Surplus points, of steps that were stored more than once."""
     waiting: int
-    """Writers that could not deliver everything before their end."""
+    """Writers that ended before everything was delivered."""
 
 
 def write_at_once(uri: str | None, outputs: Path, writers: int, points: int) -> Written:
-    """So many processes, a run each, a point per step as fast as they can; then everything is read back."""
+    """Start processes that each log a run of so many points as fast as they can; read everything back and count it."""
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(writers + 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 about forking with threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about forking with threads
         processes = [context.Process(target=_write, args=(uri, outputs, i, points, barrier)) for i in range(writers)]
         for process in processes:
             process.start()
@@ -157,15 +157,15 @@ def write_at_once(uri: str | None, outputs: Path, writers: int, points: int) -> 
     seconds = time.monotonic() - began
     client = MlflowClient(uri or f"sqlite:///{outputs}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("writers").experiment_id])
-    kept = lost = twice = 0
+    complete = lost = twice = 0
     for run in runs:
         history = client.get_metric_history(run.info.run_id, "x")
         found = Counter((point.step, point.value) for point in history)
         wanted = {(step, float(step)) for step in range(points)}
         lost, twice = lost + len(wanted - found.keys()), twice + sum(n - 1 for n in found.values())
-        kept += run.info.status == "FINISHED" and found.keys() == wanted
+        complete += run.info.status == "FINISHED" and found.keys() == wanted
     waiting = sum(process.exitcode != 0 for process in processes)
-    return Written(seconds, kept, lost + points * (writers - len(runs)), twice, waiting)
+    return Written(seconds, complete, lost + points * (writers - len(runs)), twice, waiting)
 
 
 def _write(uri: str | None, outputs: Path, number: int, points: int, barrier: Any) -> None:

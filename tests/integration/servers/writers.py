@@ -1,9 +1,10 @@
-"""Many writers on one store, and as many runs of a sweep: is everything there, each step once, and how long does it take?
+"""Script with many writers, then a sweep, on one store: is every step there once, and how long does it take?
 
 python tests/integration/servers/writers.py [--store postgresql|sqlite|file] [--writers 8] [--points 2000] [--runs 8]
     [--workers 2]
 
-postgresql and sqlite: through one MLflow server; file: each writes to the sqlite file itself, as without tracker.uri.
+With postgresql and sqlite all write through one MLflow server; with file each writes to the SQLite file itself, as
+without tracker.uri.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SIZE = (
 
 @contextmanager
 def store(kind: str, folder: Path, workers: int) -> Iterator[str | None]:
-    """The address of a store of this kind; None: the file in the outputs folder."""
+    """Yield the address of a store of this kind; None: the file in the outputs folder."""
     with ExitStack() as stack:
         if kind == "file":
             yield None
@@ -40,10 +41,10 @@ def store(kind: str, folder: Path, workers: int) -> Iterator[str | None]:
 
 
 def sweep(uri: str | None, outputs: Path, runs: int) -> str:
-    """A sweep of so many seeds; what the store has of it."""
+    """Run a sweep of so many seeds; return a summary of what the store has of it."""
     where = [f"tracker.uri={uri}"] if uri else []
     began = time.monotonic()
-    status, said = finish(["-m", f"seed=range({runs})", f"outputs={outputs}", *where, *SIZE])
+    status, errors = finish(["-m", f"seed=range({runs})", f"outputs={outputs}", *where, *SIZE])
     seconds = time.monotonic() - began
     client = MlflowClient(uri or f"sqlite:///{outputs}/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("cartpole").experiment_id])
@@ -56,7 +57,7 @@ def sweep(uri: str | None, outputs: Path, runs: int) -> str:
     files = sum(len(client.list_artifacts(run.info.run_id)) for run in found)
     waiting = len(list(outputs.glob("state/*/outbox/operations.jsonl")))
     what = f"{finished} of {runs} runs finished, {points} points, {twice} twice, {files} files, {waiting} runs wait"
-    return f"sweep: exit status {status}, {seconds:.1f} s; {what}{said[-500:] if status else ''}"
+    return f"sweep: exit status {status}, {seconds:.1f} s; {what}{errors[-500:] if status else ''}"
 
 
 def main() -> int:
@@ -77,7 +78,7 @@ def main() -> int:
             print(f"{done}", flush=True)
             if options.runs:
                 print(sweep(uri, folder / "sweep", options.runs))
-    return 0 if (done.kept, done.lost, done.twice) == (options.writers, 0, 0) else 1
+    return 0 if (done.complete, done.lost, done.twice) == (options.writers, 0, 0) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Gridworlds."""
+"""Windy gridworld for gymnasium."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOVES = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 class WindyGridworld(gymnasium.Env[Any, Any]):
-    """Ten columns with an upward wind, seven rows; from the left to the goal, −1 a step (Sutton and Barto 2018, ex. 6.5)."""
+    """Gridworld of 10 x 7 cells with an upward wind; −1 a step until the goal (Sutton and Barto 2018, ex. 6.5)."""
 
     action_space = spaces.Discrete(4)
     observation_space = spaces.Discrete(70)

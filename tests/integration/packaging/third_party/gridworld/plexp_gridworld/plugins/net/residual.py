@@ -1,4 +1,4 @@
-"""Residual networks."""
+"""Residual network for actor and critic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plexp import PositiveInt, register
 
 
 class Block(nn.Module):
-    """x + W₂ relu(W₁ norm(x))."""
+    """Residual block: x + W₂ relu(W₁ norm(x))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The READMEs say what CI runs, and show what is there."""
+"""Tests of the READMEs: they show the commands that CI runs, and what they name exists."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ TOP = shell_commands((ROOT / "README.md").read_text())
 
 
 @pytest.mark.parametrize("command", [command for command in TOP if command.startswith(("pip ", "pytest"))])
-def test_set_up_and_test_commands_are_those_that_ci_runs(command: str) -> None:
+def test_ci_runs_the_commands_for_set_up_and_tests(command: str) -> None:
     assert command in [line.strip() for line in CI.splitlines()]
 
 
-def test_the_main_job_is_the_one_that_ci_runs_shorter() -> None:
+def test_ci_runs_a_shorter_main_job() -> None:
     (main_job,) = {
         command for command in TOP if "env=lunarlander net.layers=3" in command and " -m " not in command[12:]
     }
@@ -42,21 +42,21 @@ def test_ci_runs_the_slow_tests_too() -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_option_is_named(group: str) -> None:
+def test_every_option_of_a_group_is_listed(group: str) -> None:
     row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{group}` |"))
     options = {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
     assert options <= set(re.findall(r"`([a-z0-9_]+)`", row))
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda file: str(file.parent.relative_to(ROOT)))
-def test_every_picture_is_there(readme: Path) -> None:
+def test_every_picture_exists(readme: Path) -> None:
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme.read_text())
     assert pictures or readme.parent != ROOT
     assert all((readme.parent / picture).is_file() for picture in pictures)
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda file: str(file.parent.relative_to(ROOT)))
-def test_every_link_to_a_file_leads_somewhere(readme: Path) -> None:
+def test_every_linked_file_exists(readme: Path) -> None:
     links = re.findall(r"(?<!!)\[[^\]]+\]\(([^)#]+)[^)]*\)", readme.read_text())
     missing = [link for link in links if "://" not in link and not (readme.parent / link).exists()]
     assert not missing
@@ -67,7 +67,7 @@ def test_every_marker_is_described(marker: str) -> None:
     assert f"| `{marker}` |" in (ROOT / "tests" / "README.md").read_text()
 
 
-def test_the_plugin_it_shows_is_the_one_that_new_writes() -> None:
+def test_the_plugin_shown_is_the_one_that_new_writes() -> None:
     templates = ROOT / "plexp" / "templates" / "algo"
     code = re.search(r'```python\n(@register\("algo", "mine"\)\n.*?)```', TEXT, re.S)
     config = re.search(r"```yaml\n# conf/algo/mine\.yaml\n(.*?)```", TEXT, re.S)
@@ -99,16 +99,16 @@ def test_every_public_name_is_documented(name: str) -> None:
     [
         command
         for readme in READMES
-        if readme.parent.name != "conf"  # whose commands have a test of their own
+        if readme.parent.name != "conf"  # its commands have tests of their own
         for command in shell_commands(readme.read_text())
         if command.startswith("python -m plexp")
     ],
 )
-def test_every_command_of_plexp_composes_or_is_known(command: str) -> None:
-    """Experiments and the first job of sweeps compose; other commands have the options that are shown."""
+def test_every_command_composes_or_has_the_options_shown(command: str) -> None:
+    """Check that experiments and the first jobs of sweeps compose, and that other commands have the options shown."""
     arguments = shlex.split(command)[3:]
     if arguments[0] in commands.NAMES:
-        with pytest.raises(SystemExit) as stop:  # the parser refuses an unknown option before it comes to --help
+        with pytest.raises(SystemExit) as stop:  # an unknown option is refused before --help is read
             importlib.import_module(f"plexp.cli.commands.{arguments[0]}").main([*arguments[1:], "--help"])
         assert stop.value.code == 0
         return

@@ -1,4 +1,4 @@
-"""From an idea to a film of it: the READMEs' commands, each as it stands there, on a short budget."""
+"""Test of the READMEs' commands from a new plugin to a film of its agent, each as shown, with a short budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = "\n".join(file.read_text() for file in (ROOT / "README.md", *sorted(ROOT.glob("p*/README.md"))))
-"""Of the READMEs at the top, in plexp/ and in plugins/."""
+"""Text of the READMEs at the top, in plexp/ and in plugins/."""
 SHORT = {
     "algo=": ("total_timesteps=4000", "evaluation.every=1000", "evaluation.episodes=2", "evaluation.final_episodes=5"),
     "film": ("--episodes", "3"),
@@ -23,33 +23,33 @@ SECONDS = 300
 
 
 def commands() -> list[list[str]]:
-    """Of the block that begins with `plexp new`, behind `python -m plexp`."""
+    """Return the arguments of `python -m plexp` in the block that begins with `plexp new`."""
     (block,) = re.findall(r"```bash\n(python -m plexp new .*?)```", TEXT, re.S)
     return [shlex.split(line, comments=True)[3:] for line in block.splitlines()]
 
 
 @pytest.mark.server
-def test_from_new_to_a_trained_compared_and_filmed_run_in_under_ten_commands(tmp_path: Path) -> None:
-    asked = commands()
-    assert len(asked) < 10 and [each[0] for each in asked][-1] == "ui"
+def test_under_ten_commands_create_train_compare_and_film_a_plugin(tmp_path: Path) -> None:
+    walkthrough = commands()
+    assert len(walkthrough) < 10 and [each[0] for each in walkthrough][-1] == "ui"
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    said: dict[str, str] = {}
-    for arguments in asked[:-1]:
+    outputs: dict[str, str] = {}
+    for arguments in walkthrough[:-1]:
         more = next((more for key, more in SHORT.items() if any(each.startswith(key) for each in arguments)), ())
         command = [sys.executable, "-m", "plexp", *arguments, *more]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
-        said[" ".join(arguments[:2])] = done.stdout
+        outputs[" ".join(arguments[:2])] = done.stdout
     assert (tmp_path / "plugins" / "algo" / "mine.py").is_file()
-    assert "it satisfies its contract" in said["check mine"]
-    assert "mine-mlp2x64-gae-cartpole-s0" in said["algo=mine env=cartpole"]
-    assert said["-m algo=mine,a2c"].count("FINISHED") == 10
-    assert "Verdict" in said["compare --env"]
-    assert "95 %" in said["evaluate best"]
+    assert "it satisfies its contract" in outputs["check mine"]
+    assert "mine-mlp2x64-gae-cartpole-s0" in outputs["algo=mine env=cartpole"]
+    assert outputs["-m algo=mine,a2c"].count("FINISHED") == 10
+    assert "Verdict" in outputs["compare --env"]
+    assert "95 %" in outputs["evaluate best"]
     films = sorted(path.suffix for path in (tmp_path / "films").iterdir())
     assert films == [".gif"] * 3 + [".mp4"] * 3
     server = subprocess.Popen(
-        [sys.executable, "-m", "plexp", *asked[-1], "--port", "5917"],
+        [sys.executable, "-m", "plexp", *walkthrough[-1], "--port", "5917"],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""plexp where modules of POSIX alone do not exist, as on Windows."""
+"""Test of plexp without the modules that exist on POSIX alone, as on Windows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Hidden:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 hidden = False
-import torch, mlflow, gymnasium, hydra, rich.console, matplotlib  # libraries have their own ways
+import torch, mlflow, gymnasium, hydra, rich.console, matplotlib  # libraries handle this themselves
 hidden = True
 for name in HIDDEN:
     sys.modules.pop(name, None)
@@ -37,6 +37,6 @@ import plexp.cli.main, plexp.cli.ui_server
 """
 
 
-def test_importing_composing_and_training_need_no_module_of_posix(tmp_path: Path) -> None:
+def test_importing_composing_and_training_need_no_posix_module(tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-2000:]

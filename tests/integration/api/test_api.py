@@ -1,4 +1,4 @@
-"""The public functions that scripts and notebooks use."""
+"""Tests of the public functions for scripts and notebooks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(outputs: Path) -> Iterator[plexp.Run]:
-    """A run that `plexp.train` made, with two threads given to torch by the caller."""
+    """Yield a run of `plexp.train`, which leaves the process as it was, also the two threads given to torch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     before = state_of_the_process()
@@ -59,8 +59,8 @@ def run(outputs: Path) -> Iterator[plexp.Run]:
     yield run
 
 
-def test_a_trained_run_is_the_command_lines_run(run: plexp.Run, outputs: Path, tmp_path: Path) -> None:
-    """Same name, params, metrics and tags but for where and when it ran."""
+def test_a_trained_run_equals_one_of_the_command_line(run: plexp.Run, outputs: Path, tmp_path: Path) -> None:
+    """Compare name, params, metrics and tags, apart from those on place and time."""
     assert main([*QUICK, f"outputs={tmp_path}"]) == 0
     (ours,), (theirs,) = (open_history(None, folder).runs() for folder in (outputs, tmp_path))
     assert ours.run_id == run.run_id and ours.name == theirs.name and ours.status == "FINISHED"
@@ -81,26 +81,26 @@ def test_a_run_prints_in_one_line(run: plexp.Run) -> None:
     assert "\n" not in str(run) and run.run_id in run._repr_html_()
 
 
-def test_its_curve_is_a_row_for_each_evaluation(run: plexp.Run) -> None:
+def test_the_curve_has_a_row_for_each_evaluation(run: plexp.Run) -> None:
     curve = run.curve()
     assert list(curve.columns) == ["step", "return", "return_std", "length", "seconds"]
     assert curve["step"].tolist() == [0, 1000, 2000, 3000]
     assert curve["return"].iloc[-1] == run.metrics["eval/return"] and curve["seconds"].is_monotonic_increasing
 
 
-def test_its_history_has_every_metric_and_its_episodes_every_training_episode(run: plexp.Run) -> None:
+def test_the_history_has_every_metric_and_episodes_has_every_training_episode(run: plexp.Run) -> None:
     history, episodes = run.history(), run.episodes()
     assert set(history.columns) == {"step", *run.metrics}
     assert episodes["return"].tolist() == episodes["length"].tolist() and episodes["length"].sum() <= 3072
     assert len(episodes) >= run.metrics["train/episodes"] > 50, "those that ended after the last recorded step too"
 
 
-def test_its_configuration_is_the_one_it_was_trained_with(run: plexp.Run, outputs: Path) -> None:
+def test_the_configuration_is_the_one_it_was_trained_with(run: plexp.Run, outputs: Path) -> None:
     assert run.config == plexp.compose(*QUICK, f"outputs={outputs}")
     assert run.params["net.width"] == "16"
 
 
-def test_its_agent_acts_on_an_observation_and_on_a_batch(run: plexp.Run) -> None:
+def test_the_agent_acts_on_an_observation_and_on_a_batch(run: plexp.Run) -> None:
     env = gymnasium.make("CartPole-v1")
     observation, _ = env.reset(seed=0)
     action = run.agent.act(observation)
@@ -111,7 +111,7 @@ def test_its_agent_acts_on_an_observation_and_on_a_batch(run: plexp.Run) -> None
         run.agent.act([1.0, 2.0, 3.0])
 
 
-def test_new_episodes_are_evaluated_and_recorded_with_it(run: plexp.Run, outputs: Path) -> None:
+def test_new_episodes_are_evaluated_and_recorded_with_the_run(run: plexp.Run, outputs: Path) -> None:
     evaluation = run.evaluate(episodes=5)
     assert len(evaluation.result.returns) == 5 and str(evaluation).splitlines()[1].startswith("mean return ")
     recorded = plexp.load_run(run.run_id, outputs=outputs)
@@ -120,7 +120,7 @@ def test_new_episodes_are_evaluated_and_recorded_with_it(run: plexp.Run, outputs
         run.evaluate(episodes=0)
 
 
-def test_its_films_are_files_and_show_in_a_notebook(run: plexp.Run, tmp_path: Path) -> None:
+def test_films_are_files_and_show_in_a_notebook(run: plexp.Run, tmp_path: Path) -> None:
     films = run.film(episode=1, to=tmp_path)
     assert [film.files[0].name for film in films] == ["episode-000001.mp4"] and films[0].files[1].is_file()
     assert films._repr_html_().count("data:image/gif;base64,") == 1
@@ -159,16 +159,14 @@ def test_the_same_training_again_is_another_run(run: plexp.Run, outputs: Path) -
         (("env=gymnasium",), "env.id: has no value; give env.id=…"),
     ],
 )
-def test_what_is_wrong_is_raised_with_the_command_lines_text(
-    overrides: tuple[str, ...], message: str, tmp_path: Path
-) -> None:
+def test_errors_have_the_text_of_the_command_line(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(plexp.ConfigError) as error:
         plexp.train(*overrides, f"outputs={tmp_path}")
     assert str(error.value) == message
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_store_that_does_not_exist_is_an_error_and_none_is_made(tmp_path: Path) -> None:
+def test_a_missing_store_is_an_error_and_is_not_created(tmp_path: Path) -> None:
     for look in (plexp.load_run, plexp.runs, plexp.compare):
         with pytest.raises(plexp.StoreError, match="no run has been kept there yet"):
             look(outputs=tmp_path)

@@ -1,4 +1,4 @@
-"""The commands: exit status, and one line for each thing that is wrong."""
+"""Tests of the commands: the exit status, and one line for each thing that is wrong."""
 
 from __future__ import annotations
 
@@ -38,10 +38,8 @@ Main = Callable[..., tuple[int, list[str]]]
 
 @pytest.fixture
 def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Main]:
-    """Exit status and lines of a command line, run in this process with outputs of its own."""
-    root = (
-        logging.getLogger()
-    )  # Hydra hangs handlers on it that write to this test's output, which later ones don't have
+    """Yield a function that runs a command line in this process and returns its exit status and lines."""
+    root = logging.getLogger()  # Hydra adds handlers that write to the output of this test, which later tests lack
     level = root.level
     monkeypatch.setattr(sys, "argv", sys.argv)  # the command sets them
     for name in ("HYDRA_FULL_ERROR", "PLEXP_SWEEP", "PLEXP_ARGUMENTS"):
@@ -67,7 +65,7 @@ def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
 
 def shell(*arguments: str, code: str = "") -> tuple[subprocess.CompletedProcess[str], float]:
-    """A command in a process of its own, and the CPU seconds it took (which a busy machine does not change)."""
+    """Run a command in a process of its own; return it, and its CPU seconds, which a busy machine hardly changes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = ["-c", code] if code else ["-m", "plexp"]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
@@ -117,7 +115,7 @@ def test_a_command_line_that_does_not_compose_is_refused_with_one_line(arguments
 
 
 @pytest.mark.parametrize("argument", ["env.kwargs.gravity=-5", "env.kwargs={gravity: -5}"])
-def test_a_further_argument_of_the_environment_wants_a_plus(argument: str, main: Main) -> None:
+def test_a_new_argument_of_the_environment_needs_a_plus(argument: str, main: Main) -> None:
     status, lines = main("env=lunarlander", argument)
     assert status == 2 and len(lines) == 1
     assert lines[0].startswith("env.kwargs") and "+env.kwargs.gravity" in lines[0], lines
@@ -137,10 +135,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
-def test_a_configuration_that_cannot_be_run_is_refused_with_a_line_each_and_no_run(
+def test_an_invalid_configuration_is_refused_with_a_line_for_each_fault(
     arguments: tuple[str, ...], main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plexp.execution.run, "run", lambda *_: pytest.fail("a run was begun"))
+    monkeypatch.setattr(plexp.execution.run, "run", lambda *_: pytest.fail("a run was started"))
     status, lines = main(*arguments)
     assert status == 2
     assert len(lines) == len(WRONG[arguments])
@@ -160,7 +158,7 @@ def test_outputs_that_cannot_be_written_are_refused(main: Main, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("error", "status", "message"),
     [
         (
             TrainingError("the environment raised ValueError in step: broken"),
@@ -171,8 +169,8 @@ def test_outputs_that_cannot_be_written_are_refused(main: Main, tmp_path: Path) 
         (RuntimeError("a bug\nof two lines"), 1, "RuntimeError: a bug of two lines"),
     ],
 )
-def test_a_run_that_fails_is_told_in_one_line_with_its_traceback_in_a_file(
-    error: Exception, status: int, said: str, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_run_is_reported_in_one_line_with_its_traceback_in_a_file(
+    error: Exception, status: int, message: str, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
         raise error
@@ -180,13 +178,13 @@ def test_a_run_that_fails_is_told_in_one_line_with_its_traceback_in_a_file(
     monkeypatch.setattr(plexp.execution.run, "run", fail)
     (answer, (line,)) = main(*QUICK)
     (folder,) = tmp_path.glob("runs/*/*/")
-    assert (answer, line) == (status, f"{said} (traceback in {folder / 'traceback.txt'})")
+    assert (answer, line) == (status, f"{message} (traceback in {folder / 'traceback.txt'})")
     assert "Traceback" in (folder / "traceback.txt").read_text()
     assert json.loads((folder / "result.json").read_text())["status"] == "FAILED"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_interrupted_says_so_by_its_status(
+def test_an_interrupted_run_has_the_exit_status_of_its_signal(
     number: signal.Signals, status: int, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plexp.execution.run, "run", lambda *_: os.kill(os.getpid(), number))
@@ -209,14 +207,17 @@ def test_an_environment_that_raises_ends_the_run_with_status_1(vectorization: st
         status, lines = main(*QUICK, *problem, *QUIET, f"env.vectorization={vectorization}")
     assert status == 1
     (line,) = [line for line in lines if line]
-    said = r"environment [01] raised ValueError in step: the physics broke second line \(traceback in \S+; see it again: (.+)\)"
-    found = re.fullmatch(said, line)
+    pattern = (
+        r"environment [01] raised ValueError in step: the physics broke second line "
+        r"\(traceback in \S+; see it again: (.+)\)"
+    )
+    found = re.fullmatch(pattern, line)
     assert found is not None, line
     assert main(*found[1].removeprefix("python -m plexp ").split())[0] == 0
     assert not [each for each in caught if "Traceback" in str(each.message)], "what gymnasium would write to stderr"
 
 
-def test_a_sweep_goes_on_after_a_job_that_is_refused_and_tells_of_it_in_the_end(main: Main, tmp_path: Path) -> None:
+def test_a_sweep_continues_after_a_refused_job_and_reports_it_in_the_end(main: Main, tmp_path: Path) -> None:
     status, lines = main("-m", "algo.clip_eps=0.1,7,0.3", "hydra.launcher.n_jobs=1", *QUICK)
     assert status == 1
     results = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("sweeps/*/*/result.json"))]
@@ -226,8 +227,8 @@ def test_a_sweep_goes_on_after_a_job_that_is_refused_and_tells_of_it_in_the_end(
         "algo.clip_eps=7",
         "algo.clip_eps=0.3",
     ]
-    (told,) = [line for line in lines if line.startswith("job 1: ")]
-    assert told.startswith("job 1: algo.clip_eps=7: must be less than 1; give float > 0 and < 1 or null (log in ")
+    (reported,) = [line for line in lines if line.startswith("job 1: ")]
+    assert reported.startswith("job 1: algo.clip_eps=7: must be less than 1; give float > 0 and < 1 or null (log in ")
     assert main("-m", "seed=1,2", "hydra.launcher.n_jobs=1", *QUICK)[0] == 0
 
 
@@ -246,11 +247,11 @@ COMPOSING = {
     *("plexp", "hydra", "hydra_plugins", "omegaconf", "antlr4", "yaml", "attr", "packaging", "cython_runtime"),
     *("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "filelock"),
 }
-"""Hydra, pydantic, filelock and what they import."""
+"""Packages that composing may import: Hydra, pydantic, filelock and what these import."""
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job"), ("algo.clip_ep=1",)], ids=" ".join)
-def test_what_needs_no_training_answers_at_once(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_commands_without_training_import_only_what_composing_needs(arguments: tuple[str, ...], tmp_path: Path) -> None:
     code = (
         "import sys; before = set(sys.modules); from plexp.cli.main import main; main(sys.argv[1:]);"
         "print('IMPORTED', *{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
@@ -260,22 +261,22 @@ def test_what_needs_no_training_answers_at_once(arguments: tuple[str, ...], tmp_
     assert first == "IMPORTED" and not {name for name in imported if name[0] != "_"} - COMPOSING
 
 
-def test_composing_takes_little_more_than_a_start_of_hydra(tmp_path: Path) -> None:
-    """In CPU time, which a busy machine changes less; measured in turn, as it is now quicker and now slower."""
+def test_composing_takes_little_longer_than_starting_hydra(tmp_path: Path) -> None:
+    """Compare CPU times, which a busy machine changes less, and in turn, as the speed of the machine varies."""
     hydra_alone = "import hydra; hydra.main(version_base='1.3', config_path=None)(lambda cfg: None)()"
     ratios = (shell("--cfg", "job", f"outputs={tmp_path}")[1] / shell("--help", code=hydra_alone)[1] for _ in range(3))
-    assert any(ratio < 4 for ratio in ratios)  # 2 with all extras, the most of it Hydra's list of the groups
+    assert any(ratio < 4 for ratio in ratios)  # 2 with all extras, most of it for Hydra's list of groups
 
 
 @pytest.mark.slow
 def test_a_run_that_is_not_compiled_imports_no_compiler(tmp_path: Path) -> None:
-    """Which is more than a second at every start."""
+    """Check that torch._dynamo is not imported, which takes more than a second."""
     code = "import sys; from plexp.cli.main import main; print(main(sys.argv[1:]), 'torch._dynamo' in sys.modules)"
     done, _ = shell(*QUICK, "compile=false", f"outputs={tmp_path}", code=code)
     assert done.stdout.splitlines()[-1] == "0 False", done.stderr
 
 
-def test_as_a_module_it_exits_with_the_status_and_a_line_on_stderr(tmp_path: Path) -> None:
+def test_python_m_plexp_exits_with_the_status_and_a_line_on_stderr(tmp_path: Path) -> None:
     done, _ = shell("sede=1", f"outputs={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "sede: there is no such key; did you mean seed?\n"
@@ -285,7 +286,7 @@ def test_as_a_module_it_exits_with_the_status_and_a_line_on_stderr(tmp_path: Pat
         assert f"{group}: " in done.stdout or f"{group}=" in done.stdout
 
 
-def test_a_job_returns_its_objective_and_a_threshold_that_was_not_reached_is_infinitely_far(
+def test_a_job_returns_its_objective_or_infinity_if_a_threshold_is_not_reached(
     main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     returned = []
@@ -299,13 +300,11 @@ def test_a_job_returns_its_objective_and_a_threshold_that_was_not_reached_is_inf
     for change in ((), ("objective=eval/length",), ("objective=speed/steps_to_threshold",), ("env.solved_return=1",)):
         assert main(*QUICK, *change)[0] == 0
     assert main(*QUICK, "objective=speed/steps_to_threshold", "env.solved_return=1")[0] == 0
-    final, length, never, same, first = returned
-    assert final == same and 1 <= final <= 20 and 1 <= length <= 20 and never == math.inf and first == 32
+    final, length, unreached, same, first = returned
+    assert final == same and 1 <= final <= 20 and 1 <= length <= 20 and unreached == math.inf and first == 32
 
 
-def test_an_objective_that_was_not_logged_fails_the_job_after_the_run_and_names_what_was(
-    main: Main, tmp_path: Path
-) -> None:
+def test_an_objective_that_was_not_logged_fails_the_job_but_not_the_run(main: Main, tmp_path: Path) -> None:
     status, lines = main(*QUICK, "objective=eval/final_retrun")
     assert status == 2
     assert lines[-1] == "objective=eval/final_retrun: this run logged no such metric; did you mean eval/final_return?"
@@ -316,7 +315,7 @@ def test_an_objective_that_was_not_logged_fails_the_job_after_the_run_and_names_
     assert run.status == "FINISHED"
 
 
-def test_runs_keep_their_figures_and_their_choices_and_are_compared(main: Main, tmp_path: Path) -> None:
+def test_runs_record_their_metrics_and_choices_and_are_compared(main: Main, tmp_path: Path) -> None:
     assert main("-m", "net.layers=1,2", "seed=0,1", "hydra.launcher.n_jobs=1", *QUICK)[0] == 0
     status, lines = main("compare", f"--outputs={tmp_path}", "--by=net.layers", "--threshold=5")
     assert status == 0
@@ -342,7 +341,7 @@ def test_runs_keep_their_figures_and_their_choices_and_are_compared(main: Main, 
         assert "speed/steps_to_threshold" not in run.data.metrics
 
 
-def test_a_report_that_cannot_be_written_is_one_line_after_the_comparison(main: Main, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_an_error_after_the_comparison(main: Main, tmp_path: Path) -> None:
     assert main(*QUICK)[0] == 0
     (tmp_path / "reports").write_text("a file")
     status, lines = main("compare", f"--outputs={tmp_path}")
@@ -351,7 +350,7 @@ def test_a_report_that_cannot_be_written_is_one_line_after_the_comparison(main: 
     assert lines[-1].endswith("; give --outputs a folder that can be written and has space")
 
 
-def test_a_comparison_without_a_store_is_one_line(main: Main, tmp_path: Path) -> None:
+def test_a_comparison_without_a_store_fails_with_one_line(main: Main, tmp_path: Path) -> None:
     status, lines = main("compare", f"--outputs={tmp_path}")
     assert status == 2
     assert lines == [f"outputs={tmp_path}: no run has been kept there yet; start one with: python -m plexp"]
@@ -361,7 +360,7 @@ def test_a_comparison_without_a_store_is_one_line(main: Main, tmp_path: Path) ->
     ("option", "value", "message"),
     [("--where", "algo", "'algo' is not KEY=VALUE"), ("--threshold", "high", "invalid float value: 'high'")],
 )
-def test_an_option_that_cannot_be_read_is_one_line(
+def test_an_invalid_option_is_reported_in_one_line(
     capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
 ) -> None:
     with pytest.raises(SystemExit) as stop:

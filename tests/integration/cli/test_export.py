@@ -1,4 +1,4 @@
-"""`plexp export` on real runs: its files, its lines, and MLflow's model registry."""
+"""Tests of `plexp export` on real runs: its files, its output, and MLflow's model registry."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ print(json.dumps([general.predict(rows).tolist(), own(torch.tensor(rows)).tolist
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs: seed 0 keeps its model, seed 1 does not."""
-    place = tmp_path_factory.mktemp("kept")
+def recorded_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two recorded runs: seed 0 with its model, seed 1 without."""
+    folder = tmp_path_factory.mktemp("recorded_runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(folder)
         for seed, model in ((0, "true"), (1, "false")):
             assert main([*SHORT, f"seed={seed}", "evaluation.final_episodes=2", f"tracker.log_model={model}"]) == 0
-    return place
+    return folder
 
 
 @pytest.fixture
-def folder(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, which may be changed, and where seed 0 has a final return of 100 and seed 1 of 200."""
-    artifact_repositories.clear()  # by run id; here several folders have runs of one id
-    shutil.copytree(kept / "outputs", tmp_path / "outputs")
+def folder(recorded_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of that folder, which a test may change, with final returns of 100 (seed 0) and 200 (seed 1)."""
+    artifact_repositories.clear()  # keyed by run id, and here several folders have the same ones
+    shutil.copytree(recorded_runs / "outputs", tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
     assert main(["repair"]) == 0
     with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as connection:
@@ -63,7 +63,7 @@ def folder(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command there: status, lines of output, lines of errors."""
+    """Return a function that runs a command there and returns its status, lines of output and lines of errors."""
 
     def command(*arguments: str) -> tuple[int, list[str], list[str]]:
         capsys.readouterr()
@@ -78,22 +78,22 @@ def client(folder: Path) -> MlflowClient:
     return MlflowClient(sqlite_uri(folder / "outputs" / "mlflow.db"))
 
 
-def test_the_agent_that_was_trained_is_what_is_exported(run: Run, folder: Path) -> None:
+def test_the_exported_policy_acts_as_the_trained_agent(run: Run, folder: Path) -> None:
     pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx]"')
-    status, said, errors = run("export", f"{NAME}1", "--to", "here/there", "--format", "all")
+    status, lines, errors = run("export", f"{NAME}1", "--to", "here/there", "--format", "all")
     assert status == 0 and not errors
     assert sorted(file.name for file in (folder / "here" / "there").iterdir()) == [
         *("play.py", "play_onnx.py", "policy.onnx", "policy.pt2")
     ]
-    assert [line.split()[0].rpartition("/")[2] for line in said] == [
+    assert [line.split()[0].rpartition("/")[2] for line in lines] == [
         *("policy.pt2", "play.py", "policy.onnx", "play_onnx.py")
     ]
-    assert said[0].endswith("actions on 455 observations, by 1, 2 and 7: equal")
+    assert lines[0].endswith("actions on 455 observations, by 1, 2 and 7: equal")
     from plexp.recorded.restore import restored
 
-    with open_run(f"{NAME}1", outputs=folder / "outputs", uri=None) as kept_run:
-        experiment = restored(kept_run.values, kept_run.file("agent.safetensors"))
-        run_id = kept_run.run_id
+    with open_run(f"{NAME}1", outputs=folder / "outputs", uri=None) as recorded:
+        experiment = restored(recorded.values, recorded.file("agent.safetensors"))
+        run_id = recorded.run_id
     experiment.training_env.close()
     observations = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     expected = experiment.agent.act_greedily(observations)
@@ -103,15 +103,15 @@ def test_the_agent_that_was_trained_is_what_is_exported(run: Run, folder: Path) 
     assert run_id in text and 'gymnasium.make("CartPole-v1"' in text and "final return 200.0" in text
 
 
-def test_without_a_folder_it_goes_to_one_of_the_runs_name(run: Run, folder: Path) -> None:
-    status, said, _ = run("export", "best")
+def test_the_default_folder_has_the_name_of_the_run(run: Run, folder: Path) -> None:
+    status, lines, _ = run("export", "best")
     made = [path for path in (folder / "outputs" / "exports").iterdir()]
     assert status == 0 and len(made) == 1 and made[0].name.startswith(f"{NAME}1-")
-    assert said[0].startswith(f"{made[0]}/policy.pt2")
+    assert lines[0].startswith(f"{made[0]}/policy.pt2")
 
 
-def loaded(folder: Path, model: str, rows: list[list[float]]) -> list[list[int]]:
-    """Its actions by pyfunc, by torch, and by torch for the first row alone; in a process that cannot import plexp."""
+def actions_of(folder: Path, model: str, rows: list[list[float]]) -> list[list[int]]:
+    """Return a model's actions by pyfunc, by torch, and by torch on the first row, in a process without plexp."""
     arguments = [sqlite_uri(folder / "outputs" / "mlflow.db"), model, json.dumps(rows)]
     done = forks.run(arguments, code=LOADS, cwd="/")
     assert done.returncode == 0, done.stderr
@@ -122,26 +122,26 @@ def loaded(folder: Path, model: str, rows: list[list[float]]) -> list[list[int]]
 @pytest.mark.parametrize(
     "seed",
     [
-        pytest.param(0, id="whose model is kept", marks=pytest.mark.slow),
+        pytest.param(0, id="trained with log_model", marks=pytest.mark.slow),
         pytest.param(1, id="trained without log_model"),
     ],
 )
 def test_a_registered_model_loads_without_plexp_and_without_pickle(seed: int, run: Run, folder: Path) -> None:
-    status, said, errors = run("export", f"{NAME}{seed}", "--register")
+    status, lines, errors = run("export", f"{NAME}{seed}", "--register")
     assert status == 0 and not errors
-    assert said[-1].startswith(f"models:/cartpole@best is version 1 now: run {NAME}{seed}")
+    assert lines[-1].startswith(f"models:/cartpole@best is version 1 now: run {NAME}{seed}")
     from plexp.recorded.restore import restored
 
-    with open_run(f"{NAME}{seed}", outputs=folder / "outputs", uri=None) as kept_run:
-        experiment = restored(kept_run.values, kept_run.file("agent.safetensors"))
+    with open_run(f"{NAME}{seed}", outputs=folder / "outputs", uri=None) as recorded:
+        experiment = restored(recorded.values, recorded.file("agent.safetensors"))
     experiment.training_env.close()
     rows = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
     expected = experiment.agent.act_greedily(rows).tolist()
-    general, own, single = loaded(folder, "models:/cartpole@best", rows.tolist())
+    general, own, single = actions_of(folder, "models:/cartpole@best", rows.tolist())
     assert general == own == expected and single == expected[:1]
 
 
-def test_the_alias_moves_to_a_better_run_and_to_a_worse_one_only_by_force(run: Run, folder: Path) -> None:
+def test_the_alias_moves_to_a_better_run_but_to_a_worse_one_only_with_force(run: Run, folder: Path) -> None:
     def best() -> str:
         version = client(folder).get_model_version_by_alias("lander", "best")
         assert run("evaluate", "lander@best", "--episodes", "1")[0] == 0
@@ -149,18 +149,18 @@ def test_the_alias_moves_to_a_better_run_and_to_a_worse_one_only_by_force(run: R
 
     assert run("export", f"{NAME}0", "--register", "lander")[0] == 0 and best() == f"{NAME}0"
     assert run("export", f"{NAME}1", "--register", "lander")[0] == 0 and best() == f"{NAME}1"
-    status, said, errors = run("export", f"{NAME}0", "--register", "lander", "--to", "never")
-    assert status == 2 and not said and not (folder / "never").exists()
+    status, lines, errors = run("export", f"{NAME}0", "--register", "lander", "--to", "never")
+    assert status == 2 and not lines and not (folder / "never").exists()
     assert len(errors) == 1 and errors[0].startswith(f"--register=lander: its alias best is at {NAME}1 (")
     assert errors[0].endswith("with a final return of 200.0, and this one has 100.0; give --force")
     assert best() == f"{NAME}1"
     assert run("export", f"{NAME}0", "--register", "lander", "--force")[0] == 0 and best() == f"{NAME}0"
-    assert run("export", f"{NAME}0", "--register", "lander")[0] == 0, "it is there already"
+    assert run("export", f"{NAME}0", "--register", "lander")[0] == 0, "this run already has the alias"
     assert len(client(folder).search_model_versions("name = 'lander'")) == 2, "one version of each run"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nobody"], "run=nobody: there is no such run"),
         (["last", "--to", "/proc/nothing"], "--to=/proc/nothing: cannot be written"),
@@ -170,13 +170,13 @@ def test_the_alias_moves_to_a_better_run_and_to_a_worse_one_only_by_force(run: R
         (["last", "--uri", "http://127.0.0.1:1"], "tracker.uri=http://127.0.0.1:1: "),
     ],
 )
-def test_what_cannot_be_exported_is_told_in_one_line(arguments: list[str], said: str, run: Run, folder: Path) -> None:
+def test_an_invalid_export_is_refused_in_one_line(arguments: list[str], message: str, run: Run, folder: Path) -> None:
     (folder / "a file").write_text("")
     status, _, errors = run("export", *arguments)
-    assert status == 2 and len(errors) == 1 and errors[0].startswith(said), errors
+    assert status == 2 and len(errors) == 1 and errors[0].startswith(message), errors
 
 
-def test_a_run_without_an_agent_is_told_with_what_to_take_instead(run: Run, folder: Path) -> None:
+def test_the_error_on_a_run_without_an_agent_names_one_to_export_instead(run: Run, folder: Path) -> None:
     with open_run(f"{NAME}0", outputs=folder / "outputs", uri=None) as found:
         client(folder).set_terminated(found.run_id, "KILLED")
         for file in (folder / "outputs" / "artifacts").rglob("agent.safetensors"):
@@ -187,7 +187,7 @@ def test_a_run_without_an_agent_is_told_with_what_to_take_instead(run: Run, fold
     assert f"it is KILLED and has no agent.safetensors; choose a finished one: {NAME}1" in errors[0]
 
 
-def test_an_environment_that_breaks_is_one_line(run: Run, folder: Path) -> None:
+def test_an_environment_that_raises_is_reported_in_one_line(run: Run, folder: Path) -> None:
     for file in (folder / "outputs" / "artifacts").rglob("config.yaml"):
         changed = "tests.support.environments:plexp-tests/Faulty-v0"
         file.write_text(file.read_text().replace("CartPole-v1", changed).replace("kwargs: {}", "kwargs: {fault: step}"))

@@ -1,4 +1,4 @@
-"""Films and kept episodes of whole runs, from the command line."""
+"""Tests of films and recorded episodes of whole runs, from the command line."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_an_environment_that_cannot_be_filmed_is_refused_before_training(
     assert main(*QUICK, "env=gymnasium", id, *(o for o in others if "package" not in o))[0] == 0
 
 
-def test_a_run_that_was_interrupted_has_its_episodes_too_and_in_the_end_all_of_them_once(
+def test_an_interrupted_run_has_its_episodes_and_once_resumed_each_of_them_once(
     main: Main, tmp_path: Path, stop_at: Callable[..., None]
 ) -> None:
     assert main(*LONG, f"outputs={tmp_path / 'never'}")[0] == 0
-    (never,) = runs(tmp_path / "never")
-    expected = load_file(never["folder"] / EPISODES)
+    (uninterrupted,) = runs(tmp_path / "never")
+    expected = load_file(uninterrupted["folder"] / EPISODES)
     stop_at(6, KeyboardInterrupt())
     assert main(*LONG)[0] == 130
     (killed,) = runs(tmp_path)
@@ -76,12 +76,12 @@ def test_a_run_that_was_interrupted_has_its_episodes_too_and_in_the_end_all_of_t
         np.testing.assert_array_equal(tensor, expected[name][: steps if name == "actions" else number])
     assert len((killed["folder"] / "episodes.csv").read_text().splitlines()) == number + 1
     assert main(*LONG)[0] == 0
-    assert differences(runs(tmp_path)[0], never) == []
+    assert differences(runs(tmp_path)[0], uninterrupted) == []
     assert not list(tmp_path.glob("state/*/episodes"))
 
 
 @pytest.mark.parametrize(("first", "then"), [("false", "true"), ("true", "false")])
-def test_actions_can_be_left_out_also_when_a_run_is_taken_up(
+def test_the_recording_of_actions_can_be_switched_when_a_run_is_resumed(
     first: str, then: str, main: Main, tmp_path: Path, stop_at: Callable[..., None]
 ) -> None:
     stop_at(6, KeyboardInterrupt())
@@ -96,7 +96,7 @@ def test_actions_can_be_left_out_also_when_a_run_is_taken_up(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The outputs of a run on seven steps an episode, which is finished."""
+    """Return the outputs of a finished run whose episodes have seven steps."""
     outputs = tmp_path_factory.mktemp("finished")
     done = forks.run([*QUICK, "compile=false", "env=gymnasium", SCREEN, f"outputs={outputs}"])
     assert done.returncode == 0, done.stderr
@@ -118,7 +118,7 @@ def test_the_best_the_median_and_the_worst_episode_of_an_agent_are_filmed(
             data = (tmp_path / "a" / "b" / f"{name}.{kind}").read_bytes()
             assert (run["folder"] / "films" / f"{name}.{kind}").read_bytes() == data
     assert lines[3].startswith(f"recorded with run {run['id']} in films/")
-    assert main(*command)[1] == lines, "again the same episodes"
+    assert main(*command)[1] == lines, "the same episodes again"
     status, sampled = main(*command, "--sampled", "--speed", "2", "--seed", "1")
     assert status == 0 and (tmp_path / "a" / "b" / "sampled-worst-of-7.gif").exists() and sampled[0] != lines[0]
     assert main("film", run["id"][:8], "--outputs", str(finished), "--episodes", "1")[0] == 0
@@ -127,9 +127,7 @@ def test_the_best_the_median_and_the_worst_episode_of_an_agent_are_filmed(
     assert found == ["best-of-1.gif", "best-of-1.mp4"]
 
 
-def test_an_episode_of_the_training_is_filmed_by_its_row_in_episodes_csv(
-    finished: Path, main: Main, tmp_path: Path
-) -> None:
+def test_a_training_episode_is_filmed_by_its_row_in_episodes_csv(finished: Path, main: Main, tmp_path: Path) -> None:
     (run,) = runs(finished)
     rows = (run["folder"] / "episodes.csv").read_text().splitlines()[1:]
     assert len(rows) > 2
@@ -137,7 +135,7 @@ def test_an_episode_of_the_training_is_filmed_by_its_row_in_episodes_csv(
         status, lines = main(
             "film", "last", "--outputs", str(finished), "--episode", str(number), "--to", str(tmp_path)
         )
-        assert status == 0 and len(lines) == 2, "it is the episode that it was, or a line would say so"
+        assert status == 0 and len(lines) == 2, "a third line would report that the episode differs"
         total = float(rows[number - 1].split(",")[1])
         assert f": return {total:.1f} in 7 steps; " in lines[0]
         assert (tmp_path / f"episode-{number:06d}.mp4").exists()
@@ -162,7 +160,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("arguments", REFUSED, ids=" ".join)
-def test_what_cannot_be_filmed_is_refused_in_one_line(arguments: tuple[str, ...], finished: Path, main: Main) -> None:
+def test_an_invalid_film_command_is_refused_in_one_line(arguments: tuple[str, ...], finished: Path, main: Main) -> None:
     outputs = () if "--outputs" in arguments else ("--outputs", str(finished))
     status, lines = main("film", *arguments, *outputs)
     assert status == 2 and len(lines) == 1 and lines[0].startswith(REFUSED[arguments])
@@ -171,7 +169,7 @@ def test_what_cannot_be_filmed_is_refused_in_one_line(arguments: tuple[str, ...]
 NO_ACTIONS = "--episode=1: the run keeps no actions of its training episodes: "
 
 
-def test_a_run_without_actions_is_told_why_and_its_agent_is_filmed_nonetheless(
+def test_without_actions_the_error_says_why_and_the_agent_can_still_be_filmed(
     main: Main, tmp_path: Path, stop_at: Callable[..., None]
 ) -> None:
     shown = ("env=gymnasium", SCREEN)
@@ -194,10 +192,10 @@ def test_a_run_without_actions_is_told_why_and_its_agent_is_filmed_nonetheless(
     assert main(*LONG, *shown, "env.num_envs=2")[0] == 130
     status, lines = main(*films_of)
     assert status == 2 and len(lines) == 1 and "is KILLED and has no agent.safetensors" in lines[0]
-    assert main(*films_of, "--episode", "1")[0] == 0, "those that it played are there"
+    assert main(*films_of, "--episode", "1")[0] == 0, "the episodes that it played are recorded"
 
 
-def test_of_an_environment_that_does_not_replay_the_film_says_so(
+def test_a_film_says_so_if_the_episode_is_not_reproduced(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(*QUICK, "env=gymnasium", SCREEN)[0] == 0

@@ -1,4 +1,4 @@
-"""A kept run is found again, evaluated and reproduced: on one real run, made by the command line."""
+"""Tests that find, evaluate and reproduce recorded runs, on two real ones made by the command line."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Run = Callable[..., tuple[int, list[str], list[str]]]
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs."""
-    place = tmp_path_factory.mktemp("kept")
+def recorded_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two recorded runs."""
+    folder = tmp_path_factory.mktemp("recorded")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(folder)
         for seed in (0, 1):
             shorter = (f"seed={seed}", "evaluation.final_episodes=4", "tracker.log_model=false")
             assert main([*SHORT, *shorter]) == 0
-    return place
+    return folder
 
 
 @pytest.fixture
-def folder(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, which may be changed; the current folder."""
-    artifact_repositories.clear()  # by run id; here several folders have runs of one id
-    shutil.copytree(kept / "outputs", tmp_path / "outputs")
+def folder(recorded_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of that folder, which a test may change; it is the current folder."""
+    artifact_repositories.clear()  # keyed by run id, and here several folders have the same ones
+    shutil.copytree(recorded_runs / "outputs", tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
     assert main(["repair"]) == 0
     return tmp_path
@@ -47,7 +47,7 @@ def folder(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command there: status, lines of output, lines of errors."""
+    """Return a function that runs a command there and returns its status, lines of output and lines of errors."""
 
     def command(*arguments: str) -> tuple[int, list[str], list[str]]:
         capsys.readouterr()
@@ -82,7 +82,7 @@ def test_a_run_is_found_by_id_name_last_and_best(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "env", "said"),
+    ("reference", "env", "message"),
     [
         ("ppo-mlp2x8-gae-cartpole-s7", None, "there is no such run; did you mean ppo-mlp2x8-gae-cartpole-s"),
         ("0123456789abcdef0123456789abcdef", None, "there is no such run; there are ppo-mlp2x8"),
@@ -92,9 +92,11 @@ def test_a_run_is_found_by_id_name_last_and_best(folder: Path) -> None:
         ("last", "cartpol", "--env=cartpol: no run is of it; did you mean cartpole?"),
     ],
 )
-def test_what_is_no_run_is_told_in_one_line(reference: str, env: str | None, said: str, folder: Path) -> None:
+def test_a_run_that_does_not_exist_is_reported_in_one_line(
+    reference: str, env: str | None, message: str, folder: Path
+) -> None:
     with (
-        pytest.raises(ConfigError, match=said) as error,
+        pytest.raises(ConfigError, match=message) as error,
         open_run(reference, outputs=folder / "outputs", uri=None, env=env),
     ):
         pass
@@ -111,7 +113,7 @@ def test_reading_creates_no_store(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_evaluate_plays_episodes_that_it_never_saw_and_keeps_them(run: Run, folder: Path) -> None:
+def test_evaluate_plays_new_episodes_and_records_them(run: Run, folder: Path) -> None:
     status, lines, _ = run("evaluate", NAME, "--episodes", "12")
     assert status == 0 and lines[0] == f"{NAME} on cartpole, 12 episodes, greedy, seed 0"
     again = run("evaluate", NAME, "--episodes", "12")[1]
@@ -119,11 +121,11 @@ def test_evaluate_plays_episodes_that_it_never_saw_and_keeps_them(run: Run, fold
     other = run("evaluate", NAME, "--episodes", "12", "--seed", "1")[1]
     sampled = run("evaluate", NAME, "--episodes", "12", "--sampled")[1]
     assert other[1] != lines[1] != sampled[1] and "sampled from the policy" in sampled[0]
-    with open_run(NAME, outputs=folder / "outputs", uri=None) as kept:
-        record = json.loads(kept.file("evaluations/seed0.json").read_text())
+    with open_run(NAME, outputs=folder / "outputs", uri=None) as recorded:
+        record = json.loads(recorded.file("evaluations/seed0.json").read_text())
         returns = np.array(record["returns"])
         half = 2.200985 * returns.std(ddof=1) / np.sqrt(12)  # t of 11 degrees of freedom
-        logged = kept.history()  # by seed
+        logged = recorded.history()  # by seed
         assert logged["evaluate/return"][0] == pytest.approx(returns.mean())
         assert logged["evaluate/return_low"][0] == pytest.approx(returns.mean() - half, rel=1e-5)
         assert logged["evaluate/return"].keys() == {0, 1}
@@ -131,7 +133,7 @@ def test_evaluate_plays_episodes_that_it_never_saw_and_keeps_them(run: Run, fold
             f"mean return {returns.mean():.1f} [{returns.mean() - half:.1f}, {returns.mean() + half:.1f}]" in lines[1]
         )
         assert record["lengths"] == record["returns"], "CartPole pays 1 a step"
-        assert "evaluate/sampled/return" in kept.metrics
+        assert "evaluate/sampled/return" in recorded.metrics
 
 
 def test_evaluate_plays_another_environment_of_the_same_spaces(run: Run, folder: Path) -> None:
@@ -142,7 +144,7 @@ def test_evaluate_plays_another_environment_of_the_same_spaces(run: Run, folder:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--episodes", "0"], "--episodes=0: there must be one at least"),
         (["env=lunarlander"], "its observations are (8,), and the agent's (4,)"),
@@ -153,12 +155,12 @@ def test_evaluate_plays_another_environment_of_the_same_spaces(run: Run, folder:
         (["env.nothing=0"], "has no such parameter"),
     ],
 )
-def test_what_evaluate_cannot_do_is_told_in_one_line(arguments: list[str], said: str, run: Run) -> None:
+def test_an_invalid_evaluation_is_refused_in_one_line(arguments: list[str], message: str, run: Run) -> None:
     status, lines, errors = run("evaluate", NAME, *arguments)
-    assert status == 2 and not lines and len(errors) == 1 and said in errors[0], errors
+    assert status == 2 and not lines and len(errors) == 1 and message in errors[0], errors
 
 
-def test_a_run_without_an_agent_is_told_with_those_that_have_one(run: Run, folder: Path) -> None:
+def test_the_error_on_a_run_without_an_agent_names_those_that_have_one(run: Run, folder: Path) -> None:
     next(folder.glob("outputs/artifacts/**/agent.safetensors")).unlink()
     answers = [run("evaluate", name, "--episodes", "1") for name in (NAME, NAME.replace("s0", "s1"))]
     assert sorted(status for status, _, _ in answers) == [0, 2]
@@ -166,7 +168,7 @@ def test_a_run_without_an_agent_is_told_with_those_that_have_one(run: Run, folde
     assert "it has no agent.safetensors; choose a finished one: ppo-mlp2x8-gae-cartpole-s" in line
 
 
-def test_a_run_of_a_newer_plexp_that_does_not_fit_says_what_to_install(run: Run, folder: Path) -> None:
+def test_the_error_on_a_run_of_a_newer_plexp_says_what_to_install(run: Run, folder: Path) -> None:
     change(folder, "UPDATE tags SET value = '99.0' WHERE key = 'version.plexp'")
     assert run("evaluate", NAME, "--episodes", "1")[0] == 0, "it fits"
     for file in folder.glob("outputs/artifacts/**/config.yaml"):
@@ -177,7 +179,7 @@ def test_a_run_of_a_newer_plexp_that_does_not_fit_says_what_to_install(run: Run,
     assert status == 2 and "plexp 99.0 recorded it" in line and 'pip install "plexp>=99.0"' in line
 
 
-def test_a_run_of_an_older_plexp_takes_todays_values_for_what_it_lacks(run: Run, folder: Path) -> None:
+def test_a_run_of_an_older_plexp_gets_current_values_for_what_it_lacks(run: Run, folder: Path) -> None:
     for file in folder.glob("outputs/artifacts/**/config.yaml"):
         values = yaml.safe_load(file.read_text())
         del values["algo"]["target_kl"], values["evaluation"]["film"], values["torch_threads"]
@@ -185,19 +187,19 @@ def test_a_run_of_an_older_plexp_takes_todays_values_for_what_it_lacks(run: Run,
     assert run("evaluate", NAME, "--episodes", "1")[0] == 0
 
 
-def test_a_run_comes_out_the_same_again(run: Run, folder: Path) -> None:
+def test_a_run_is_reproduced_bit_for_bit(run: Run, folder: Path) -> None:
     status, lines, _ = run("reproduce", NAME)
-    with open_run(NAME, outputs=folder / "outputs", uri=None) as kept:
-        episodes = len(kept.file("episodes.csv").read_text().splitlines()) - 1
-        assert kept.tags["reproduced"].endswith("identical")
-        tensors = len(load_file(kept.file("agent.safetensors")))
-        logged = kept.history()
+    with open_run(NAME, outputs=folder / "outputs", uri=None) as recorded:
+        episodes = len(recorded.file("episodes.csv").read_text().splitlines()) - 1
+        assert recorded.tags["reproduced"].endswith("identical")
+        tensors = len(load_file(recorded.file("agent.safetensors")))
+        logged = recorded.history()
     numbers = sum(
         len(points) for name, points in logged.items() if name[:5] in ("eval/", "train") and "seconds" not in name
     )
     numbers -= len(logged.get("eval/normalised_score", {}))
-    said = f"identical: {numbers} numbers, {episodes} episodes and {tensors} tensors of weights, bit for bit"
-    assert status == 0 and said in lines, lines
+    message = f"identical: {numbers} numbers, {episodes} episodes and {tensors} tensors of weights, bit for bit"
+    assert status == 0 and message in lines, lines
 
 
 def altered_weights(folder: Path) -> None:
@@ -224,7 +226,7 @@ def one_more_metric(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("alter", "said"),
+    ("alter", "message"),
     [
         (altered_metric, "differs: train/entropy at step 2,000 was "),
         (altered_weights, "differs: the weights head.linear.bias differ by up to "),
@@ -232,15 +234,15 @@ def one_more_metric(folder: Path) -> None:
         (one_more_metric, "differs: train/entropy at step 2,000 is "),
     ],
 )
-def test_the_first_difference_is_named(alter: Callable[[Path], None], said: str, run: Run, folder: Path) -> None:
+def test_the_first_difference_is_named(alter: Callable[[Path], None], message: str, run: Run, folder: Path) -> None:
     alter(folder)
     status, lines, _ = run("reproduce", NAME)
-    assert status == 1 and any(line.startswith(said) for line in lines), lines
+    assert status == 1 and any(line.startswith(message) for line in lines), lines
     to_the_end = run("reproduce", NAME, "--to-the-end")[1]
-    assert any(line.startswith(said) for line in to_the_end)
+    assert any(line.startswith(message) for line in to_the_end)
 
 
-def test_what_is_another_than_then_is_named(run: Run, folder: Path) -> None:
+def test_what_has_changed_since_the_run_is_named(run: Run, folder: Path) -> None:
     change(folder, "UPDATE tags SET value = '1.0.0' WHERE key = 'version.torch'")
     change(folder, "UPDATE tags SET value = '0123456789abcdef' WHERE key = 'state'")
     status, lines, _ = run("reproduce", NAME)
@@ -249,7 +251,7 @@ def test_what_is_another_than_then_is_named(run: Run, folder: Path) -> None:
     assert any("the code of its plugins" in line for line in lines)
 
 
-def test_what_cannot_be_reproduced_is_told_in_one_line(run: Run, folder: Path) -> None:
+def test_a_run_that_cannot_be_reproduced_is_reported_in_one_line(run: Run, folder: Path) -> None:
     assert run("reproduce", "nobody")[2] == run("evaluate", "nobody")[2]
     for file in folder.glob("outputs/artifacts/**/config.yaml"):
         file.unlink()

@@ -1,4 +1,4 @@
-"""Commands, messages and configs in conf/README.md are those of this version."""
+"""Tests of conf/README.md: its commands, error messages and configs are those of this version."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def first_job(arguments: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_every_command_composes_to_a_correct_configuration(arguments: list[str]) -> None:
+def test_every_command_composes_to_a_valid_configuration(arguments: list[str]) -> None:
     values, _ = compose_with_choices(*first_job(arguments))
     check(values)
 
@@ -61,7 +61,7 @@ def test_the_readme_has_commands_errors_and_configs() -> None:
     assert len(COMMANDS) > 10 and len(REFUSED) > 3
 
 
-def test_links_to_sections_lead_somewhere() -> None:
+def test_every_linked_section_exists() -> None:
     headings = re.findall(r"^#+ (.*)$", TEXT, re.M)
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors

@@ -1,4 +1,4 @@
-"""The same command again: what is finished is skipped, what was interrupted or failed goes on, and what is told of it."""
+"""Tests that the same command skips finished runs, resumes interrupted and failed ones, and reports both."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LONG = (
 
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], None]:
-    """From now on the training raises in that iteration of a process's run, once."""
+    """Return a function that makes the training raise an error, once, in the n-th iteration from then on."""
     iterate = Trainer.iterate
 
     def prepare(number: int, error: BaseException) -> None:
@@ -53,8 +53,8 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], N
 
 
 @pytest.fixture
-def never(main: Main, tmp_path: Path) -> dict[str, Any]:
-    """The run that never stopped."""
+def uninterrupted(main: Main, tmp_path: Path) -> dict[str, Any]:
+    """Return the record of a run that was never interrupted."""
     assert main(*LONG, f"outputs={tmp_path / 'never'}")[0] == 0
     (run,) = runs(tmp_path / "never")
     return run
@@ -64,8 +64,8 @@ ENDS = {"failed": (RuntimeError("the cable came loose"), 1), "interrupted": (Key
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_run_that_ended_early_goes_on_by_the_same_command_as_if_it_had_never_stopped(
-    end: str, main: Main, never: dict[str, Any], tmp_path: Path, stop_at: Callable[..., None]
+def test_the_same_command_resumes_a_run_as_if_it_had_never_stopped(
+    end: str, main: Main, uninterrupted: dict[str, Any], tmp_path: Path, stop_at: Callable[..., None]
 ) -> None:
     error, status = ENDS[end]
     stop_at(6, error)
@@ -81,16 +81,16 @@ def test_a_run_that_ended_early_goes_on_by_the_same_command_as_if_it_had_never_s
     status, lines = main(*LONG)
     assert status == 0
     (run,) = runs(tmp_path)
-    assert differences(run, never) == []
+    assert differences(run, uninterrupted) == []
     assert int(run["tags"]["resume.steps"]) in range(64, 192) and "error" not in run["tags"]
     assert not list(tmp_path.glob("state/*/checkpoints/*")) and not list(tmp_path.glob("state/*/outbox"))
     assert checkpoint.load(next(tmp_path.glob("state/*")) / "checkpoints") is None
 
 
-def test_where_the_store_does_not_answer_a_run_stays_as_it_was(
+def test_a_run_is_left_unchanged_if_the_store_does_not_answer(
     main: Main, tmp_path: Path, stop_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def silent(**_: Any) -> None:
+    def unavailable(**_: Any) -> None:
         raise StoreError("outputs=x: database is locked; wait")
 
     stop_at(6, RuntimeError("the cable came loose"))
@@ -98,15 +98,15 @@ def test_where_the_store_does_not_answer_a_run_stays_as_it_was(
     (file,) = tmp_path.glob("state/*/run.json")
     before = file.read_text()
     with monkeypatch.context() as patch:
-        patch.setattr("plexp.execution.run.Tracker", silent)
+        patch.setattr("plexp.execution.run.Tracker", unavailable)
         assert main(*LONG)[0] == 2
     assert file.read_text() == before
-    status, (line,) = main("sync", "--outputs", str(tmp_path))  # it may have said RUNNING before it fell silent
+    status, (line,) = main("sync", "--outputs", str(tmp_path))  # MLflow may still have it as RUNNING
     assert status == 0 and line.endswith("marked FAILED") and runs(tmp_path)[0]["status"] == "FAILED"
     assert main(*LONG)[0] == 0 and "resume.steps" in runs(tmp_path)[0]["tags"]
 
 
-def test_never_resuming_starts_anew_and_leaves_the_other_run_as_it_is(
+def test_with_resume_never_a_new_run_starts_and_the_other_is_unchanged(
     main: Main, tmp_path: Path, stop_at: Callable[..., None]
 ) -> None:
     stop_at(6, KeyboardInterrupt())
@@ -115,11 +115,13 @@ def test_never_resuming_starts_anew_and_leaves_the_other_run_as_it_is(
     killed, finished = runs(tmp_path)
     assert (killed["status"], finished["status"]) == ("KILLED", "FINISHED")
     assert "resume.steps" not in finished["tags"]
-    assert main(*LONG)[0] == 0, "the finished one counts: a single run that is finished is done again"
+    assert main(*LONG)[0] == 0, "the finished run counts, and a single finished run is run again"
     assert [run["status"] for run in runs(tmp_path)] == ["KILLED", "FINISHED", "FINISHED"]
 
 
-def test_a_run_that_was_deleted_in_mlflow_starts_anew(main: Main, tmp_path: Path, stop_at: Callable[..., None]) -> None:
+def test_a_run_that_was_deleted_in_mlflow_starts_from_scratch(
+    main: Main, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
     stop_at(6, KeyboardInterrupt())
     main(*LONG)
     (run,) = runs(tmp_path)
@@ -130,8 +132,8 @@ def test_a_run_that_was_deleted_in_mlflow_starts_anew(main: Main, tmp_path: Path
     assert [step for step, _ in new["metrics"]["eval/return"]] == [0, 64, 128, 192, 256, 320]
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(
-    main: Main, never: dict[str, Any], tmp_path: Path, stop_at: Callable[..., None]
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(
+    main: Main, uninterrupted: dict[str, Any], tmp_path: Path, stop_at: Callable[..., None]
 ) -> None:
     stop_at(9, KeyboardInterrupt())
     main(*LONG)
@@ -142,10 +144,10 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(
     assert main(*LONG)[0] == 0
     (run,) = runs(tmp_path)
     assert int(run["tags"]["resume.steps"]) == int(older.name.split("-")[1])
-    assert newer.name in run["tags"]["resume.damaged"] and differences(run, never) == []
+    assert newer.name in run["tags"]["resume.damaged"] and differences(run, uninterrupted) == []
 
 
-def test_the_same_sweep_skips_what_is_finished_and_does_what_is_missing(
+def test_the_same_sweep_skips_finished_jobs_and_runs_missing_ones(
     main: Main, tmp_path: Path, stop_at: Callable[..., None]
 ) -> None:
     sweep = ("-m", "seed=0,1,2", "hydra.launcher.n_jobs=1", "hydra/launcher=basic", *LONG)
@@ -171,7 +173,7 @@ def test_the_same_sweep_skips_what_is_finished_and_does_what_is_missing(
     assert status == 0 and len(runs(tmp_path)) == 6 and len(list(tmp_path.glob("sweeps/*"))) == 2
 
 
-def test_a_larger_sweep_takes_over_what_another_one_has_done(main: Main, tmp_path: Path) -> None:
+def test_a_larger_sweep_reuses_the_runs_of_another_one(main: Main, tmp_path: Path) -> None:
     assert main("-m", "seed=0,1", "hydra/launcher=basic", *QUICK)[0] == 0
     assert main("-m", "seed=0,1,2", "hydra/launcher=basic", *QUICK)[0] == 0
     found = runs(tmp_path)
@@ -205,12 +207,14 @@ def test_status_shows_a_sweep_and_why_jobs_failed(main: Main, tmp_path: Path, st
     assert status == 2 and lines[0].startswith("--sweep=2020: there is no such sweep; ")
 
 
-def test_status_of_finished_runs_outside_sweeps_says_so(main: Main, tmp_path: Path) -> None:
+def test_status_lists_finished_runs_outside_sweeps(main: Main, tmp_path: Path) -> None:
     assert main(*QUICK)[0] == 0
     assert main("status", "--outputs", str(tmp_path)) == (0, ["1 run outside sweeps, finished"])
 
 
-def test_an_interrupted_sweep_says_what_waits(main: Main, tmp_path: Path, stop_at: Callable[..., None]) -> None:
+def test_an_interrupted_sweep_reports_how_many_jobs_wait(
+    main: Main, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
     stop_at(14, KeyboardInterrupt())
     status, lines = main("-m", "seed=0,1,2", "hydra/launcher=basic", *LONG)
     assert status == 130
@@ -232,7 +236,7 @@ def test_credentials_are_written_nowhere(arguments: tuple[str, ...], main: Main,
     assert "s3cr3t" not in "\n".join(lines)
 
 
-def test_neither_params_nor_tags_say_where_a_run_is_kept(main: Main, tmp_path: Path) -> None:
+def test_params_and_tags_do_not_contain_the_store(main: Main, tmp_path: Path) -> None:
     store = tmp_path / "elsewhere.db"
     assert main(*QUICK, f"tracker.uri='sqlite:///{store}?timeout=17'")[0] == 0
     client = MlflowClient(sqlite_uri(store))
@@ -242,7 +246,7 @@ def test_neither_params_nor_tags_say_where_a_run_is_kept(main: Main, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["..", "../../x", ".", "a/b"])
-def test_no_name_leads_out_of_the_artifacts(name: str, main: Main, tmp_path: Path) -> None:
+def test_no_experiment_name_leads_out_of_the_artifact_folder(name: str, main: Main, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     assert main(*QUICK, f"outputs={outputs}", f"tracker.experiment='{name}'")[0] == 0
     (run,) = runs(outputs)
@@ -251,7 +255,7 @@ def test_no_name_leads_out_of_the_artifacts(name: str, main: Main, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]
 
 
-def test_a_store_that_keeps_nothing_is_refused(main: Main) -> None:
+def test_an_in_memory_store_is_refused(main: Main) -> None:
     status, lines = main(*QUICK, "tracker.uri=sqlite://")
     assert (status, len(lines)) == (2, 1) and lines[0].startswith("tracker.uri=sqlite://: it names no file")
 
@@ -262,12 +266,12 @@ TARGETS = ("+algo._target_=os.system", "+env._target_=os.system", "+net._target_
 @pytest.mark.parametrize(
     "target", [*TARGETS, "+env.kwargs._target_=os.system", "algo.plugin=os.system", "env.plugin=os"]
 )
-def test_nothing_but_registered_classes_is_made_whatever_the_configuration_says(target: str, main: Main) -> None:
+def test_only_registered_classes_are_instantiated_whatever_the_configuration(target: str, main: Main) -> None:
     status, lines = main(*QUICK, target)
     assert (status, len(lines)) == (2, 1) and "; " in lines[0]
 
 
-def test_a_run_that_broke_before_its_training_is_marked_by_the_next_command(
+def test_a_run_that_failed_before_training_is_marked_by_the_next_command(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
@@ -286,7 +290,7 @@ def test_a_run_that_broke_before_its_training_is_marked_by_the_next_command(
     assert main(*LONG)[0] == 0 and [run["status"] for run in runs(tmp_path)] == ["FINISHED"]
 
 
-def test_what_the_store_does_not_take_is_said_in_one_line_and_goes_on_waiting(main: Main, tmp_path: Path) -> None:
+def test_operations_that_cannot_be_delivered_are_reported_in_one_line_and_kept(main: Main, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "state" / "0123")
     folder.path.mkdir(parents=True)
     folder.write(Record("0123", status="FINISHED", run_id="1", store="http://127.0.0.1:9"))
@@ -299,7 +303,7 @@ def test_what_the_store_does_not_take_is_said_in_one_line_and_goes_on_waiting(ma
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         (("repair", "--outputs", "nowhere"), "there is no mlflow.db"),
         (("replay", "nothing.json"), "replay=nothing.json: it cannot be read as a recorded episode"),
@@ -307,6 +311,6 @@ def test_what_the_store_does_not_take_is_said_in_one_line_and_goes_on_waiting(ma
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_command_on_what_is_not_there_is_one_line(command: tuple[str, ...], said: str, main: Main) -> None:
+def test_a_command_on_something_missing_fails_with_one_line(command: tuple[str, ...], message: str, main: Main) -> None:
     status, lines = main(*command)
-    assert status == 2 and len(lines) == 1 and said in lines[0] and "; " in lines[0]
+    assert status == 2 and len(lines) == 1 and message in lines[0] and "; " in lines[0]

@@ -1,4 +1,4 @@
-"""A search: what is sampled, pruned, resumed and confirmed, on runs of a second."""
+"""Tests of hyperparameter search: sampling, pruning, resuming and confirmation, on runs of a second."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SMALL = ("hydra/launcher=basic", "compile=false", *QUICK)
 
 
 def sized(**changes: Any) -> list[str]:
-    """The sweeper's settings as overrides."""
+    """Return the sweeper's settings as overrides."""
     return [
         f"hydra.sweeper.{key}={'null' if value is None else value}" for key, value in {**SETTINGS, **changes}.items()
     ]
@@ -56,15 +56,15 @@ def found(outputs: Path) -> dict[str, Any]:
     return facts
 
 
-def test_a_trial_is_the_mean_over_the_same_seeds_and_the_best_is_run_again_on_others(
-    main: Main, tmp_path: Path
-) -> None:
+def test_a_trial_is_a_mean_over_seeds_and_the_best_is_confirmed_on_fresh_ones(main: Main, tmp_path: Path) -> None:
     ranges = ("algo.learning_rate=tag(log, interval(1e-4, 1e-1))", "net.width=choice(16,64)")
     command = ("-m", "hydra/sweeper=optuna", *SMALL, *ranges, *sized(prune_below=None), "seed=5")
     status, lines = main(*command)
     assert status == 0
-    facts, kept = found(tmp_path), runs(tmp_path)
-    by_trial = {number: [run for run in kept if run["tags"].get("search.trial") == str(number)] for number in range(6)}
+    facts, recorded = found(tmp_path), runs(tmp_path)
+    by_trial = {
+        number: [run for run in recorded if run["tags"].get("search.trial") == str(number)] for number in range(6)
+    }
     for trial in facts["trials"]:
         mine = [run for run in by_trial[trial["number"]] if run["tags"]["search.role"] == "trial"]
         assert sorted(run["params"]["seed"] for run in mine) == ["5", "6"] == [str(seed) for seed in facts["seeds"]]
@@ -75,7 +75,9 @@ def test_a_trial_is_the_mean_over_the_same_seeds_and_the_best_is_run_again_on_ot
     assert len({json.dumps(trial["params"]) for trial in facts["trials"]}) == 6
     assert facts["trials"][0]["params"] == {"algo.learning_rate": 0.001, "net.width": "64"}, "untuned"
     best = max(facts["trials"], key=lambda trial: trial["value"])["number"]
-    roles = {role: [run for run in kept if run["tags"]["search.role"] == role] for role in ("confirmation", "baseline")}
+    roles = {
+        role: [run for run in recorded if run["tags"]["search.role"] == role] for role in ("confirmation", "baseline")
+    }
     assert facts["best"] == best and {run["tags"]["search.trial"] for run in roles["confirmation"]} <= {str(best)}
     for role, those in roles.items():
         if role in facts["confirmation"]:
@@ -86,27 +88,27 @@ def test_a_trial_is_the_mean_over_the_same_seeds_and_the_best_is_run_again_on_ot
     assert lines[-1] == facts["command"] and "seed=" not in lines[-1].replace("seeds", "")
 
     assert main(*command)[0] == 0
-    assert len(runs(tmp_path)) == len(kept) and found(tmp_path) == facts, "the same command again does nothing"
+    assert len(runs(tmp_path)) == len(recorded) and found(tmp_path) == facts, "the same command again does nothing"
     status, lines = main("status", "--outputs", str(tmp_path))
     assert status == 0 and any(line.startswith(f"best trial {best}: ") for line in lines)
 
 
 @pytest.mark.slow
-def test_a_pruned_run_stops_early_is_told_so_everywhere_and_is_never_gone_on_with(main: Main, tmp_path: Path) -> None:
+def test_a_pruned_run_stops_early_is_marked_everywhere_and_is_never_resumed(main: Main, tmp_path: Path) -> None:
     hard = sized(n_trials=5, trials_at_once=1, prune_below=1.0, prune_warmup=0.0, prune_after_trials=1)
     command = ("-m", "hydra/sweeper=optuna", "algo.learning_rate=tag(log, interval(1e-9, 1e-1))", *SMALL, *hard)
     long = ("total_timesteps=640", "evaluation.every=64", "evaluation.episodes=1")
     status, lines = main(*command, *long)
     assert status == 0
-    facts, kept = found(tmp_path), runs(tmp_path)
-    pruned = [run for run in kept if "pruned" in run["tags"]]
+    facts, recorded = found(tmp_path), runs(tmp_path)
+    pruned = [run for run in recorded if "pruned" in run["tags"]]
     assert pruned and {run["status"] for run in pruned} == {"KILLED"}
     for run in pruned:
         steps = max(step for step, _ in run["metrics"]["eval/return"])
         assert steps < 640 and "eval/final_return" not in run["metrics"]
         assert run["tags"]["pruned"].startswith(f"at step {steps:,}: ") or "was pruned" in run["tags"]["pruned"]
         assert (run["folder"] / "episodes.csv").read_text().startswith("steps,return,length")
-    whole = [run for run in kept if run["status"] == "FINISHED" and run["tags"]["search.role"] == "trial"]
+    whole = [run for run in recorded if run["status"] == "FINISHED" and run["tags"]["search.role"] == "trial"]
     taken = sum(640 for _ in whole) + sum(json.loads(f.read_text()).get("steps", 0) for f in killed(tmp_path))
     assert facts["steps"] == {"planned": 5 * 2 * 640, "taken": taken} and taken < 5 * 2 * 640
     pruned_trials = [trial["number"] for trial in facts["trials"] if trial["status"] == "PRUNED"]
@@ -118,14 +120,14 @@ def test_a_pruned_run_stops_early_is_told_so_everywhere_and_is_never_gone_on_wit
 
     (tmp_path / "sweeps" / next(iter((tmp_path / "sweeps").iterdir())).name / "search.json").unlink()
     assert main(*command, *long)[0] == 0
-    assert len(runs(tmp_path)) == len(kept) and found(tmp_path) == facts
+    assert len(runs(tmp_path)) == len(recorded) and found(tmp_path) == facts
     _, lines = main("compare", "--outputs", str(tmp_path), "--by", "search.role")
     assert any("left out, pruned by a search: ppo-mlp" in line for line in lines), lines
     overrides = [each for each in json.loads(killed(tmp_path)[0].read_text())["overrides"]]
     assert main(*[each for each in overrides if not each.startswith("outputs=")])[0] == 0, (
-        "outside the search it is new"
+        "outside the search it is a new run"
     )
-    assert len([run for run in runs(tmp_path) if run["tags"]["kind"] == "training"]) == len(kept) + 1
+    assert len([run for run in runs(tmp_path) if run["tags"]["kind"] == "training"]) == len(recorded) + 1
 
 
 def killed(outputs: Path) -> list[Path]:
@@ -134,8 +136,11 @@ def killed(outputs: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_fails_its_trial_with_the_reason_and_the_search_goes_on(main: Main, tmp_path: Path) -> None:
-    ranges = ("algo.num_steps=choice(16,24)", "algo.num_minibatches=choice(2,32)")  # 24 · 2 rows make no 32 minibatches
+def test_a_failed_job_fails_its_trial_with_the_reason_and_the_search_continues(main: Main, tmp_path: Path) -> None:
+    ranges = (
+        "algo.num_steps=choice(16,24)",
+        "algo.num_minibatches=choice(2,32)",
+    )  # 24 · 2 rows do not fill 32 minibatches
     status, lines = main("-m", "hydra/sweeper=optuna", *SMALL, *ranges, *sized(n_trials=9, prune_below=None))
     facts = found(tmp_path)
     failed = [trial for trial in facts["trials"] if trial["status"] == "FAILED"]
@@ -159,7 +164,7 @@ def test_a_threshold_that_is_never_reached_counts_as_the_budget(main: Main, tmp_
 
 
 @pytest.mark.faults
-def test_a_search_that_is_sigkilled_ends_as_the_one_that_never_was(tmp_path: Path) -> None:
+def test_a_search_that_is_sigkilled_ends_like_one_that_was_not(tmp_path: Path) -> None:
     command = [
         *(
             "-m",
@@ -178,8 +183,8 @@ def test_a_search_that_is_sigkilled_ends_as_the_one_that_never_was(tmp_path: Pat
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert not list(killed.glob("sweeps/*/search.json")) or not found(killed)["is_done"]
-    status, said = finish([*command, f"outputs={killed}"])
-    assert status == 0, said
+    status, errors = finish([*command, f"outputs={killed}"])
+    assert status == 0, errors
     ours, theirs = found(killed), found(whole)
     for each in (ours, theirs):
         each["command"] = each["command"].replace(str(killed), "").replace(str(whole), "")
@@ -198,7 +203,7 @@ def ended(outputs: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_a_search_finds_a_learning_rate_that_learns(tmp_path: Path) -> None:
-    """One that hardly moves the policy against one that solves CartPole: apart by a factor of two and more."""
+    """Check that the best learning rate found is above 1e-4, and its return more than twice that of the worst."""
     command = [
         *("-m", "hydra/sweeper=optuna", "algo.learning_rate=tag(log,interval(1e-9,1e-2))", "compile=false"),
         *("total_timesteps=8000", "evaluation.every=2000", "evaluation.episodes=5", "evaluation.final_episodes=20"),
@@ -259,7 +264,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
-def test_what_cannot_be_searched_is_one_line_before_anything_runs(
+def test_an_invalid_search_is_refused_in_one_line_before_anything_runs(
     arguments: tuple[str, ...], main: Main, tmp_path: Path
 ) -> None:
     status, lines = main(*arguments)
@@ -267,7 +272,7 @@ def test_what_cannot_be_searched_is_one_line_before_anything_runs(
     assert not list(tmp_path.glob("sweeps/*")) and not (tmp_path / "mlflow.db").exists()
 
 
-def test_without_optuna_the_extra_is_named(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_error_names_the_extra(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plexp.sweeps.optuna_sweeper.find_spec", lambda name: None)
     status, lines = main("-m", "search=ppo")
     assert status == 2
@@ -275,9 +280,7 @@ def test_without_optuna_the_extra_is_named(main: Main, tmp_path: Path, monkeypat
     assert not list(tmp_path.glob("sweeps/*"))
 
 
-def test_the_command_line_goes_before_the_sheet_and_a_value_takes_a_key_out_of_the_search(
-    main: Main, tmp_path: Path
-) -> None:
+def test_the_command_line_overrides_the_ranges_of_the_config(main: Main, tmp_path: Path) -> None:
     fixed = ("algo.clip_eps=0.3", "algo.num_steps=16", "algo.update_epochs=1", "algo.ent_coef=0.01")
     rest = [each for each in QUICK if not each.startswith("algo.")]
     command = ("-m", "search=ppo", "algo.learning_rate=interval(0.5,0.6)", "algo.num_minibatches=2", *fixed, *rest)
@@ -290,20 +293,20 @@ def test_the_command_line_goes_before_the_sheet_and_a_value_takes_a_key_out_of_t
     assert {run["params"]["algo.clip_eps"] for run in runs(tmp_path)} == {"0.3"}
 
 
-SHEETS = sorted(file.stem for file in (Path(__file__).parents[3] / "conf" / "search").glob("*.yaml"))
+SEARCH_CONFIGS = sorted(file.stem for file in (Path(__file__).parents[3] / "conf" / "search").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
-    "sheet", [pytest.param(sheet, marks=() if sheet == "ppo" else pytest.mark.slow) for sheet in SHEETS]
+    "name", [pytest.param(name, marks=() if name == "ppo" else pytest.mark.slow) for name in SEARCH_CONFIGS]
 )
-def test_every_sheet_of_ranges_fits_and_holds_the_untuned_configuration(
-    sheet: str, main: Main, compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+def test_every_search_config_composes_and_contains_the_untuned_configuration(
+    name: str, main: Main, compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Composed and built at each end, without running a job."""
+    """Compose and build the configurations at both ends of each range, without running a job."""
     monkeypatch.setattr("plexp.sweeps.optuna_sweeper.OptunaSweeper._run", lambda self, search, batch: stop(batch))
-    algo = sheet if sheet in ("a2c", "ppo") else "ppo"
+    algo = name if name in ("a2c", "ppo") else "ppo"
     with pytest.raises(RuntimeError, match="sampled"):
-        main("-m", f"search={sheet}", f"algo={algo}", "hydra.sweeper.trials_at_once=1")
+        main("-m", f"search={name}", f"algo={algo}", "hydra.sweeper.trials_at_once=1")
     usual = compose(f"algo={algo}")
     (first,) = sampled
     assert len(first) > 3 and {key: str(OmegaConf.select(usual, key)).lower() for key in first} == {
@@ -319,8 +322,8 @@ def stop(batch: Any) -> None:
     raise RuntimeError("sampled")
 
 
-def test_a_seed_is_hopeless_where_optunas_median_pruner_says_so(tmp_path: Path) -> None:
-    """With one seed a trial its rule is ours; the curves are noise, so that it says both."""
+def test_a_seed_is_pruned_exactly_where_optunas_median_pruner_prunes_it(tmp_path: Path) -> None:
+    """Compare the two with one seed a trial, where their rules are the same, on noise, so that both answers occur."""
     rng = np.random.default_rng(0)
     space = {"x": FloatDistribution(0, 1)}
     settings = {**SETTINGS, "seeds_per_trial": 1, "prune_after_trials": 4, "prune_warmup": 0.0}
@@ -330,23 +333,24 @@ def test_a_seed_is_hopeless_where_optunas_median_pruner_says_so(tmp_path: Path) 
         curve = {step: float(value) for step, value in enumerate(rng.normal(size=10))}
         done = create_trial(params={"x": 0.5}, distributions=space, value=1.0, intermediate_values=curve)
         search.study.add_trial(done)
-    said = []
+    decisions = []
     for number in range(5, 45):
         search.study.add_trial(create_trial(state=TrialState.RUNNING, params={"x": 0.1}, distributions=space))
-        judge = TrialPruner(TrialJob(tmp_path, number, 0, "trial", settings))
+        our_pruner = TrialPruner(TrialJob(tmp_path, number, 0, "trial", settings))
         curve = [(100 * step, float(value)) for step, value in enumerate(rng.normal(-0.5, size=9))]
         for length in range(1, len(curve) + 1):
-            ours = judge(curve[:length], length / 10)
+            ours = our_pruner(curve[:length], length / 10)
             theirs = pruner.prune(search.study, search.study.trials[number])
             assert (ours is not None) == theirs
-            said.append(theirs)
+            decisions.append(theirs)
             if ours:
-                assert judge.pruned() == f"trial {number} was pruned: seed 0, step {curve[length - 1][0]:,}: {ours}"
+                step = curve[length - 1][0]
+                assert our_pruner.pruned() == f"trial {number} was pruned: seed 0, step {step:,}: {ours}"
                 break
-    assert 5 < sum(said) < len(said) - 5
+    assert 5 < sum(decisions) < len(decisions) - 5
 
 
-def test_one_seed_gives_the_trial_up_for_its_other_seeds(tmp_path: Path) -> None:
+def test_one_seed_prunes_the_trial_for_its_other_seeds(tmp_path: Path) -> None:
     space = {"x": FloatDistribution(0, 1)}
     search = Search(tmp_path, SETTINGS, space, None)
     for value in (10.0, 12.0):
@@ -354,13 +358,13 @@ def test_one_seed_gives_the_trial_up_for_its_other_seeds(tmp_path: Path) -> None
         done = create_trial(params={"x": 0.5}, distributions=space, value=1.0, intermediate_values=curve)
         search.study.add_trial(done)
     search.study.add_trial(create_trial(state=TrialState.RUNNING, params={"x": 0.1}, distributions=space))
-    judges = [TrialPruner(TrialJob(tmp_path, 2, seed, "trial", SETTINGS)) for seed in range(2)]
-    assert judges[1]([(0, 50.0)], 0.0) is None and judges[0]([(0, 10.0)], 0.0) is None, "before the warm-up"
-    assert judges[0]([(0, 10.0), (5, 11.5)], 0.3) is None, "its own seed's median is 11, the other's is 111"
-    why = judges[1]([(0, 50.0), (5, 60.0)], 0.3)
+    pruners = [TrialPruner(TrialJob(tmp_path, 2, seed, "trial", SETTINGS)) for seed in range(2)]
+    assert pruners[1]([(0, 50.0)], 0.0) is None and pruners[0]([(0, 10.0)], 0.0) is None, "before the warm-up"
+    assert pruners[0]([(0, 10.0), (5, 11.5)], 0.3) is None, "its own seed's median is 11, the other's is 111"
+    why = pruners[1]([(0, 50.0), (5, 60.0)], 0.3)
     assert why == "its best evaluation, 60, is below the median, 111, of 2 trials on this seed"
-    assert "seed 1, step 5" in str(judges[0]([(0, 10.0), (5, 11.5), (9, 20.0)], 0.5))
-    assert judges[0]([(0, 10.0), (5, 11.5), (9, 20.0), (20, 20.0)], 1.0) is None, "at the end nothing is left to save"
+    assert "seed 1, step 5" in str(pruners[0]([(0, 10.0), (5, 11.5), (9, 20.0)], 0.5))
+    assert pruners[0]([(0, 10.0), (5, 11.5), (9, 20.0), (20, 20.0)], 1.0) is None, "at the end nothing is left to save"
     search.tell(search.study.trials[2], [None, None], "")
     assert search.study.trials[2].state == TrialState.PRUNED
     search.study.add_trial(create_trial(state=TrialState.RUNNING, params={"x": 0.1}, distributions=space))
@@ -373,14 +377,14 @@ def test_one_seed_gives_the_trial_up_for_its_other_seeds(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9, 1.0])
-def test_a_quantile_is_numpys(share: float) -> None:
+def test_quantiles_equal_those_of_numpy(share: float) -> None:
     for number in range(1, 8):
         values = np.random.default_rng(number).normal(size=number).tolist()
         assert quantile(values, share) == pytest.approx(np.quantile(values, share))
     assert quantile([math.nan, 1.0], 0.5) == -math.inf
 
 
-def test_a_search_that_is_started_again_samples_what_it_would_have(tmp_path: Path) -> None:
+def test_a_restarted_search_samples_what_it_would_have_sampled(tmp_path: Path) -> None:
     space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(1e-5, 1, log=True)}
 
     def play(folder: Path, again: Callable[[Search], Search]) -> list[dict[str, Any]]:
@@ -391,19 +395,19 @@ def test_a_search_that_is_started_again_samples_what_it_would_have(tmp_path: Pat
                 search.tell(trial, [-(trial.params["x"] ** 2)] * 2, "")
         return [trial.params for trial in search.study.trials]
 
-    def anew(search: Search) -> Search:
+    def restarted(search: Search) -> Search:
         with (tmp_path / "b" / STUDY).open("ab") as file:
-            file.write(b'{"op_code": 4, "wor')  # as a power cut leaves it
+            file.write(b'{"op_code": 4, "wor')  # as after a power cut
         return Search(tmp_path / "b", search.settings, space, search.first)
 
     whole = play(tmp_path / "a", lambda search: search)
-    assert play(tmp_path / "b", anew) == whole and len(whole) == 12
+    assert play(tmp_path / "b", restarted) == whole and len(whole) == 12
     assert whole[0] == {"x": 0.5, "y": 0.1} and len({each["x"] for each in whole}) == 12
     assert all(len(f"{each['x']:.4g}") >= len(str(each["x"])) or each["x"] < 1e-3 for each in whole)
 
 
 @pytest.mark.parametrize(("total", "size"), [(1, 3), (2, 3), (3, 3), (4, 3), (7, 2)])
-def test_a_search_ends_also_where_its_last_batch_is_not_full(total: int, size: int, tmp_path: Path) -> None:
+def test_a_search_ends_even_if_its_last_batch_is_not_full(total: int, size: int, tmp_path: Path) -> None:
     settings = {**SETTINGS, "n_trials": total, "trials_at_once": size, "startup_trials": 100}
     search, batches = Search(tmp_path, settings, {"x": FloatDistribution(0, 1)}, None), []
     while batch := search.batch():
@@ -418,10 +422,10 @@ def test_a_search_ends_also_where_its_last_batch_is_not_full(total: int, size: i
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     file = tmp_path / STUDY
     mend(file)
-    for text, kept in ((b"", b""), (b"a\nb\n", b"a\nb\n"), (b"a\nb", b"a\n"), (b"b", b"")):
+    for text, expected in ((b"", b""), (b"a\nb\n", b"a\nb\n"), (b"a\nb", b"a\n"), (b"b", b"")):
         file.write_bytes(text)
         mend(file)
-        assert file.read_bytes() == kept
+        assert file.read_bytes() == expected
 
 
 def test_the_verdict_is_a_test_on_the_fresh_seeds_alone() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -79,6 +81,20 @@ def test_every_public_name_exists_and_is_declared_to_type_checkers() -> None:
     assert declared == set(plexp.__all__) - {"__version__"}
     for name in plexp.__all__:
         assert getattr(plexp, name) is not None
+
+
+def test_tests_and_benchmarks_import_only_what_plexp_has() -> None:
+    """Check imports inside functions too: a benchmark that only a person starts would fail unnoticed."""
+    files = sorted((CHECKOUT / "tests").rglob("*.py"))
+    names = {(name, file.name) for file in files for name in imports(file) if name.startswith("plexp.")}
+    assert len(names) > 500
+    assert not [each for each in sorted(names) if not _exists(each[0]) and "plexp.plugins" not in each[0]]
+
+
+def _exists(name: str) -> bool:
+    """Return whether `plexp.module.name` is a name of the module, or a module itself."""
+    module, _, attribute = name.rpartition(".")
+    return hasattr(importlib.import_module(module), attribute) or importlib.util.find_spec(name) is not None
 
 
 @pytest.mark.parametrize("file", [file for file in PACKAGE if file.name != "__init__.py"], ids=lambda file: file.stem)

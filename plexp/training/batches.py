@@ -26,7 +26,8 @@ def make_batch(
     """Return all valid rows of the rollouts, with normalized observations and their targets, on the agent's device."""
     parts = [_valid_rows(rollout, advantage, standardization, agent.critic_kind == "q") for rollout in rollouts]
     columns = {name: [part[name] for part in parts] for name in parts[0]}
-    fields = {name: (c[0] if len(c) == 1 else torch.cat(c)).to(agent.device) for name, c in columns.items()}
+    device = agent.device  # looked up once: it walks the modules
+    fields = {name: (c[0] if len(c) == 1 else torch.cat(c)).to(device) for name, c in columns.items()}
     fields["observations"] = agent.normalize(fields["observations"])
     return Minibatch(**fields)
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.support.stores import curve_of_learning, recorded
 
@@ -28,6 +29,15 @@ def test_plexp_is_briefly_compared_with_the_environment_alone(tmp_path: Path) ->
     assert row["work"]["name"] == "A2C CartPole 8x5" and row["startup"]["eager"] > 0
     assert {name: len(rates) for name, rates in row["rounds"].items()} == {"eager": 2, "alone": 2, "gymnasium": 2}
     assert 0 < row["share_of_alone"]["eager"] < 1 and "version.torch" in results["facts"]
+
+
+def test_a_run_is_timed_until_its_problem_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    script = runpy.run_path(str(Path(__file__).parent / "time_to_solve.py"))
+    watch = script["Watch"](mark=5.0)
+    overrides = ["algo.num_steps=128", "env.num_envs=4", "compile=false"]
+    script["run_plexp"]("cartpole", watch, 0, 20_000, overrides)()
+    assert watch.steps == 10_240 and watch.checks[0][0] == 10_240 and watch.checks[0][2] >= 5
 
 
 def test_halves_are_disjoint_and_differences_are_counted() -> None:

@@ -92,11 +92,11 @@ class Watch:
 def run_plexp(task: str, watch: Watch, seed: int, budget: int | None, overrides: Sequence[str]) -> Callable[[], object]:
     """Build an experiment of plexp, and return a function that trains it."""
     from plexp.training.evaluation import evaluate
-    from plexp.training.progress import Progress
+    from plexp.training.progress import TrainingProgress
 
     limit = [] if budget is None else [f"total_timesteps={budget}"]
     experiment = common.make_experiment([f"env={task}", f"seed={seed}", *limit, *overrides])
-    progress = Progress()
+    progress = TrainingProgress()
 
     def play() -> float:
         seeds = experiment.streams.evaluation(len(watch.checks))

@@ -41,15 +41,13 @@ class Strict(logging.Handler):
 
 def make_experiment(overrides: Sequence[str]) -> Experiment:
     """Return a plexp experiment, built as the command line builds it."""
-    from hydra import compose, initialize_config_dir
+    import torch
 
-    from plexp.config.compose import resolve
-    from plexp.config.paths import CONF
-    from plexp.execution.experiment import build
+    import plexp
 
+    torch.set_num_threads(1)
     logging.getLogger("plexp").addHandler(Strict(logging.WARNING))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(resolve(compose("config", overrides=list(overrides))))
+    return plexp.build(plexp.compose(*overrides))
 
 
 def make_sb3(

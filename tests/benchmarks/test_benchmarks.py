@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import runpy
 import subprocess
@@ -36,6 +37,7 @@ def test_a_run_is_timed_until_its_problem_is_solved(monkeypatch: pytest.MonkeyPa
     script = runpy.run_path(str(Path(__file__).parent / "time_to_solve.py"))
     watch = script["Watch"](mark=5.0)
     overrides = ["algo.num_steps=128", "env.num_envs=4", "compile=false"]
+    monkeypatch.setattr(logging.getLogger("plexp"), "handlers", [])
     script["run_plexp"]("cartpole", watch, 0, 20_000, overrides)()
     assert watch.steps == 10_240 and watch.checks[0][0] == 10_240 and watch.checks[0][2] >= 5
 

@@ -331,7 +331,7 @@ def test_the_probability_of_improvement_of_disjoint_groups_is_one() -> None:
 
 @pytest.mark.parametrize(("effect", "seeds"), [(0.5, 64), (0.8, 26), (1, 17), (0.2, 394)])
 def test_seeds_needed_matches_cohens_table(effect: float, seeds: int) -> None:
-    """Cohen (1988), table 2.4.1 (two-sided α = .05, power .80), has 393, 64, 26, 17; the exact value for 0.2 is 394."""
+    """Cohen (1988), table 2.4.1 (two-sided α = .05, power .80), has 393, 64, 26, 17; exact for 0.2 is 394."""
     assert statistics.seeds_needed(*with_effect(effect)) == seeds
     assert statistics.seeds_needed(*with_effect(-effect)) == seeds
     a, b = with_effect(effect)

@@ -177,7 +177,7 @@ def test_a_baseline_must_be_one_group(name: str, message: str) -> None:
 
 
 def test_chance_alone_is_called_different_about_as_often_as_promised() -> None:
-    """Compare ten seeds with ten others of one distribution 800 times: 2 to 8 % of the comparisons find a difference."""
+    """Compare ten seeds with ten others of one distribution 800 times: 2 to 8 % of comparisons find a difference."""
     rng = np.random.default_rng(5)
     called = [
         any(compared_quickly(*([curve_of_learning(rng) for _ in range(10)] for _ in range(2)))) for _ in range(800)

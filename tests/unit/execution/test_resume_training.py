@@ -29,7 +29,7 @@ Build = Callable[..., Experiment]
 
 
 class Pictures(gymnasium.Env[Any, Any]):
-    """Environment of images that are random by the episode's seed and shifted by the action; an episode has 11 steps."""
+    """Environment of images that the episode's seed determines and the action shifts; an episode has eleven steps."""
 
     observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)
     action_space = spaces.Discrete(3)
@@ -48,7 +48,7 @@ class Pictures(gymnasium.Env[Any, Any]):
 
 
 class Forgetful(gymnasium.Env[Any, Any]):
-    """Environment of ten steps that pay 1. Every second one made, or each, observes noise and cannot be re-simulated."""
+    """Environment of ten steps that pay 1; every second one made, or each, sees noise and cannot be re-simulated."""
 
     LENGTH = 10
     made: ClassVar[int] = 0

@@ -1,4 +1,4 @@
-"""Tests of verdicts: which differences are reported, in which words, and how often chance alone is."""
+"""Tests of verdicts: which differences are reported, in which words, and how often chance alone is called one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advantage estimators against a table worked by hand, and against their definitions as sums over single episodes."""
+"""Tests of advantage estimators against a table worked by hand, and their definitions as sums over episodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from plexp.training.types import Rollout
 from tests.support.builders import make_rollout, random_rollout
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
-NAN = float("nan")  # a row of no meaning: it is not valid
+NAN = float("nan")  # a row that is not valid
 
 
 def estimators(gamma: float, gae_lambda: float = 0.75, n: int = 3) -> dict[str, Any]:
@@ -41,8 +41,8 @@ def estimators(gamma: float, gae_lambda: float = 0.75, n: int = 3) -> dict[str, 
 
 NAMES = list(estimators(1.0))
 
-# Environment 0: an episode terminates at t=1 (its V' of 99 counts for nothing), one is truncated at t=3, t=4 is a reset
-# row, t=5 is where the rollout ends. Environment 1: one episode that goes on.
+# Environment 0: an episode terminates at t=1 (its V' of 99 is not used), one is truncated at t=3, t=4 is a reset
+# row, t=5 is where the rollout ends. Environment 1: one episode that continues.
 #             t=0         t=1         t=2         t=3         t=4         t=5
 TABLE_R = [[1.0, 8.0], [2.0, 8.0], [3.0, 8.0], [4.0, 8.0], [0.0, 8.0], [5.0, 8.0]]
 TABLE_V = [[2.0, 0.0], [4.0, 8.0], [6.0, 16.0], [8.0, 0.0], [10.0, 8.0], [12.0, 16.0]]
@@ -84,7 +84,7 @@ def assert_close(rollout: Rollout, actual: Tensor, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_table_worked_by_hand(name: str) -> None:
+def test_every_estimator_gives_the_table_worked_by_hand(name: str) -> None:
     rollout, made = table()
     targets = made[name](rollout)
     assert_close(rollout, targets.advantages, ADVANTAGES[name])
@@ -94,7 +94,7 @@ def test_the_table_worked_by_hand(name: str) -> None:
         assert_close(rollout, targets.value_targets, VALUE_TARGETS[name])
 
 
-def test_vtrace_hands_out_its_truncated_importance_weights() -> None:
+def test_vtrace_returns_its_truncated_importance_weights() -> None:
     rollout, made = table()
     weights = [[1.5, 1.5], [0.5, 0.5], [1.5, 1.0], [0.5, 1.5], [NAN, 0.25], [1.0, 1.0]]
     assert_close(rollout, made["vtrace"](rollout).importance_weights, weights)
@@ -116,17 +116,17 @@ def test_with_gamma_one_the_return_is_the_plain_sum() -> None:
 
 
 @pytest.mark.parametrize("name", ["baseline", "td", "n_step", "gae", "vtrace"])
-def test_of_one_step_every_estimator_is_the_td_error(name: str) -> None:
+def test_over_one_step_every_estimator_is_the_td_error(name: str) -> None:
     ends = {"terminated": [(0, 0), (0, 3)], "truncated": [(0, 1), (0, 3)]}
     rollout = make_rollout([[1.0, 1, 1, 1]], [[4.0, 4, 4, 4]], [[8.0, 8, 8, 8]], **ends)
     assert_close(rollout, estimators(0.5)[name](rollout).advantages, [[-3.0, 1.0, 1.0, -3.0]])
 
 
-# A slow reading of the definitions, one episode at a time
+# A plain implementation of the definitions, one episode at a time
 
 
 def episodes(rollout: Rollout) -> Iterator[tuple[int, list[int], float]]:
-    """Environment, rows, and the value after the last row, of every (piece of an) episode in a rollout."""
+    """Yield environment, rows, and the value after the last row, of every (piece of an) episode in a rollout."""
     steps, envs = rollout.rewards.shape
     for n in range(envs):
         rows: list[int] = []
@@ -144,7 +144,7 @@ def n_step_return(r: list[float], v: list[float], rest: float, t: int, n: int, g
 
 
 def lambda_return(r: list[float], v: list[float], rest: float, t: int, gamma: float, lam: float) -> float:
-    """(1 − λ) Σ λ^(n−1) G^(n), with the whole return taking all that is left of the weight."""
+    """Return (1 − λ) Σ λ^(n−1) G^(n), where the whole return takes all that is left of the weight."""
     left = len(r) - t
     mixed = sum((1 - lam) * lam ** (n - 1) * n_step_return(r, v, rest, t, n, gamma) for n in range(1, left))
     return mixed + lam ** (left - 1) * n_step_return(r, v, rest, t, left, gamma)
@@ -153,7 +153,7 @@ def lambda_return(r: list[float], v: list[float], rest: float, t: int, gamma: fl
 def vtrace_target(
     r: list[float], v: list[float], rest: float, w: list[float], t: int, gamma: float, lam: float
 ) -> float:
-    """IMPALA's eq. 1: V(s) + Σ_k γ^(k−t) (Π c) ρ_k δ_k."""
+    """Return IMPALA's eq. 1: V(s) + Σ_k γ^(k−t) (Π c) ρ_k δ_k."""
     after = [*v[1:], rest]
     total = v[t]
     for k in range(t, len(r)):
@@ -162,7 +162,7 @@ def vtrace_target(
     return float(total)
 
 
-def slow(name: str, rollout: Rollout, gamma: float, lam: float, n: int) -> tuple[Tensor, Tensor]:
+def plain_targets(name: str, rollout: Rollout, gamma: float, lam: float, n: int) -> tuple[Tensor, Tensor]:
     advantages, targets = torch.full((2, *rollout.rewards.shape), NAN, dtype=torch.float64)
     for env, rows, rest in episodes(rollout):
         r, v, q = (x[rows, env].tolist() for x in (rollout.rewards, rollout.values, rollout.action_values))
@@ -196,14 +196,14 @@ def test_random_rollouts_agree_with_the_sums_over_single_episodes(name: str, sam
     ):
         rollout = random_rollout(seed, steps=14, same_step=same_step)
         targets = estimators(gamma, lam, n)[name](rollout)
-        advantages, value_targets = slow(name, rollout, gamma, lam, n)
+        advantages, value_targets = plain_targets(name, rollout, gamma, lam, n)
         assert_close(rollout, targets.advantages, advantages)
         if targets.value_targets is not None:
             assert_close(rollout, targets.value_targets, value_targets)
 
 
 @pytest.mark.parametrize("same_step", [True, False])
-def test_identities(same_step: bool) -> None:
+def test_estimators_coincide_in_known_cases(same_step: bool) -> None:
     rollout = random_rollout(7, steps=16, same_step=same_step)
     on_policy = replace(rollout, log_ratios=torch.zeros_like(rollout.rewards))
     for fast, known, of in [
@@ -235,7 +235,7 @@ def test_nothing_leaks_between_episodes_or_environments(name: str, same_step: bo
 
 
 def test_q_baseline_has_expectation_zero_under_an_exact_q() -> None:
-    """Two steps: action a pays a, then a coin of ±1 and the end; Q(s₀, a) = a, and Q(s₁, ·) = 0."""
+    """Action a pays a, then a coin pays ±1 and the episode ends, so Q(s₀, a) = a and Q(s₁, ·) = 0."""
     rng, envs = np.random.default_rng(0), 200_000
     actions, coins = rng.integers(0, 2, envs), rng.choice([-1.0, 1.0], envs)
     exact = torch.tensor(np.stack([actions, np.zeros(envs)]), dtype=torch.float64)

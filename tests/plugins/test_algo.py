@@ -1,4 +1,4 @@
-"""Algorithms: their gradients against onehot − π by hand, and PPO's loss against a plain reading of the paper."""
+"""Tests of algorithms: their gradients against onehot − π by hand, PPO's loss against a plain reading of the paper."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ from plexp.training.types import Minibatch, Rollout
 from tests.support.builders import fresh_rollout, make_agent, make_learner, make_rollout, random_rollout
 
 ESTIMATOR = GAE(gamma=0.9, gae_lambda=0.8)
-STILL: dict[str, Any] = {
-    "learning_rate": 1e-15
-}  # so that an update leaves its gradient behind, and the agent as it was
+STILL: dict[str, Any] = {"learning_rate": 1e-15}  # an update leaves its gradient, and does not change the agent
 PASSES: dict[str, Any] = {"num_steps": 12, "update_epochs": 1, "num_minibatches": 1}
 CLIPPING: dict[str, Any] = {"clip_eps": 0.2, "anneal_clip": False, "target_kl": None}
 
@@ -37,7 +35,7 @@ def ppo(agent: Agent, advantage: Any = ESTIMATOR, learner: Any = None, **changes
 
 
 def score_sum(agent: Agent, rollout: Rollout, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ Φ (onehot(a) − π) and its outer product with the features: the analytic gradient in the head's bias and weight."""
+    """Return Σ Φ (onehot(a) − π), and its outer product with the features: gradients in the head's bias and weight."""
     bias, weight = torch.zeros(3).double(), torch.zeros(3, 8).double()
     for t, n in np.ndindex(*rollout.rewards.shape):
         if not rollout.valid[t, n]:
@@ -54,7 +52,7 @@ def score_sum(agent: Agent, rollout: Rollout, weights: Tensor) -> tuple[Tensor, 
 
 
 def assert_policy_gradient(agent: Agent, rollout: Rollout, advantages: Tensor, divisor: float) -> None:
-    """The gradient that an update left in the head descends: minus the policy gradient."""
+    """Assert that an update left minus the policy gradient in the head."""
     for parameter, ascent in zip(
         (agent.head.linear.bias, agent.head.linear.weight), score_sum(agent, rollout, advantages), strict=True
     ):
@@ -63,7 +61,7 @@ def assert_policy_gradient(agent: Agent, rollout: Rollout, advantages: Tensor, d
 
 
 @pytest.mark.parametrize("same_step", [True, False])
-def test_reinforce_descends_minus_the_sum_of_returns_times_scores_over_the_environments(same_step: bool) -> None:
+def test_reinforce_follows_returns_times_scores_summed_over_each_environment(same_step: bool) -> None:
     agent = make_agent("none")
     algorithm = REINFORCE(agent, make_learner(agent, Returns(gamma=0.9), **STILL))
     for seed in (1, 2):
@@ -72,7 +70,7 @@ def test_reinforce_descends_minus_the_sum_of_returns_times_scores_over_the_envir
         assert_policy_gradient(agent, rollout, Returns(gamma=0.9)(rollout).advantages, 3)
 
 
-def test_reinforce_does_not_weigh_the_critics_loss_by_the_length_of_episodes() -> None:
+def test_reinforce_does_not_weight_the_critics_loss_by_the_length_of_episodes() -> None:
     agent = make_agent("v")
     algorithm = REINFORCE(agent, make_learner(agent, ESTIMATOR, **STILL, vf_coef=1.0))
     rollout = fresh_rollout(agent, 1)
@@ -82,7 +80,7 @@ def test_reinforce_does_not_weigh_the_critics_loss_by_the_length_of_episodes() -
 
 
 @pytest.mark.parametrize("same_step", [True, False])
-def test_a2c_descends_minus_the_mean_of_advantages_times_scores(same_step: bool) -> None:
+def test_a2c_follows_the_mean_of_advantages_times_scores(same_step: bool) -> None:
     agent = make_agent()
     algorithm = A2C(agent, make_learner(agent, ESTIMATOR, **STILL), num_steps=12, num_minibatches=1)
     rollout = fresh_rollout(agent, 1, same_step=same_step)
@@ -104,7 +102,7 @@ def test_a2c_makes_its_minibatches_in_one_pass() -> None:
     assert sizes[1:] == [9, 9, 9, 9], "after one pass over the whole trajectory"
 
 
-def test_actor_critic_descends_minus_the_td_error_times_the_score() -> None:
+def test_actor_critic_follows_the_td_error_times_the_score() -> None:
     agent = make_agent()
     algorithm = ActorCritic(agent, make_learner(agent, TD(gamma=0.875), **STILL, vf_coef=1.0))
     rollout = fresh_rollout(agent, 1, steps=1, envs=1)
@@ -115,7 +113,7 @@ def test_actor_critic_descends_minus_the_td_error_times_the_score() -> None:
     assert float(agent.critic.head.bias.grad) == pytest.approx(-delta)
 
 
-def test_the_entropy_bonus_descends_minus_its_coefficient_times_the_entropys_gradient() -> None:
+def test_the_entropy_bonus_follows_its_coefficient_times_the_entropys_gradient() -> None:
     """∂H/∂logit_a = −π_a (log π_a + H) in every state."""
     agent = make_agent()
     rollout, gradients = fresh_rollout(agent, 1), []
@@ -166,7 +164,7 @@ def test_ppos_loss_is_equations_7_and_9() -> None:
 
 
 def test_ppo_stays_near_the_old_policy() -> None:
-    """Forty passes with large steps take it several times further where nothing is clipped."""
+    """Forty passes with large steps move the policy over three times further if nothing is clipped."""
     moved = []
     for clip_eps in (0.2, 0.999):
         agent = make_agent()
@@ -177,7 +175,7 @@ def test_ppo_stays_near_the_old_policy() -> None:
 
 
 @pytest.mark.parametrize("anneals", [True, False])
-def test_without_clip_eps_the_loss_is_equation_6_to_the_end(anneals: bool) -> None:
+def test_without_clip_eps_the_loss_is_always_equation_6(anneals: bool) -> None:
     agent = make_agent()
     algorithm = ppo(agent, clip_eps=None, anneal_clip=anneals)
     rng = np.random.default_rng(0)
@@ -223,8 +221,8 @@ def test_off_policy_weights_scale_the_policy_gradient() -> None:
     assert_policy_gradient(agent, rollout, weights * estimator(rollout).advantages, 36)
 
 
-def test_q_baseline_teaches_the_policy_nothing_once_q_is_exact() -> None:
-    """Φ (onehot − π) over episodes of one step that pay their action: only noise, where the return has a drift."""
+def test_q_baseline_teaches_the_policy_nothing_if_q_is_exact() -> None:
+    """Φ (onehot − π) over one-step episodes that pay their action is only noise; with returns it has a drift."""
     rng, count = np.random.default_rng(0), 20_000
     actions = torch.from_numpy(rng.integers(0, 3, (1, count)))
     rollout = make_rollout(actions.numpy() + rng.normal(size=(1, count)), action_values=actions.double())

@@ -1,4 +1,4 @@
-"""Callback plugins: what they see, that they change nothing, that they stop a run, and that they are resumed."""
+"""Tests of callback plugins: what they see, log and stop; that they change nothing; and that they are resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plexp.training.progress import TrainingProgress
 
 
 class Witness:
-    """A callback that remembers its events."""
+    """Callback that remembers its events."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
@@ -38,7 +38,7 @@ class Witness:
         self.events = [("earlier", None)] * state_dict["seen"]
 
 
-def plugged(**plugins: Any) -> tuple[CallbackDispatcher, list[Any], dict[str, str]]:
+def dispatcher_of(**plugins: Any) -> tuple[CallbackDispatcher, list[Any], dict[str, str]]:
     logged: list[Any] = []
     tags: dict[str, str] = {}
 
@@ -48,9 +48,9 @@ def plugged(**plugins: Any) -> tuple[CallbackDispatcher, list[Any], dict[str, st
     return CallbackDispatcher(plugins, log, tags.update), logged, tags
 
 
-def test_they_see_the_progress_of_the_training_at_each_event() -> None:
+def test_callbacks_see_the_progress_of_the_training_at_each_event() -> None:
     witness = Witness()
-    plugins, _, _ = plugged(witness=witness)
+    plugins, _, _ = dispatcher_of(witness=witness)
     progress = TrainingProgress(steps=100, metrics={"entropy": 0.6}, evaluations=[(0, 10.0), (100, 20.0)])
     plugins.on_start(progress)
     plugins.on_iteration(progress)
@@ -61,26 +61,26 @@ def test_they_see_the_progress_of_the_training_at_each_event() -> None:
 
 @pytest.mark.parametrize("event", ["on_start", "on_iteration", "on_end"])
 @pytest.mark.parametrize("name", ["steps", "episodes", "updates", "fraction", "seconds"])
-def test_one_that_changes_the_progress_ends_the_run_with_its_name(event: str, name: str) -> None:
+def test_a_callback_that_changes_the_progress_ends_the_run_and_is_named(event: str, name: str) -> None:
     class Meddling(Witness):
         def change(self, progress: TrainingProgress) -> None:
             setattr(progress, name, 7)
 
         on_start = on_iteration = on_end = change
 
-    plugins, _, _ = plugged(mine=Meddling())
+    plugins, _, _ = dispatcher_of(mine=Meddling())
     with pytest.raises(TrainingError, match=rf"^callbacks\.mine changed the progress in {event}; "):
         getattr(plugins, event)(TrainingProgress())
 
 
-def test_what_they_log_stands_below_their_name_and_why_they_stop_is_a_tag() -> None:
+def test_metrics_have_the_callbacks_name_and_the_reason_of_a_stop_is_a_tag() -> None:
     class Stopping(Witness):
         def on_iteration(self, progress: TrainingProgress) -> None:
             progress.log({"x": 1.0})
             if progress.steps == 200:
                 progress.stop("enough")
 
-    plugins, logged, tags = plugged(first=Stopping(), second=Witness())
+    plugins, logged, tags = dispatcher_of(first=Stopping(), second=Witness())
     plugins.on_iteration(progress := TrainingProgress(steps=100))
     assert logged == [({"callbacks/first/x": 1.0}, 100)] and not progress.stopped and not tags
     progress.steps = 200
@@ -89,21 +89,21 @@ def test_what_they_log_stands_below_their_name_and_why_they_stop_is_a_tag() -> N
     assert progress.stopped and tags == {"stopped": "callbacks.first at step 200: enough"}
 
 
-def test_what_one_raises_ends_the_run_with_its_name() -> None:
+def test_a_callback_that_raises_ends_the_run_and_is_named() -> None:
     class Broken(Witness):
         def on_iteration(self, progress: Any) -> None:
             raise ValueError("first\nsecond")
 
-    plugins, _, _ = plugged(mine=Broken())
+    plugins, _, _ = dispatcher_of(mine=Broken())
     with pytest.raises(TrainingError, match=r"^callbacks\.mine raised ValueError in on_iteration: first second$"):
         plugins.on_iteration(TrainingProgress())
 
 
-def test_the_state_of_those_that_have_one_is_in_the_checkpoint() -> None:
+def test_the_state_of_callbacks_that_have_one_is_in_the_checkpoint() -> None:
     first, second = Witness(), Witness()
-    plugins, _, _ = plugged(witness=first, patience=Patience(evaluations=1, min_delta=0.0))
+    plugins, _, _ = dispatcher_of(witness=first, patience=Patience(evaluations=1, min_delta=0.0))
     plugins.on_start(TrainingProgress())
-    others, _, _ = plugged(witness=second, patience=Patience(evaluations=1, min_delta=0.0))
+    others, _, _ = dispatcher_of(witness=second, patience=Patience(evaluations=1, min_delta=0.0))
     others.load_state_dict(plugins.state_dict())
     assert plugins.state_dict() == {"witness": {"seen": 1}} == others.state_dict()
 
@@ -120,14 +120,16 @@ def test_the_state_of_those_that_have_one_is_in_the_checkpoint() -> None:
         (1, 0.0, [], False),
     ],
 )
-def test_patience(evaluations: int, min_delta: float, curve: list[float], stops: bool) -> None:
+def test_patience_stops_after_evaluations_without_improvement(
+    evaluations: int, min_delta: float, curve: list[float], stops: bool
+) -> None:
     reasons: list[str] = []
     progress: Any = SimpleNamespace(evaluations=list(enumerate(curve)), stop=reasons.append)
     Patience(evaluations=evaluations, min_delta=min_delta).on_iteration(progress)
     assert bool(reasons) == stops
 
 
-def test_time_limit() -> None:
+def test_time_limit_stops_after_its_seconds() -> None:
     reasons: list[str] = []
     limit = TimeLimit(seconds=2.0)
     for seconds in (0.0, 1.9, 2.0):
@@ -136,7 +138,7 @@ def test_time_limit() -> None:
         assert len(reasons) == (seconds == 2.0)
 
 
-def test_a_run_with_callbacks_is_the_run_without_until_it_is_stopped(
+def test_callbacks_do_not_change_a_run_until_they_stop_it(
     compose: Callable[..., Any], build: Callable[..., Any], train: Callable[..., Any]
 ) -> None:
     weights = []
@@ -148,7 +150,7 @@ def test_a_run_with_callbacks_is_the_run_without_until_it_is_stopped(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (
             ["callbacks=[patience]", "callbacks.patience.evaluations=0"],
@@ -158,14 +160,14 @@ def test_a_run_with_callbacks_is_the_run_without_until_it_is_stopped(
         (["+callbacks={patience:{plugin:patience}}"], "callbacks.patience.evaluations: has no value"),
     ],
 )
-def test_wrong_values_are_told(
-    overrides: list[str], said: str, compose: Callable[..., Any], build: Callable[..., Any]
+def test_wrong_values_are_refused(
+    overrides: list[str], message: str, compose: Callable[..., Any], build: Callable[..., Any]
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         build(compose(*overrides))
 
 
-def test_early_stopping_from_the_command_line_is_in_the_record(
+def test_early_stopping_from_the_command_line_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import mlflow

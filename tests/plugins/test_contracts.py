@@ -1,4 +1,4 @@
-"""What every plugin must hold, whichever there are: found by walking `plugins/` and `conf/`."""
+"""Tests of what every plugin must satisfy; plugins are found by walking `plugins/` and `conf/`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def values_of(group: str, option: str, compose: Compose) -> dict[str, Any]:
 
 
 def choice(group: str, option: str) -> str:
-    """It on the command line."""
+    """Return the override that chooses an option."""
     return f"callbacks=[{option}]" if group == "callbacks" else f"{group}={option}"
 
 
@@ -60,7 +60,7 @@ def test_every_value_of_a_config_has_a_comment(group: str, option: str, compose:
     assert values_of(group, option, compose).keys() <= commented | interpolated
 
 
-def test_every_value_of_the_root_has_a_comment() -> None:
+def test_every_value_of_the_root_config_has_a_comment() -> None:
     text = (CONF / "config.yaml").read_text().partition("\nhydra:")[0].partition("\nseed:")
     for line in (text[1] + text[2]).splitlines():
         if re.match(r" *\w+: *[^ ]", line):

@@ -1,4 +1,4 @@
-"""Environments of gymnasium: spaces, seeds, time limits, processes, and what is said of those that cannot be made."""
+"""Tests of gymnasium environments: spaces, seeds, time limits, subprocesses, and those that cannot be made."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def environment(**changes: Any) -> GymnasiumEnvironment:
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_ended_episodes_begin_anew_in_the_same_step_each_from_its_own_seed(vectorization: str) -> None:
+def test_ended_episodes_are_reset_in_the_same_step_each_with_its_own_seed(vectorization: str) -> None:
     env = environment(vectorization=vectorization).make(2, SEEDS)
     assert isinstance(env, SerialVectorEnv if vectorization == "sync" else SubprocessVectorEnv)
     assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
@@ -59,7 +59,7 @@ def test_ended_episodes_begin_anew_in_the_same_step_each_from_its_own_seed(vecto
         env.close()
 
 
-def test_training_and_evaluation_in_processes_of_their_own_is_the_same_as_in_turn(build: Callable[..., Any]) -> None:
+def test_rollouts_in_subprocesses_equal_those_in_this_process(build: Callable[..., Any]) -> None:
     rollouts = []
     for kind in ("sync", "async"):
         experiment = build("env=pendulum", "env.num_envs=2", f"env.vectorization={kind}", "algo.num_steps=8")
@@ -104,15 +104,15 @@ def test_a_module_that_registers_the_environment_is_imported() -> None:
     env.close()
 
 
-def test_a_step_that_takes_too_long_is_only_noticed_in_a_process_of_its_own() -> None:
+def test_a_limit_on_the_time_of_a_step_needs_a_subprocess() -> None:
     env: Any = environment(vectorization="async", step_timeout=7.5).make(1, SEEDS)
     assert env.step_timeout == 7.5
     env.close()
     for backend in ("gymnasium", "envpool"):
         with pytest.raises(ConfigError) as raised:
             environment(step_timeout=7.5, backend=backend).make(1, SEEDS)
-        said = "env.step_timeout=7.5: only a process of its own can be left waiting; give env.vectorization=async"
-        assert str(raised.value) == said
+        message = "env.step_timeout=7.5: only a process of its own can be left waiting; give env.vectorization=async"
+        assert str(raised.value) == message
 
 
 @pytest.mark.parametrize("value", [0, -1.0])
@@ -137,7 +137,7 @@ def test_discrete_and_composite_observations_are_flattened_to_a_vector(sees: str
 
 
 @pytest.mark.parametrize(
-    ("id", "kwargs", "said"),
+    ("id", "kwargs", "message"),
     [
         ("CartPoll-v1", {}, "env.id=CartPoll-v1: there is no such environment; did you mean CartPole-v1?"),
         (
@@ -156,10 +156,12 @@ def test_discrete_and_composite_observations_are_flattened_to_a_vector(sees: str
     ],
 )
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_what_cannot_be_made_is_said_in_one_line(id: str, kwargs: Any, said: str, vectorization: str) -> None:
+def test_an_environment_that_cannot_be_made_is_refused_in_one_line(
+    id: str, kwargs: Any, message: str, vectorization: str
+) -> None:
     with pytest.raises(ConfigError) as raised:
         environment(id=id, kwargs=kwargs, vectorization=vectorization).make(2, SEEDS)
-    assert str(raised.value).startswith(said) and "\n" not in str(raised.value)
+    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +192,7 @@ PROBLEMS: list[tuple[str, str, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("advantage", ["gae", "q"])
 @pytest.mark.parametrize(("sees", "acts", "net", "changes"), PROBLEMS, ids=str)
-def test_every_space_is_learnt_in_or_refused(
+def test_training_works_in_every_space_or_is_refused(
     sees: str,
     acts: str,
     net: str,

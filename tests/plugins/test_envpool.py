@@ -1,4 +1,4 @@
-"""`env.backend=envpool`: gymnasium's problems as EnvPool steps them, against gymnasium's own equations."""
+"""Tests of `env.backend=envpool`: the environments that EnvPool steps, against gymnasium's own equations."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def make(num_envs: int = 3, seeds: EpisodeSeeds = SEEDS, **changes: Any) -> Any:
 
 
 def draw(space: Any, rng: np.random.Generator, num_envs: int) -> np.ndarray:
-    """Actions as plexp gives them: int64 or float32."""
+    """Return random actions as plexp gives them: int64 or float32."""
     if isinstance(space, gymnasium.spaces.Discrete):
         return rng.integers(space.n, size=num_envs)
     return rng.uniform(space.low, space.high, (num_envs, *space.shape)).astype(np.float32)
 
 
 def play(env: Any, steps: int) -> list[np.ndarray]:
-    """Everything that random actions give, always the same ones; closes the environment."""
+    """Return all that the environment gives for random actions, the same in each call, and close it."""
     rng, out = np.random.default_rng(1), [env.reset()[0]]
     for _ in range(steps):
         *rows, info = env.step(draw(env.single_action_space, rng, 8)[: env.num_envs])
@@ -81,12 +81,12 @@ STATES: dict[str, Callable[[Any], Any]] = {
     "Pendulum-v1": lambda o: [angle(*o[:2]), o[2]],
     "Acrobot-v1": lambda o: [angle(*o[:2]), angle(*o[2:4]), o[4], o[5]],
 }
-"""The state that an observation shows."""
+"""Functions that compute an environment's state from an observation, by id."""
 
 
 @needs_envpool
 @pytest.mark.parametrize("id", STATES)
-def test_every_step_is_gymnasiums_and_the_one_after_an_end_only_resets(id: str) -> None:
+def test_every_step_matches_gymnasium_and_the_one_after_an_end_only_resets(id: str) -> None:
     limit, num_envs = 25, 4
     env, plain, rng = make(num_envs, id=id, max_episode_steps=limit), gymnasium.make(id), np.random.default_rng(0)
     assert env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
@@ -112,9 +112,9 @@ def test_every_step_is_gymnasiums_and_the_one_after_an_end_only_resets(id: str) 
             physics.steps_beyond_terminated = None
             successor, reward, ends, *_ = physics.step(actions[i])
             if id == "Pendulum-v1" and abs(successor[2]) == 8:
-                # at its greatest speed EnvPool turns it by the speed before the limit is laid on it
+                # at top speed EnvPool moves the angle by the speed before it is clipped
                 successor = np.array([*after[i][:2], successor[2]])
-            np.testing.assert_allclose(after[i], successor, atol=1e-4)  # the true last one, too, where an episode ends
+            np.testing.assert_allclose(after[i], successor, atol=1e-4)  # also the true last one of an episode
             assert rewards[i] == pytest.approx(reward, abs=1e-4)
             assert terminated[i] == (ends and lengths[i] < limit)
             assert truncated[i] == (lengths[i] == limit)
@@ -124,8 +124,8 @@ def test_every_step_is_gymnasiums_and_the_one_after_an_end_only_resets(id: str) 
 
 
 @needs_envpool
-def test_an_end_of_its_own_in_the_step_of_the_limit_is_called_a_truncation() -> None:
-    """Unlike gymnasium, which says both: so that row is bootstrapped. It is rare, and here to be seen if it changes."""
+def test_a_termination_in_the_step_of_the_limit_is_reported_as_a_truncation() -> None:
+    """Gymnasium reports both; here the row is bootstrapped. This is rare, and the test shows if it changes."""
 
     def fall(limit: int | None) -> tuple[int, bool, bool]:
         env, steps, ends = make(1, max_episode_steps=limit), 0, [False, False]
@@ -141,7 +141,7 @@ def test_an_end_of_its_own_in_the_step_of_the_limit_is_called_a_truncation() -> 
 
 
 @needs_envpool
-def test_the_first_observations_follow_the_seeds_and_a_reset_goes_on_from_there() -> None:
+def test_the_seeds_determine_all_observations_from_the_first_on() -> None:
     evaluation = Streams(0).evaluation(0)
     for id in ("CartPole-v1", "LunarLander-v3", "Pendulum-v1"):
         reference = play(make(3, id=id), 150)
@@ -161,13 +161,13 @@ def test_the_number_of_threads_changes_nothing() -> None:
         return envpool.make_gymnasium("CartPole-v1", num_envs=4, batch_size=4, num_threads=3, seed=seeds)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as `make_pool` has it
+        warnings.simplefilter("ignore")  # as in `make_pool`
         several = EnvPoolVectorEnv(several_threads, SEEDS, 4)
     assert same(play(several, 200), play(make(4), 200))
 
 
 @needs_envpool
-def test_a_reset_begins_new_episodes_everywhere_also_where_one_has_just_ended() -> None:
+def test_a_reset_begins_new_episodes_also_where_one_has_just_ended() -> None:
     env = make(4)
     first, _ = env.reset()
     seen = [first]
@@ -179,7 +179,7 @@ def test_a_reset_begins_new_episodes_everywhere_also_where_one_has_just_ended() 
         seen.append(env.reset()[0])
         assert (np.abs(seen[-1]) <= 0.05).all()
         _, rewards, terminated, truncated, info = env.step(np.ones(4, np.int64))
-        assert rewards.tolist() == [1] * 4, "no reset is left to be made"
+        assert rewards.tolist() == [1] * 4, "no reset is pending"
         assert info["elapsed_step"].tolist() == [1] * 4 and not (terminated | truncated).any()
     assert (terminated | truncated).shape == (4,) and len(np.unique(np.concatenate(seen), axis=0)) == 12
     env.close()
@@ -197,7 +197,7 @@ def test_rows_that_only_reset_are_not_learnt_from_and_belong_to_no_episode(
         rollout = collector.collect()
         ends, valid = rollout.terminated | rollout.truncated, rollout.valid
         assert (rollout.rewards[valid] == 1).all() and len(rollout.final_index) == 0
-        if algo == "ppo":  # whole episodes have rows that wait, besides
+        if algo == "ppo":  # with whole episodes there are also rows that wait
             assert torch.equal(valid[1:], ~ends[:-1]) and not rollout.rewards[~valid].any()
             again += int((~valid).sum())
             assert torch.equal(rollout.next_values[:-1][valid[:-1]], rollout.values[1:][valid[:-1]])
@@ -221,8 +221,8 @@ def test_evaluation_plays_exactly_its_episodes_and_the_same_again(build: Callabl
 
 
 @needs_envpool
-def test_it_begins_anew_with_the_seeds_of_other_episodes() -> None:
-    """As what EnvPool played cannot be played again, a run that is taken up begins other episodes there."""
+def test_restart_begins_with_the_seeds_of_other_episodes() -> None:
+    """A resumed run starts other episodes, because those of EnvPool cannot be re-simulated."""
     env, again = make(3), make(3)
     first = env.reset()[0]
     old = weakref.ref(env.pool)
@@ -242,7 +242,7 @@ def test_it_begins_anew_with_the_seeds_of_other_episodes() -> None:
 @pytest.mark.parametrize(
     ("id", "algo"), [("CartPole-v1", "ppo"), ("CartPole-v1", "reinforce"), ("FrozenLake-v1", "ppo")]
 )
-def test_a_run_that_is_taken_up_begins_new_episodes_everywhere_and_goes_on(
+def test_a_resumed_run_begins_new_episodes_everywhere_and_continues(
     id: str,
     algo: str,
     build: Callable[..., Any],
@@ -286,7 +286,7 @@ LEARNT = [
 
 @needs_envpool
 @pytest.mark.parametrize("overrides", LEARNT, ids=" ".join)
-def test_algorithms_learn_in_it_and_the_same_seed_is_the_same_run(
+def test_algorithms_learn_with_envpool_and_the_same_seed_gives_the_same_run(
     overrides: tuple[str, ...],
     small: Callable[..., DictConfig],
     compose: Callable[..., DictConfig],
@@ -305,7 +305,7 @@ def test_the_lander_has_gymnasiums_arguments_and_spaces(continuous: bool) -> Non
     assert env.single_action_space == plain.action_space
     space = env.single_observation_space
     assert (space.shape, space.dtype) == (plain.observation_space.shape, plain.observation_space.dtype)
-    assert env.observation_space.contains(env.reset()[0]), "EnvPool's own bounds would not hold it"
+    assert env.observation_space.contains(env.reset()[0]), "EnvPool's own bounds would not contain it"
     env.close()
 
 
@@ -354,15 +354,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @needs_envpool
-@pytest.mark.parametrize(("changes", "said"), REFUSED, ids=[said[:40] for _, said in REFUSED])
-def test_what_it_has_not_is_said_in_one_line(changes: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
+def test_what_envpool_cannot_make_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         make(2, **changes)
-    assert str(raised.value) == said
+    assert str(raised.value) == message
 
 
-class Made:
-    """What a pool shows of itself, and the seeds that it was made with."""
+class FakePool:
+    """Stand-in for a pool, which remembers the seeds that it was made with."""
 
     num_envs = 3
     single_observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
@@ -373,7 +373,7 @@ class Made:
 
 
 def test_the_seeds_are_those_of_the_episodes_as_31_bits() -> None:
-    env = EnvPoolVectorEnv(Made, SEEDS, 3)
+    env = EnvPoolVectorEnv(FakePool, SEEDS, 3)
     assert env.pool.seeds == [SEEDS(i, 0) >> 1 for i in range(3)]
     env.restart([5, 0, 2])
     assert env.pool.seeds == [SEEDS(0, 5) >> 1, SEEDS(1, 0) >> 1, SEEDS(2, 2) >> 1]
@@ -388,18 +388,18 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.Mo
     assert str(raised.value) == 'env.backend=envpool: the package envpool is missing; pip install "plexp[envpool]"'
 
 
-def test_a_package_that_does_not_import_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_does_not_import_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise OSError("libz.so: cannot open shared object file\nsecond line")
 
     monkeypatch.setattr("plexp.envs.envpool.importlib", SimpleNamespace(import_module=broken))
     with pytest.raises(ConfigError) as raised:
         make(2)
-    said = "it does not import (OSError: libz.so: cannot open shared object file second line)"
-    assert str(raised.value) == f"env.backend=envpool: {said}; {OTHERWISE}"
+    message = "it does not import (OSError: libz.so: cannot open shared object file second line)"
+    assert str(raised.value) == f"env.backend=envpool: {message}; {OTHERWISE}"
 
 
-def test_processes_of_their_own_are_refused() -> None:
+def test_subprocesses_are_refused() -> None:
     with pytest.raises(ConfigError) as raised:
         make(2, vectorization="async")
     remedy = "give env.vectorization=sync, or env.backend=gymnasium"

@@ -1,4 +1,4 @@
-"""Networks: what the sheet says is what the module is."""
+"""Tests of networks: the module is what the config says."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def mlp(**changes: Any) -> MLP:
 
 
 def parts(module: nn.Module, *kinds: type[nn.Module]) -> list[Any]:
-    """Its submodules of these kinds, in order."""
+    """Return the submodules of these kinds, in order."""
     return [each for each in module.modules() if isinstance(each, kinds)]
 
 
@@ -49,7 +49,7 @@ def test_mlp_of_two_layers_is_its_formula() -> None:
     torch.testing.assert_close(trunk(x), torch.tanh(hidden @ second.weight.T + second.bias))
 
 
-def test_mlp_flattens_what_has_more_axes() -> None:
+def test_mlp_flattens_observations_of_several_axes() -> None:
     trunk, features = mlp().trunk((3, 2))
     assert trunk(torch.zeros(5, 3, 2)).shape == (5, features)
 
@@ -83,7 +83,7 @@ def _assert_orthogonal(layer: Any, gain: float) -> None:
     assert not layer.bias.any()
 
 
-def test_default_initialization_is_what_torch_does() -> None:
+def test_default_initialization_is_torchs() -> None:
     torch.manual_seed(3)
     expected = nn.Linear(4, 8)
     torch.manual_seed(3)
@@ -91,19 +91,19 @@ def test_default_initialization_is_what_torch_does() -> None:
     assert torch.equal(layer.weight, expected.weight) and torch.equal(layer.bias, expected.bias)
 
 
-def test_an_agents_heads_begin_with_gain_one_hundredth_for_the_policy_and_one_for_the_critic() -> None:
+def test_heads_start_with_gain_one_hundredth_for_the_policy_and_one_for_the_critic() -> None:
     agent = make_agent(initialization="orthogonal")
     _assert_orthogonal(agent.head.linear, 0.01)
     _assert_orthogonal(agent.critic.head, 1.0)
 
 
 @pytest.mark.parametrize("share_trunk", [False, True])
-def test_share_trunk_says_how_many_bodies_there_are(share_trunk: bool) -> None:
+def test_share_trunk_decides_whether_there_are_one_or_two_trunks(share_trunk: bool) -> None:
     agent = make_agent(share_trunk=share_trunk)
     assert (agent.trunk is agent.critic.trunk) is share_trunk
     assert agent.shares_trunk is share_trunk
-    bodies = {id(p) for p in itertools.chain(agent.trunk.parameters(), agent.critic.trunk.parameters())}
-    assert len(bodies) == (2 if share_trunk else 4)
+    trunks = {id(p) for p in itertools.chain(agent.trunk.parameters(), agent.critic.trunk.parameters())}
+    assert len(trunks) == (2 if share_trunk else 4)
 
 
 def test_cnn_is_the_network_of_the_nature_dqn() -> None:
@@ -118,7 +118,7 @@ def test_cnn_is_the_network_of_the_nature_dqn() -> None:
         _assert_orthogonal(layer, math.sqrt(2))
 
 
-def test_cnn_scales_bytes_to_one_and_floats_not_at_all() -> None:
+def test_cnn_scales_bytes_to_one_and_does_not_scale_floats() -> None:
     trunk, _ = CNN(width=8, share_trunk=True).trunk((3, 40, 36))
     pixels = torch.randint(0, 256, (2, 3, 40, 36), dtype=torch.uint8)
     assert torch.equal(trunk[0](pixels), pixels.float() / 255)
@@ -127,22 +127,22 @@ def test_cnn_scales_bytes_to_one_and_floats_not_at_all() -> None:
 
 
 def test_cnn_gives_the_same_for_channels_first_and_last() -> None:
-    net, bodies = CNN(width=8, share_trunk=True), []
+    net, trunks = CNN(width=8, share_trunk=True), []
     for shape in ((3, 40, 48), (40, 48, 3)):
         torch.manual_seed(0)
-        bodies.append(net.trunk(shape)[0])
+        trunks.append(net.trunk(shape)[0])
     pixels = torch.randint(0, 256, (2, 3, 40, 48), dtype=torch.uint8)
-    assert torch.equal(bodies[0](pixels), bodies[1](pixels.permute(0, 2, 3, 1)))
+    assert torch.equal(trunks[0](pixels), trunks[1](pixels.permute(0, 2, 3, 1)))
 
 
 @pytest.mark.parametrize("shape", [(3, 36, 36), (36, 100, 1), (4, 37, 51)])
-def test_cnn_takes_images_from_36_pixels_on(shape: tuple[int, ...]) -> None:
+def test_cnn_takes_images_of_36_pixels_or_more(shape: tuple[int, ...]) -> None:
     trunk, features = CNN(width=8, share_trunk=True).trunk(shape)
     assert trunk(torch.zeros(2, *shape)).shape == (2, features)
 
 
 @pytest.mark.parametrize("shape", [(8,), (84, 84), (3, 35, 84), (84, 35, 3), (2, 3, 84, 84)])
-def test_cnn_refuses_what_is_no_image_or_too_small(shape: tuple[int, ...]) -> None:
+def test_cnn_refuses_observations_that_are_not_images_or_too_small(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError) as error:
         CNN(width=8, share_trunk=True).trunk(shape)
     (problem,) = error.value.problems

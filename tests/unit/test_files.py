@@ -1,4 +1,4 @@
-"""Locks and atomic writes."""
+"""Tests of locks and atomic writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_probe_sees_an_owner_of_the_same_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("has_fcntl")
-def test_sigkill_gives_a_lock_back_though_its_file_stays(tmp_path: Path) -> None:
+def test_sigkill_releases_a_lock_though_its_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
     try:

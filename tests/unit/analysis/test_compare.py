@@ -1,4 +1,4 @@
-"""From recorded runs to the figures of a group: each is what it says, of the right runs."""
+"""Tests of comparing recorded runs: every figure of a group is right, and computed from the right runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_figures_of_a_group_worked_out_by_hand() -> None:
     )
 
 
-def test_under_twenty_seeds_students_t_stands_beside_the_bootstrap_and_a_note_says_why() -> None:
+def test_under_twenty_seeds_students_t_is_shown_as_well_and_a_note_says_why() -> None:
     found = compare([recorded([0, final], seed=s) for s, final in enumerate(FINALS[:5])])
     (group,) = found.groups
     low, high = stats.t.interval(0.95, 4, loc=300, scale=stats.sem(FINALS[:5]))
@@ -49,7 +49,7 @@ def test_under_twenty_seeds_students_t_stands_beside_the_bootstrap_and_a_note_sa
     assert any("under 20 seeds a bootstrap of the mean is too narrow" in note for note in found.notes)
 
 
-def test_from_twenty_seeds_on_the_bootstrap_stands_alone() -> None:
+def test_from_twenty_seeds_on_only_the_bootstrap_is_shown() -> None:
     found = compare([recorded([0, final], seed=s) for s, final in enumerate(2 * FINALS)])
     assert found.groups[0].summary.mean_t is None and not any("Student" in note for note in found.notes)
 
@@ -67,28 +67,30 @@ def test_one_collapsed_seed_of_ten_moves_the_worst_quarter_and_hardly_the_iqm() 
     assert abs(whole.iqm.value - hurt.iqm.value) < 1
 
 
-def test_half_of_the_runs_that_do_not_get_there_have_no_median() -> None:
+def test_there_is_no_median_if_most_runs_miss_the_threshold() -> None:
     runs = [recorded([0, 500, 500] if s < 2 else [0, 10, 20], seed=s) for s in range(5)]
     summary = compare(runs).groups[0].summary
     assert summary.median_steps is None and summary.median_seconds is None
     assert compare(runs, threshold=15).groups[0].summary.median_steps == 2000
 
 
-def test_without_logged_seconds_there_are_none() -> None:
+def test_without_logged_seconds_there_is_no_time_to_the_threshold() -> None:
     runs = [recorded([0, 500, 500], seed=s) for s in range(3)]
     for run in runs:
         run.curve.seconds[:] = math.nan
     summary = compare(runs).groups[0].summary
     assert summary.median_steps == 1000 and summary.median_seconds is None
     old = recorded([0, 500, 500], seed=3)
-    old.curve.seconds[1] = math.nan  # logged at the end but not there
+    old.curve.seconds[1] = math.nan  # logged at the end but not at the threshold
     assert compare([recorded([0, 500, 500], seed=s) for s in range(3)]).groups[0].summary.median_seconds == 10
     assert compare([*(recorded([0, 500, 500], seed=s) for s in range(3)), old]).groups[0].summary.median_seconds is None
 
 
-def test_without_a_mark_there_is_no_threshold_and_a_note_says_how_to_give_one() -> None:
-    for marks in (("null", "null"), ("475", "400")):
-        found = compare([recorded(seed=s, env__solved_return=mark) for s, mark in enumerate(marks)])
+def test_without_a_solved_return_there_is_no_threshold_and_a_note_explains_it() -> None:
+    for solved_returns in (("null", "null"), ("475", "400")):
+        found = compare(
+            [recorded(seed=s, env__solved_return=solved_return) for s, solved_return in enumerate(solved_returns)]
+        )
         assert found.threshold is None and found.groups[0].summary.solved is None
         assert found.groups[0].summary.normalised_score is None
         assert any("give one with --threshold" in note for note in found.notes)
@@ -96,7 +98,7 @@ def test_without_a_mark_there_is_no_threshold_and_a_note_says_how_to_give_one() 
     assert given.threshold == 300 and not any("--threshold" in note for note in given.notes)
 
 
-def test_every_run_counts_over_the_common_steps_alone() -> None:
+def test_runs_are_compared_over_their_common_steps_only() -> None:
     short, long = recorded([0, 100, 200], seed=0), recorded([0, 100, 200, 900, 900], seed=1)
     (group,) = compare([short, long], by=["seed"]).groups[1:]
     assert list(group.values("final_return")) == [200]

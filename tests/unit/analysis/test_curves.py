@@ -1,4 +1,4 @@
-"""The figures of one learning curve, worked out by hand."""
+"""Tests of the figures of a learning curve, most against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def test_the_figures_of_a_curve_worked_out_by_hand() -> None:
     assert not figures.collapsed and figures.normalised_score == pytest.approx(0.9)
 
 
-def test_a_curve_that_never_reaches_the_threshold_is_censored_and_one_without_marks_has_no_score() -> None:
+def test_curves_may_miss_the_threshold_or_have_no_reference_returns() -> None:
     figures = curve_figures(STEPS, RETURNS, SECONDS, threshold=111)
     assert figures.steps_to_threshold is None and figures.seconds_to_threshold is None
     assert figures.normalised_score is None
     assert curve_figures(STEPS, RETURNS).steps_to_threshold is None
-    assert curve_figures(STEPS, RETURNS, threshold=110).steps_to_threshold == 300  # reached is enough
-    lucky = np.array([500.0, 20.0, 30.0, 500.0, 500.0])  # before it had learnt anything
+    assert curve_figures(STEPS, RETURNS, threshold=110).steps_to_threshold == 300  # reaching it is enough
+    lucky = np.array([500.0, 20.0, 30.0, 500.0, 500.0])  # above the threshold before any training
     assert curve_figures(STEPS, lucky, threshold=475).steps_to_threshold == 300
     assert curve_figures(STEPS, RETURNS, np.full(5, math.nan), threshold=60).seconds_to_threshold is None
     assert curve_figures(STEPS, RETURNS, random_return=5, solved_return=5).normalised_score is None
 
 
 @pytest.mark.parametrize(("evaluations", "expected"), [(2, 1), (10, 1), (11, 2), (40, 4), (41, 5)])
-def test_the_final_return_is_of_a_tenth_of_the_evaluations_rounded_up(evaluations: int, expected: int) -> None:
+def test_the_final_return_is_the_mean_of_the_last_tenth_rounded_up(evaluations: int, expected: int) -> None:
     assert late(evaluations) == expected
     returns = np.arange(evaluations, dtype=float)
     last = curve_figures(np.arange(evaluations), returns).final_return
     assert last == pytest.approx(returns[-expected:].mean())
 
 
-def test_the_area_of_unequal_steps_is_that_of_the_line_through_the_points() -> None:
+def test_the_area_over_unequal_steps_is_that_under_the_interpolated_curve() -> None:
     steps, returns = np.array([0, 10, 100]), np.array([0.0, 10.0, 10.0])
     fine = np.interp(np.linspace(0, 100, 100_001), steps, returns).mean()
     assert curve_figures(steps, returns).auc_return == pytest.approx(fine, abs=1e-3)
@@ -61,7 +61,7 @@ def test_a_drawdown_is_the_deepest_fall_from_any_earlier_evaluation() -> None:
     assert max_drawdown(np.ones(4)) == 0 and max_drawdown(np.arange(4.0)) == 0 and max_drawdown(-np.arange(4.0)) == 1
 
 
-def test_drawdown_and_collapse_know_no_unit_and_no_zero() -> None:
+def test_drawdown_and_collapse_do_not_depend_on_scale_and_offset() -> None:
     curve = np.array([-200.0, 150.0, 20.0, -60.0])
     assert max_drawdown(curve) == pytest.approx(max_drawdown(3 * curve + 1000))
     for final, lost in ((-26, True), (-24, False)):
@@ -69,7 +69,7 @@ def test_drawdown_and_collapse_know_no_unit_and_no_zero() -> None:
         assert has_collapsed(3 * curve + 1000, 3 * final + 1000) is lost
 
 
-def test_the_dispersion_over_time_does_not_see_a_steady_climb() -> None:
+def test_dispersion_over_time_ignores_a_steady_climb() -> None:
     climb = np.linspace(0, 500, 30)
     assert dispersion_time(climb) == pytest.approx(0, abs=1e-9)
     noise = np.random.default_rng(0).normal(size=30)
@@ -80,12 +80,12 @@ def test_the_dispersion_over_time_does_not_see_a_steady_climb() -> None:
     ("steps", "returns"),
     [([0], [1.0]), ([0, 1], [1.0, math.nan]), ([0, 1], [1.0, math.inf]), ([0, 0], [1.0, 2.0]), ([0, 1], [1.0])],
 )
-def test_what_is_no_curve_is_refused(steps: list[int], returns: list[float]) -> None:
+def test_invalid_curves_are_refused(steps: list[int], returns: list[float]) -> None:
     with pytest.raises(ValueError, match="two or more finite evaluations"):
         curve_figures(np.array(steps), np.array(returns))
 
 
-def test_metrics_leave_out_what_is_not_known_and_the_final_return() -> None:
+def test_metrics_leave_out_unknown_figures_and_the_final_return() -> None:
     figures = curve_figures(STEPS, RETURNS, SECONDS, threshold=100, random_return=10, solved_return=110)
     metrics = as_metrics(figures)
     assert metrics["speed/steps_to_threshold"] == 300 and metrics["stability/collapsed"] == 0.0

@@ -1,4 +1,4 @@
-"""The pictures of a comparison show the groups' own numbers, for any number of groups and seeds."""
+"""Tests of figures: they show the groups' own numbers, for any number of groups and seeds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from plexp.analysis.statistics import Interval
 def make_group(
     settings: Mapping[str, str], curves: Floats, grid: npt.NDArray[np.int64], threshold: float | None
 ) -> Group:
-    """A group of these curves [S, E]; what the summary says of it is plain numpy."""
+    """Return a group of these curves [S, E], its summary computed with plain numpy."""
     members = [
         Member(f"run-{seed}-{'-'.join(settings.values())}", str(seed), curve, grid / 100, found)
         for seed, curve in enumerate(curves)
@@ -42,7 +42,7 @@ def make_group(
         return np.array([np.nan if (x := getattr(m.figures, name)) is None else x for m in members], float)
 
     def interval(name: str, shift: float = 0) -> Interval:
-        """`shift`: so that no two figures of a summary are the same."""
+        """Return mean ± standard deviation, shifted so that no two figures of a summary are the same."""
         middle, half = shift + float(np.mean(of(name))), float(np.std(of(name))) if len(members) > 1 else np.nan
         return Interval(middle, middle - half, middle + half)
 
@@ -77,7 +77,7 @@ def make_comparison(
     evaluations: int = 40,
     shift: float = 0,
 ) -> Comparison:
-    """Noisy rises to 500 (+ shift), the later the group the slower; now and then one falls back."""
+    """Return a comparison of noisy climbs to 500 (+ shift), each group slower than the last, with occasional drops."""
     rng = np.random.default_rng(0)
     grid = np.arange(1, evaluations + 1, dtype=np.int64) * 2500
     groups = []
@@ -111,7 +111,7 @@ def contrast(group: Group, reference: Group) -> Contrast:
 
 
 def labelled(number: int) -> list[dict[str, str]]:
-    """So many groups with long names."""
+    """Return the settings of this many groups, with long names."""
     layers = [{"algo": "actor_critic", "advantage": "q_baseline", "net.layers": str(n)} for n in range(1, number + 1)]
     return layers[:number]
 
@@ -121,19 +121,19 @@ def gridded(rows: Sequence[str], columns: Sequence[str]) -> list[dict[str, str]]
 
 
 def iqm(curves: Floats) -> Floats:
-    """Of 8 seeds: the mean of the four in the middle, at each evaluation."""
+    """Return the mean of the middle four of 8 seeds, at each evaluation."""
     assert len(curves) == 8
     return np.asarray(np.sort(curves, axis=0)[2:6].mean(axis=0))
 
 
 def saved(figure: Figure) -> bytes:
-    """It can be drawn, without a warning."""
+    """Return a figure as PNG; drawing it must not warn."""
     figure.savefig(buffer := BytesIO(), format="png")
     return buffer.getvalue()
 
 
 def lines(axes: Axes, color: str) -> list[Floats]:
-    """What the lines of that colour show."""
+    """Return the values of all lines of a colour."""
     return [np.asarray(line.get_ydata(), float) for line in axes.lines if line.get_color() == color]
 
 
@@ -156,11 +156,11 @@ def lines(axes: Axes, color: str) -> list[Floats]:
         (np.nan, True, "—"),
     ],
 )
-def test_a_number_has_the_digits_that_its_size_needs(value: float | None, steps: bool, text: str) -> None:
+def test_the_digits_of_a_number_depend_on_its_size(value: float | None, steps: bool, text: str) -> None:
     assert number(value, steps) == text
 
 
-def test_a_number_beside_a_larger_one_has_the_decimals_of_that() -> None:
+def test_a_number_beside_a_larger_one_has_as_many_decimals_as_that() -> None:
     assert [number(each, beside=20) for each in (-9.04, 0.464, -0.01, 20.0)] == ["−9", "0.5", "0", "20"]
 
 
@@ -177,7 +177,7 @@ def test_learning_curves_of_a_few_groups_share_one_axes() -> None:
     assert [text.get_text() for text in legend.get_texts()] == [group.label for group in comparison.groups]
 
 
-def test_a_band_holds_the_interquartile_mean_and_is_within_the_seeds() -> None:
+def test_a_band_contains_the_interquartile_mean_and_lies_within_the_seeds() -> None:
     comparison = make_comparison(labelled(1))
     (axes,) = learning_curves(comparison).axes
     (band,) = axes.collections
@@ -194,7 +194,7 @@ def test_a_band_holds_the_interquartile_mean_and_is_within_the_seeds() -> None:
 
 
 @pytest.mark.parametrize("number_of_groups", [6, 8])
-def test_learning_curves_of_many_groups_have_a_panel_each_and_the_others_behind(number_of_groups: int) -> None:
+def test_many_groups_have_a_panel_each_with_the_others_in_the_background(number_of_groups: int) -> None:
     comparison = make_comparison(labelled(number_of_groups))
     panels = learning_curves(comparison).axes
     assert len(panels) == number_of_groups, "no empty panels"
@@ -228,9 +228,9 @@ def test_survival_ends_at_the_share_of_seeds_that_reached_the_threshold(number_o
     assert {float(np.isfinite(group.values("steps_to_threshold")).mean()) for group in comparison.groups} != {1.0}
 
 
-def test_speed_is_the_steps_to_the_threshold_if_most_get_there() -> None:
+def test_speed_is_the_steps_to_the_threshold_if_most_reach_it() -> None:
     comparison = make_comparison(labelled(2))
-    assert np.isnan(comparison.groups[0].values("steps_to_threshold")).sum() == 1, "one seed must not get there"
+    assert np.isnan(comparison.groups[0].values("steps_to_threshold")).sum() == 1, "one seed must not reach it"
     (axes,) = speed_stability(comparison).axes
     assert "steps" in axes.get_xlabel() and axes.get_xlabel().startswith("← faster")
     for group, seeds, middle in zip(comparison.groups, axes.collections, axes.lines, strict=True):
@@ -305,7 +305,7 @@ def test_a_heat_map_has_each_group_in_its_cell_and_numbers_in_order() -> None:
     saved(figure)
 
 
-def test_a_heat_map_has_the_longer_param_as_its_rows() -> None:
+def test_a_heat_map_has_the_param_with_more_values_as_its_rows() -> None:
     figure = heat_map(make_comparison(gridded(["1", "2"], ["a", "b", "c"]), seeds=2))
     assert figure is not None
     left, _ = figure.axes
@@ -323,7 +323,7 @@ def test_a_heat_map_needs_two_params_with_two_values_each(settings: list[dict[st
     [(1, 1, None, 2), (1, 1, -100.0, 2), (7, 1, None, 5), (2, 12, -1e9, 5)],
 )
 def test_every_picture_can_be_drawn(groups: int, seeds: int, threshold: float | None, evaluations: int) -> None:
-    """Few of everything; negative returns; nothing or everything reached."""
+    """Draw few and many groups and seeds, negative returns, and thresholds that none or all reach."""
     drawn = figures(make_comparison(labelled(groups), seeds, threshold, evaluations, shift=-700))
     assert list(drawn) == [
         "learning_curves",
@@ -365,7 +365,7 @@ def test_long_labels_neither_overlap_nor_leave_the_picture(
         assert not any(box.overlaps(other) for other in boxes[:index])
 
 
-def test_a_label_with_dollars_is_no_equation() -> None:
+def test_dollar_signs_in_a_label_are_not_typeset_as_math() -> None:
     comparison = make_comparison([{"env.id": "$x^$"}, {"env.id": r"$\nothing$"}], seeds=2, evaluations=5)
     for figure in figures(comparison).values():
         saved(figure)

@@ -1,4 +1,4 @@
-"""Which runs are compared, as what, and what the reader is told of the others."""
+"""Tests of grouping runs for a comparison: which are compared, under which labels, and the notes on the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sizes(runs: list[RecordedRun], by: list[str] | None = None) -> dict[str, int
     return {group.label: len(group.runs) for group in group_runs(runs, by).groups}
 
 
-def test_runs_are_grouped_by_all_that_differs_but_the_seed() -> None:
+def test_runs_are_grouped_by_every_param_that_differs_except_the_seed() -> None:
     runs = [recorded(seed=s, net__layers=n, net__width=w) for s in range(3) for n in (1, 2, 10) for w in (32, 64)]
     grouping = group_runs(runs, None)
     assert grouping.keys == ["net.layers", "net.width"] and grouping.notes == []
@@ -28,7 +28,7 @@ def test_runs_are_grouped_by_all_that_differs_but_the_seed() -> None:
     assert {len(group.runs) for group in grouping.groups} == {3}
 
 
-def test_what_changes_nothing_that_is_learnt_makes_no_group() -> None:
+def test_params_without_effect_on_learning_make_no_groups() -> None:
     changes = {
         "outputs": "a",
         "tracker__every": 7,
@@ -40,13 +40,13 @@ def test_what_changes_nothing_that_is_learnt_makes_no_group() -> None:
     assert sizes(runs) == {"all runs": 2}
 
 
-def test_labels_need_no_more_params_than_tell_the_groups_apart() -> None:
+def test_labels_have_only_the_params_that_distinguish_the_groups() -> None:
     ppo = [recorded(seed=s, algo__clip_eps=0.2, advantage__plugin="gae") for s in range(2)]
     a2c = [recorded(seed=s, algo__plugin="a2c", advantage__plugin="n_step") for s in range(2)]
     assert sizes(ppo + a2c) == {"a2c": 2, "ppo": 2}
 
 
-def test_labels_of_many_params_say_what_is_not_usual() -> None:
+def test_labels_of_many_params_have_only_the_unusual_values() -> None:
     usual = {"a": "1", "b": "2", "c.plugin": "x"}
     settings = [usual, {**usual, "a": "9"}, {**usual, "b": "null"}, {**usual, "c.plugin": "y"}]
     assert labels(settings) == ["as the others usually are", "a=9", "b=null", "c=y"]
@@ -54,7 +54,7 @@ def test_labels_of_many_params_say_what_is_not_usual() -> None:
     assert labels([{}]) == ["all runs"]
 
 
-def test_the_label_of_one_group_is_never_that_of_another() -> None:
+def test_labels_are_unique() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         rows = {tuple(map(str, rng.choice(["1", "2", "–"], 4, p=[0.7, 0.2, 0.1]))) for _ in range(8)}
@@ -62,14 +62,14 @@ def test_the_label_of_one_group_is_never_that_of_another() -> None:
         assert len(set(made)) == len(rows)
 
 
-def test_by_groups_are_as_asked_and_what_differs_inside_is_said() -> None:
+def test_by_defines_the_groups_and_a_note_lists_what_differs_within() -> None:
     runs = [recorded(seed=s, net__layers=n, net__width=w) for s in range(2) for n in (1, 2) for w in (32, 64)]
     grouping = group_runs(runs, ["net.layers"])
     assert {group.label: len(group.runs) for group in grouping.groups} == {"net.layers=1": 4, "net.layers=2": 4}
     assert grouping.notes == ["differs within groups, so that its effect is in their spread: net.width (32, 64)."]
 
 
-def test_a_group_of_hydra_is_its_sheet_or_else_its_plugin() -> None:
+def test_the_value_of_a_config_group_is_its_option_or_else_its_plugin() -> None:
     mine = recorded(tags={"choice.algo": "my_ppo"})
     assert setting(mine, "algo") == "my_ppo" and setting(recorded(), "algo") == "ppo"
     assert setting(mine, "algo.plugin") == "ppo" and setting(mine, "nothing") == "–"
@@ -77,7 +77,7 @@ def test_a_group_of_hydra_is_its_sheet_or_else_its_plugin() -> None:
     assert sizes([mine, recorded(seed=1)], ["algo", "seed"]) == {"my_ppo seed=0": 1, "ppo seed=1": 1}
 
 
-def test_of_the_same_configuration_and_seed_the_newest_counts_and_the_other_is_named() -> None:
+def test_of_duplicate_runs_the_newest_counts_and_a_note_names_the_other() -> None:
     old, new, other = recorded(seed=3), recorded(seed=3), recorded(seed=4)
     grouping = group_runs([new, other, old], None)
     assert {run.run_id for run in grouping.groups[0].runs} == {new.run_id, other.run_id}
@@ -100,7 +100,7 @@ def test_of_the_same_configuration_and_seed_the_newest_counts_and_the_other_is_n
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_run_that_cannot_be_compared_is_left_out_by_name_and_alone_it_is_an_error(run: RecordedRun, why: str) -> None:
+def test_incomparable_runs_are_left_out_by_name_and_alone_are_an_error(run: RecordedRun, why: str) -> None:
     good = [recorded(seed=s) for s in (5, 6)]
     grouping = group_runs([*good, run], None)
     assert {each.run_id for group in grouping.groups for each in group.runs} == {each.run_id for each in good}
@@ -113,12 +113,12 @@ def test_a_run_that_cannot_be_compared_is_left_out_by_name_and_alone_it_is_an_er
     assert why in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_run_that_episodes_end_may_be_shorter() -> None:
+def test_a_run_limited_by_episodes_may_be_shorter() -> None:
     short = recorded([0, 1, 2], total_timesteps=9000, total_episodes=50)
     assert sizes([short, recorded([0, 1, 2, 3], seed=1, total_timesteps=9000, total_episodes=50)]) == {"all runs": 2}
 
 
-def test_different_budgets_are_compared_over_the_shortest_and_that_is_said() -> None:
+def test_different_budgets_are_compared_over_the_shortest_with_a_note() -> None:
     short, long = recorded([0, 1, 2]), recorded([0, 1, 2, 3, 4], seed=1, algo__anneal_learning_rate="true")
     grouping = group_runs([short, long], ["total_timesteps"])
     assert list(grouping.grid) == [0, 1000, 2000]
@@ -131,7 +131,7 @@ def test_different_budgets_are_compared_over_the_shortest_and_that_is_said() -> 
     ]
 
 
-def test_different_evaluation_grids_meet_where_they_can() -> None:
+def test_different_evaluation_grids_are_compared_at_their_common_steps() -> None:
     fine, coarse = recorded(range(9), every=500), recorded(range(5), every=1000, seed=1)
     grouping = group_runs([fine, coarse], None)
     assert list(grouping.grid) == [0, 1000, 2000, 3000, 4000]
@@ -140,7 +140,7 @@ def test_different_evaluation_grids_meet_where_they_can() -> None:
         group_runs([recorded(range(3), every=700), recorded(range(3), every=1000, seed=1)], None)
 
 
-def test_returns_of_different_environments_are_not_compared_unless_they_are_the_question() -> None:
+def test_different_environments_are_compared_only_if_asked_for() -> None:
     runs = [recorded(), recorded(seed=1, experiment="acrobot", env__id="Acrobot-v1")]
     with pytest.raises(ConfigError, match=r"^--env: the runs are of 2 environments.*--env acrobot \| cartpole$"):
         group_runs(runs, None)
@@ -150,12 +150,12 @@ def test_returns_of_different_environments_are_not_compared_unless_they_are_the_
     assert sizes(windy, ["env.kwargs.wind"]) == {"env.kwargs.wind=5": 1, "env.kwargs.wind=–": 1}
 
 
-def test_several_commits_are_named() -> None:
+def test_a_note_names_several_commits() -> None:
     runs = [recorded(seed=s, tags={"git.commit": commit * 40}) for s, commit in enumerate("aab")]
     assert group_runs(runs, None).notes == ["the runs come from 2 commits of the code: aaaaaaaa, bbbbbbbb."]
 
 
-def test_selection_by_environment_sweep_and_values() -> None:
+def test_runs_are_selected_by_environment_sweep_and_values() -> None:
     runs = [recorded(seed=s, net__layers=n, tags={"sweep": f"day-{n}"}) for s in range(2) for n in (1, 2, 3)]
     other = replace(recorded(experiment="lake", env__id="Lake-v1"), tags={"choice.env": "lake"})
 
@@ -179,14 +179,14 @@ def test_selection_by_environment_sweep_and_values() -> None:
         ({"where": {"net.layers": ["7"]}}, "--where net.layers=7: there are no such runs; there are 1"),
     ],
 )
-def test_a_selection_of_nothing_says_what_there_is(asked: dict[str, object], message: str) -> None:
+def test_an_empty_selection_lists_what_there_is(asked: dict[str, object], message: str) -> None:
     runs = [recorded(net__layers=1, tags={"sweep": "day-1"})]
     with pytest.raises(ConfigError) as caught:
         select(runs, **{"env": None, "where": {}, "sweep": None, **asked})  # type: ignore[arg-type]
     assert str(caught.value) == message
 
 
-def test_an_empty_store_and_an_unknown_key_to_group_by_are_one_line() -> None:
+def test_an_empty_store_and_an_unknown_key_to_group_by_are_refused() -> None:
     with pytest.raises(ConfigError, match="there are no such runs; start one with"):
         select([], env="cartpole", where={}, sweep=None)
     with pytest.raises(ConfigError, match="none can be compared"):

@@ -1,4 +1,4 @@
-"""The table and the page of a comparison hold what it says, whatever its labels are and however little there is."""
+"""Tests of the printed tables and the HTML page: complete, whatever the labels and however few the runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Texts, attributes and table cells of a page; that every element is closed by its own tag."""
+    """HTML parser that collects texts, attributes and table cells, and asserts that every element is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
     def column(self, title: str) -> list[str]:
-        """Cells below the first header of that name."""
+        """Return the cells below the first header of that name."""
         start = next(index for index, row in enumerate(self.rows) if title in row)
         width, place = len(self.rows[start]), self.rows[start].index(title)
         found = []
@@ -66,7 +66,7 @@ class Page(HTMLParser):
 
 
 def printed(comparison: Comparison, width: int = 80) -> str:
-    """As to a file."""
+    """Return a comparison as it is printed to a file."""
     console = Console(file=io.StringIO(), width=width)
     print_comparison(comparison, console)
     assert isinstance(console.file, io.StringIO)
@@ -88,7 +88,7 @@ def test_the_heading_says_what_was_compared(comparison: Comparison) -> None:
 
 @pytest.mark.parametrize("width", [80, 160])
 @pytest.mark.parametrize("shift", [0, -1234.5])
-def test_the_table_fits_and_nothing_of_it_is_cut(width: int, shift: float) -> None:
+def test_the_tables_fit_the_width_and_nothing_is_cut(width: int, shift: float) -> None:
     text = printed(make_comparison(labelled(5), evaluations=20, shift=shift), width)
     assert max(map(len, without_verdicts(text))) <= width
     assert "…" not in text and "\x1b" not in text
@@ -112,7 +112,7 @@ def test_a_wide_terminal_has_a_line_for_each_group(comparison: Comparison) -> No
     )
 
 
-def test_how_many_reached_the_threshold_and_when() -> None:
+def test_the_table_shows_how_many_reached_the_threshold_and_when() -> None:
     comparison = make_comparison(labelled(4), evaluations=40)
     rows = [line for line in printed(replace(comparison, contrasts=[]), 160).splitlines() if line.startswith("algo=")]
     for group, row in zip(comparison.groups, rows[:4], strict=True):
@@ -123,7 +123,7 @@ def test_how_many_reached_the_threshold_and_when() -> None:
     assert any("not reached" in row for row in rows) and any("k " in row for row in rows)
 
 
-def test_every_verdict_and_note_is_there_in_one_piece(comparison: Comparison) -> None:
+def test_every_verdict_and_note_is_printed_on_one_line(comparison: Comparison) -> None:
     lines = printed(comparison).splitlines()
     assert comparison.verdicts and comparison.notes
     for sentence in [*comparison.verdicts, *comparison.notes]:
@@ -131,13 +131,13 @@ def test_every_verdict_and_note_is_there_in_one_piece(comparison: Comparison) ->
     assert not {"Verdict", "Notes"} & set(printed(replace(comparison, verdicts=[], notes=[])).splitlines())
 
 
-def test_markup_in_a_label_is_only_text() -> None:
+def test_markup_in_a_label_is_printed_as_text() -> None:
     settings = [{"env": "[bold]x[/bold]"}, {"env": ":smile: [/oops]"}]
     text = printed(make_comparison(settings, seeds=2, evaluations=5))
     assert "env=[bold]x[/bold]" in text and "env=:smile: [/oops]" in text
 
 
-def test_contrasts_are_all_printed_if_they_are_few(comparison: Comparison) -> None:
+def test_a_few_contrasts_are_all_printed(comparison: Comparison) -> None:
     rows = printed(comparison, 160).partition("Contrasts")[2]
     difference = comparison.contrasts[0].difference
     assert rows.count("<0.001") == len(comparison.contrasts) == 2
@@ -145,7 +145,7 @@ def test_contrasts_are_all_printed_if_they_are_few(comparison: Comparison) -> No
     assert "0.125 [0.03, 0.4]" in rows and "more contrasts" not in rows
 
 
-def test_of_many_contrasts_the_distinct_ones_are_printed_and_the_others_counted(comparison: Comparison) -> None:
+def test_of_many_contrasts_the_distinct_are_printed_and_the_others_counted(comparison: Comparison) -> None:
     first, second = comparison.groups[:2]
     one = contrast(second, first)
     others = [replace(one, distinct=(False, None)[index % 2], p_holm=0.25) for index in range(12)]
@@ -158,13 +158,13 @@ def test_of_many_contrasts_the_distinct_ones_are_printed_and_the_others_counted(
     assert "Contrasts" not in printed(replace(comparison, contrasts=[*others, others[0]]))
 
 
-def test_steps_are_contrasted_as_steps(comparison: Comparison) -> None:
+def test_contrasts_of_steps_are_printed_as_steps(comparison: Comparison) -> None:
     steps = replace(comparison.contrasts[0], measure="steps to 475", difference=Interval(-12_000, -14_500, -9_500))
     assert "−12k [−14.5k, −9.5k]" in printed(replace(comparison, contrasts=[steps]), 160)
 
 
 @pytest.mark.parametrize(("groups", "seeds", "threshold"), [(1, 1, None), (2, 1, 475), (1, 12, None)])
-def test_little_is_shown_too(groups: int, seeds: int, threshold: float | None) -> None:
+def test_small_comparisons_are_shown_too(groups: int, seeds: int, threshold: float | None) -> None:
     comparison = make_comparison(labelled(groups), seeds, threshold, evaluations=5)
     text, page = printed(comparison), Page(html(comparison, {}))
     assert "nan" not in (text + " ".join(page.texts)).replace("Kaplan", "")
@@ -173,7 +173,7 @@ def test_little_is_shown_too(groups: int, seeds: int, threshold: float | None) -
     assert threshold is not None or "threshold —" in text
 
 
-def test_the_page_escapes_what_comes_from_data() -> None:
+def test_the_page_escapes_text_from_the_data() -> None:
     bad = "<b>&\"x'</b>"
     comparison = make_comparison([{"env": bad}, {"env": "x"}], seeds=2, evaluations=5)
     comparison = replace(comparison, title=bad, environment=bad, verdicts=[bad], notes=[bad])
@@ -185,7 +185,7 @@ def test_the_page_escapes_what_comes_from_data() -> None:
     assert [bad in str(image["alt"]) for image in images] == [True, True]
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(comparison: Comparison) -> None:
+def test_the_page_loads_nothing_from_elsewhere(comparison: Comparison) -> None:
     text = html(comparison, {"learning_curves": b"\x89PNG"})
     for part in ("http://", "https://", "<script", "<link", "@import", "url("):
         assert part not in text
@@ -222,14 +222,14 @@ def test_the_verdict_comes_before_pictures_and_tables(comparison: Comparison) ->
     assert places == sorted(places)
 
 
-def test_each_picture_says_how_it_is_read() -> None:
+def test_each_picture_has_a_text_on_how_to_read_it() -> None:
     names: Sequence[str] = ("learning_curves", "survival", "speed_stability", "distributions", "heat_map")
     comparison = make_comparison(gridded(["1", "2"], ["a", "b"]), seeds=2, evaluations=5)
     text = html(comparison, dict.fromkeys(names, b""))
     assert len(re.findall(r"</h2>\n<p>[A-Z][^<]{60,}\.</p>\n<figure><img src=\S+ alt=\"[^\"]+\"></figure>", text)) == 5
 
 
-def test_writing_leaves_the_page_and_its_pictures(tmp_path: Path) -> None:
+def test_writing_makes_the_page_and_its_pictures(tmp_path: Path) -> None:
     comparison = make_comparison(gridded(["1", "2"], ["a", "b"]), seeds=2, evaluations=5)
     page, *pictures = write(comparison, tmp_path / "new" / "folder")
     assert page == tmp_path / "new" / "folder" / "report.html"

@@ -1,4 +1,4 @@
-"""Intervals, tests and robust means, each computed another way, and the coverage that their docstrings state."""
+"""Tests of the statistics against other ways to compute them, and of the coverage that their docstrings state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def array(*numbers: float) -> Floats:
 
 
 def with_effect(d: float) -> tuple[Floats, Floats]:
-    """Two samples of variance 1 whose means are d apart."""
+    """Return two samples of variance 1 whose means differ by `d`."""
     a = array(-1, 1) / math.sqrt(2)
     return a + d, a
 
@@ -41,7 +41,7 @@ def bounds(interval: Interval) -> tuple[float, float]:
     ("numbers", "expected"),
     [
         ([7], 7),
-        ([1, 2, 9], 4),  # a quarter of 3 is no whole seed: nothing is cut
+        ([1, 2, 9], 4),  # a quarter of 3 is less than one seed: nothing is cut
         ([9, 1, 2, 4], 3),  # (2 + 4)/2
         ([5, 1, 2, 3, 90], 10 / 3),  # one from either end: (2 + 3 + 5)/3
         ([0, 0, 3, 4, 5, 6, 7, 8, 99, 99], 5.5),  # two of ten from either end: (3 + … + 8)/6
@@ -59,7 +59,7 @@ def test_interquartile_mean_is_the_trimmed_mean_of_scipy(axis: int) -> None:
     np.testing.assert_allclose(statistics.interquartile_mean(x, axis), stats.trim_mean(x, 0.25, axis=axis), rtol=1e-12)
 
 
-def test_mean_interval_is_that_of_the_t_table() -> None:
+def test_mean_interval_matches_the_t_table() -> None:
     """x̄ = 5, s² = 10, s/√5 = √2, t₀.₉₇₅(4) = 2.776445."""
     interval = statistics.mean_interval(array(1, 3, 5, 7, 9))
     assert interval.value == 5
@@ -67,7 +67,9 @@ def test_mean_interval_is_that_of_the_t_table() -> None:
 
 
 @pytest.mark.parametrize("interval", [statistics.mean_interval, lambda x: statistics.bootstrap_interval(x, np.mean)])
-def test_one_seed_has_no_interval_and_constant_seeds_one_without_width(interval: Callable[[Floats], Interval]) -> None:
+def test_one_seed_has_no_interval_and_constant_seeds_have_one_of_width_zero(
+    interval: Callable[[Floats], Interval],
+) -> None:
     assert interval(array(3)).value == 3
     assert np.isnan(bounds(interval(array(3)))).all()
     assert interval(array(500, 500, 500)) == Interval(500, 500, 500)
@@ -76,7 +78,7 @@ def test_one_seed_has_no_interval_and_constant_seeds_one_without_width(interval:
 
 
 def plain_bca(x: list[float], statistic: Callable[[list[float]], float], resamples: int) -> tuple[float, float]:
-    """Efron and Tibshirani (1993), equations 14.9, 14.10, 14.14 and 14.15."""
+    """Return the BCa interval of Efron and Tibshirani (1993), equations 14.9, 14.10, 14.14 and 14.15."""
     normal, draw = NormalDist(), random.Random(1)
     found = sorted(statistic(draw.choices(x, k=len(x))) for _ in range(resamples))
     bias = normal.inv_cdf(sum(each < statistic(x) for each in found) / resamples)
@@ -87,7 +89,7 @@ def plain_bca(x: list[float], statistic: Callable[[list[float]], float], resampl
     return found[int(levels[0] * resamples)], found[int(levels[1] * resamples)]
 
 
-def test_bootstrap_interval_is_bca_of_plain_python() -> None:
+def test_bootstrap_interval_matches_bca_in_plain_python() -> None:
     x = np.random.default_rng(0).exponential(size=12)
     interval = statistics.bootstrap_interval(x, np.mean)
     expected = plain_bca(x.tolist(), lambda sample: sum(sample) / len(sample), 20_000)
@@ -106,15 +108,15 @@ def test_the_same_seeds_in_any_order_give_the_same_bootstrap_interval(statistic:
         assert first.low < first.value < first.high
 
 
-def test_bootstrap_interval_moves_and_stretches_with_the_data() -> None:
+def test_bootstrap_interval_shifts_and_scales_with_the_data() -> None:
     x = np.random.default_rng(2).normal(size=8)
     interval = statistics.bootstrap_interval(x, np.median)
     moved = statistics.bootstrap_interval(100 + 3 * x, np.median)
     assert bounds(moved) == pytest.approx(100 + 3 * np.array(bounds(interval)))
 
 
-def test_resamples_of_the_same_seeds_count_as_equal_in_whatever_order_they_are_drawn() -> None:
-    """Sums of integers are exact in any order, those of tenths are not; of three seeds 2 in 9 resamples are all three."""
+def test_resamples_of_the_same_seeds_count_as_equal_in_any_order() -> None:
+    """Sums of integers are exact in any order, those of tenths are not; 2 in 9 resamples of 3 seeds hold all three."""
     for x in itertools.combinations(range(1, 8), 3):
         whole = statistics.bootstrap_interval(array(*x), np.mean)
         assert bounds(statistics.bootstrap_interval(array(*x) / 10, np.mean)) == pytest.approx(
@@ -122,8 +124,8 @@ def test_resamples_of_the_same_seeds_count_as_equal_in_whatever_order_they_are_d
         )
 
 
-def test_bootstrap_interval_is_the_percentile_one_where_no_single_seed_moves_the_statistic() -> None:
-    """Nine 0 and a 5: without any one seed the IQM is 0, so the acceleration is 0/0."""
+def test_bootstrap_interval_is_the_percentile_one_without_an_acceleration() -> None:
+    """The data are nine 0 and a 5: the IQM is 0 whichever seed is left out, so the acceleration is 0/0."""
     x = array(*[0.0] * 9, 5)
     resamples = np.sort(np.random.default_rng(7).choice(x, (20_000, 10)))[:, 2:8].mean(1)
     interval = statistics.bootstrap_interval(x, statistics.interquartile_mean)
@@ -131,7 +133,7 @@ def test_bootstrap_interval_is_the_percentile_one_where_no_single_seed_moves_the
     assert interval.value == interval.low == 0 < interval.high
 
 
-def test_proportion_interval_is_the_closed_formula_of_wilson() -> None:
+def test_proportion_interval_is_wilsons_closed_form() -> None:
     for total in (1, 5, 20):
         for successes in range(total + 1):
             share, weight = successes / total, 1 + Z**2 / total
@@ -143,7 +145,7 @@ def test_proportion_interval_is_the_closed_formula_of_wilson() -> None:
 
 
 @pytest.mark.parametrize(("successes", "total"), [(-1, 3), (4, 3), (0, 0)])
-def test_a_share_of_nothing_or_beyond_its_total_is_refused(successes: int, total: int) -> None:
+def test_a_proportion_of_nothing_or_beyond_its_total_is_refused(successes: int, total: int) -> None:
     with pytest.raises(ValueError, match=f"^{successes} of {total} is not a share$"):
         statistics.proportion_interval(successes, total)
 
@@ -169,13 +171,13 @@ def test_cvar_is_the_mean_of_the_worst_seeds(numbers: list[float], share: float,
 
 
 @pytest.mark.parametrize("share", [0, -0.5, 1.5, NAN])
-def test_a_share_of_seeds_outside_zero_and_one_is_refused(share: float) -> None:
+def test_cvar_refuses_a_share_outside_zero_to_one(share: float) -> None:
     with pytest.raises(ValueError, match="is not in"):
         statistics.cvar(array(1, 2), share)
 
 
-def test_survival_is_the_product_of_kaplan_and_meier() -> None:
-    """Of six, one arrives at 2 (5/6 left) and two of five at 4 (·3/5); one is lost at 5; one of two arrives at 7 (·½)."""
+def test_survival_is_the_kaplan_meier_estimate() -> None:
+    """One of six arrives at 2 (5/6 left), two of five at 4 (·3/5); one is lost at 5; one of two arrives at 7 (·½)."""
     times, limits = array(7, NAN, 2, 4, NAN, 4), array(9, 5, 9, 9, 9, 9)
     steps, share, low, high = statistics.survival(times, limits)
     assert steps.tolist() == [0, 2, 4, 5, 7, 9]
@@ -188,14 +190,14 @@ def test_survival_is_the_product_of_kaplan_and_meier() -> None:
     assert statistics.median_survival(times, limits) == 4
 
 
-def test_survival_without_censoring_is_the_share_of_seeds_and_ends_at_none() -> None:
+def test_survival_without_censoring_is_the_share_of_seeds_and_ends_at_zero() -> None:
     steps, share, low, high = statistics.survival(array(30, 10, 20, 10), 50)
     assert steps.tolist() == [0, 10, 20, 30]
     assert share.tolist() == pytest.approx([1, 0.5, 0.25, 0])
     assert (low[-1], high[-1]) == (0, high[-2]) and 0.25 < high[-1] < 1
 
 
-def test_survival_where_no_seed_arrives_and_where_a_single_one_does() -> None:
+def test_survival_if_no_seed_arrives_and_of_a_single_seed_that_does() -> None:
     for curve, expected in (
         (statistics.survival(array(NAN, NAN), 7), ([0, 7], [1, 1], [1, 1], [1, 1])),
         (statistics.survival(array(3), 7), ([0, 3], [1, 0], [1, 0], [1, 1])),
@@ -226,7 +228,7 @@ def test_survival_refuses_no_seeds_and_infinite_times(times: list[float], limits
             function(array(*times), np.array(limits) if isinstance(limits, list) else limits)
 
 
-def test_welch_is_the_formula_of_t_and_its_degrees_of_freedom() -> None:
+def test_welch_follows_the_formulas_of_t_and_its_degrees_of_freedom() -> None:
     a, b = array(27.5, 21, 19, 23.6, 17), array(27.1, 22, 20.8, 23.4, 23.4, 23.5, 25.8)
     interval, p = statistics.welch(a, b)
     parts = [sum((x - sum(s) / len(s)) ** 2 for x in s) / (len(s) - 1) / len(s) for s in (a.tolist(), b.tolist())]
@@ -238,7 +240,7 @@ def test_welch_is_the_formula_of_t_and_its_degrees_of_freedom() -> None:
     assert p == pytest.approx(2 * stats.t(freedom).cdf(-abs(difference) / error))
 
 
-def test_welch_of_exchanged_groups_is_the_opposite() -> None:
+def test_welch_changes_sign_if_the_groups_are_swapped() -> None:
     a, b = np.random.default_rng(0).normal(size=6), np.random.default_rng(1).normal(size=9)
     (one, p), (other, q) = statistics.welch(a, b), statistics.welch(b, a)
     assert (one.value, one.low, one.high, p) == pytest.approx((-other.value, -other.high, -other.low, q))
@@ -261,20 +263,20 @@ def test_welch_of_one_constant_group_has_the_spread_of_the_other() -> None:
 
 
 def test_holm_by_hand() -> None:
-    """Sorted .005 .01 .03 .04, times 4 3 2 1: .02 .03 .06 .04, of which no later one may be smaller."""
+    """The sorted p-values .005 .01 .03 .04 times 4 3 2 1 are .02 .03 .06 .04; none may be below an earlier one."""
     assert statistics.holm(array(0.01, 0.04, 0.03, 0.005)).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert statistics.holm(array(0.4, 0.7, 0.02)).tolist() == pytest.approx([0.8, 0.8, 0.06])
     assert statistics.holm(array(0.6, 0.9)).tolist() == [1, 1]
 
 
-def test_holm_leaves_out_what_is_nan_and_its_argument_alone() -> None:
+def test_holm_ignores_nan_and_does_not_change_its_argument() -> None:
     p = array(NAN, 0.02, NAN, 0.04)
     np.testing.assert_allclose(statistics.holm(p), [NAN, 0.04, NAN, 0.04])
     np.testing.assert_array_equal(p, [NAN, 0.02, NAN, 0.04])
     assert np.isnan(statistics.holm(array(NAN, NAN))).all() and statistics.holm(array()).tolist() == []
 
 
-def test_holm_rejects_what_stepping_down_rejects() -> None:
+def test_holm_rejects_the_same_as_the_step_down_procedure() -> None:
     for p in np.random.default_rng(0).beta(0.3, 3, size=(200, 5)):
         rejected, order = set(), sorted(range(5), key=lambda i: p[i])
         for step, i in enumerate(order):
@@ -285,7 +287,7 @@ def test_holm_rejects_what_stepping_down_rejects() -> None:
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, math.inf])
-def test_holm_refuses_what_is_no_probability(p: float) -> None:
+def test_holm_refuses_values_that_are_not_probabilities(p: float) -> None:
     with pytest.raises(ValueError, match=r"^p-values lie in \[0, 1\]$"):
         statistics.holm(array(0.5, p, NAN))
 
@@ -318,7 +320,7 @@ def test_the_probability_that_a_beats_b_and_that_b_beats_a_add_up_to_one() -> No
         assert (one.value, one.low, one.high) == pytest.approx((1 - other.value, 1 - other.high, 1 - other.low))
 
 
-def test_the_probability_of_improvement_of_separate_groups_is_one_with_a_bound_below() -> None:
+def test_the_probability_of_improvement_of_disjoint_groups_is_one() -> None:
     for seeds in (1, 3, 10):
         interval = statistics.probability_of_improvement(np.arange(seeds) + 100.0, np.arange(seeds) + 0.0)
         assert interval.value == interval.high == 1 and 0 < interval.low < 1
@@ -328,16 +330,16 @@ def test_the_probability_of_improvement_of_separate_groups_is_one_with_a_bound_b
 
 
 @pytest.mark.parametrize(("effect", "seeds"), [(0.5, 64), (0.8, 26), (1, 17), (0.2, 394)])
-def test_seeds_needed_is_the_table_of_cohen(effect: float, seeds: int) -> None:
-    """Cohen (1988), table 2.4.1 (two-sided α = .05, power .80): 393, 64, 26, 17; exact for 0.2 is 394."""
+def test_seeds_needed_matches_cohens_table(effect: float, seeds: int) -> None:
+    """Cohen (1988), table 2.4.1 (two-sided α = .05, power .80), has 393, 64, 26, 17; exact for 0.2 is 394."""
     assert statistics.seeds_needed(*with_effect(effect)) == seeds
     assert statistics.seeds_needed(*with_effect(-effect)) == seeds
     a, b = with_effect(effect)
     assert statistics.seeds_needed(70 + 40 * a, 70 + 40 * b) == seeds
 
 
-def test_seeds_needed_give_the_power_and_one_less_does_not() -> None:
-    """The power by simulation of t tests, and by the t test of scipy."""
+def test_seeds_needed_give_the_power_and_one_fewer_does_not() -> None:
+    """Estimate the power by simulation, with scipy's t test."""
     a, b = with_effect(1.7)
     seeds = statistics.seeds_needed(a, b, power=0.9, alpha=0.01)
     assert seeds is not None
@@ -372,7 +374,7 @@ def test_iqm_band_is_the_percentile_bootstrap_of_each_evaluation() -> None:
         assert (low[point], high[point]) == pytest.approx(expected, abs=0.06 * (expected[1] - expected[0]))
 
 
-def test_iqm_band_of_a_long_curve_is_linear_between_two_hundred_evaluations() -> None:
+def test_iqm_band_of_a_long_curve_interpolates_between_200_evaluations() -> None:
     curves = np.random.default_rng(0).normal(size=(6, 1000))
     middle, *band = statistics.iqm_band(curves)
     np.testing.assert_allclose(middle, stats.trim_mean(curves, 0.25, axis=0))
@@ -382,7 +384,7 @@ def test_iqm_band_of_a_long_curve_is_linear_between_two_hundred_evaluations() ->
         np.testing.assert_allclose(bound, np.interp(np.arange(1000), points, exact))
 
 
-def test_iqm_band_of_any_order_of_seeds_is_the_same_and_of_one_seed_nan() -> None:
+def test_iqm_band_ignores_the_order_of_seeds_and_is_nan_for_one_seed() -> None:
     curves = np.random.default_rng(0).normal(size=(15, 12))
     np.testing.assert_array_equal(statistics.iqm_band(curves), statistics.iqm_band(curves[::-1]))
     middle, low, high = statistics.iqm_band(curves[:1])
@@ -392,7 +394,7 @@ def test_iqm_band_of_any_order_of_seeds_is_the_same_and_of_one_seed_nan() -> Non
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])
-def test_what_is_not_finite_is_refused(bad: float) -> None:
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     x, fine = array(1, bad, 3), array(1, 2, 4)
     calls: list[Callable[[], object]] = [
         lambda: statistics.interquartile_mean(x),
@@ -418,7 +420,7 @@ def bimodal(rng: np.random.Generator, n: int, collapsed: float = 0.2) -> Floats:
     return np.where(rng.random(n) < collapsed, rng.normal(20, 5, n), rng.normal(480, 20, n))
 
 
-LAWS: dict[str, Draw] = {
+DISTRIBUTIONS: dict[str, Draw] = {
     "normal": lambda rng, n: rng.normal(size=n),
     "exponential": lambda rng, n: rng.exponential(size=n),
     "bimodal": bimodal,
@@ -426,20 +428,20 @@ LAWS: dict[str, Draw] = {
 MEANS = {"normal": 0.0, "exponential": 1.0, "bimodal": 0.2 * 20 + 0.8 * 480}
 
 
-def middle_half(law: str) -> tuple[float, float]:
-    """Interquartile mean and median of the law, from its quantiles."""
+def middle_half(distribution: str) -> tuple[float, float]:
+    """Return the interquartile mean and the median of a distribution, from its quantiles."""
     levels = 0.25 + (np.arange(5000) + 0.5) / 10_000
-    if law == "bimodal":
+    if distribution == "bimodal":
         grid = np.linspace(-20, 700, 200_001)
         mixture = 0.2 * stats.norm.cdf(grid, 20, 5) + 0.8 * stats.norm.cdf(grid, 480, 20)
         levels = np.interp(levels, mixture, grid)
     else:
-        levels = {"normal": stats.norm, "exponential": stats.expon}[law].ppf(levels)
+        levels = {"normal": stats.norm, "exponential": stats.expon}[distribution].ppf(levels)
     return float(np.mean(levels)), float(np.median(levels))
 
 
 def stated(function: Callable[..., object], table: int = 0) -> dict[str, dict[int, float]]:
-    """The coverage tables in a docstring, each of three laws or shares at 3, 5, 10 and 20 seeds."""
+    """Return a coverage table of a docstring: three distributions or shares, each at 3, 5, 10 and 20 seeds."""
     rows = re.findall(r"(normal|exponential|bimodal|0\.\d):?\s+(\d+) (\d+) (\d+) (\d+)", function.__doc__ or "")
     return {
         name: {n: int(figure) / 100 for n, figure in zip(SEEDS, figures, strict=True)}
@@ -450,70 +452,74 @@ def stated(function: Callable[..., object], table: int = 0) -> dict[str, dict[in
 def check_coverage(
     stated_coverage: float, truth: float, interval: Callable[[np.random.Generator], Interval], seed: int, slack: float
 ) -> None:
-    """Within three standard errors, and half a point of rounding."""
+    """Assert that intervals cover the truth as often as stated, within three standard errors, rounding and slack."""
     rng = np.random.default_rng(seed)
     covered = np.mean([low <= truth <= high for low, high in (bounds(interval(rng)) for _ in range(REPETITIONS))])
     error = math.sqrt(stated_coverage * (1 - stated_coverage) / REPETITIONS)
     assert covered == pytest.approx(stated_coverage, abs=3 * error + 0.005 + slack)
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("n", [3, 10])
-def test_student_covers_the_mean_as_often_as_it_says(law: str, n: int) -> None:
+def test_the_t_interval_covers_the_mean_as_often_as_stated(distribution: str, n: int) -> None:
     def interval(rng: np.random.Generator) -> Interval:
-        return statistics.mean_interval(LAWS[law](rng, n))
+        return statistics.mean_interval(DISTRIBUTIONS[distribution](rng, n))
 
-    check_coverage(stated(statistics.mean_interval)[law][n], MEANS[law], interval, 40 + n, 0)
+    check_coverage(stated(statistics.mean_interval)[distribution][n], MEANS[distribution], interval, 40 + n, 0)
 
 
 @pytest.mark.parametrize(
-    ("law", "statistic", "n"),
+    ("distribution", "statistic", "n"),
     [
-        *((law, statistic, 10) for law in LAWS for statistic in ("mean", "IQM")),
+        *((distribution, statistic, 10) for distribution in DISTRIBUTIONS for statistic in ("mean", "IQM")),
         ("bimodal", "median", 20),
         ("normal", "mean", 3),
     ],
 )
-def test_the_bootstrap_covers_as_often_as_it_says(law: str, statistic: str, n: int) -> None:
-    """With 999 resamples instead of 9999; a point of slack for that."""
+def test_the_bootstrap_covers_as_often_as_stated(distribution: str, statistic: str, n: int) -> None:
+    """Use 999 resamples instead of 9999, with a point of slack for that."""
     table, function = {
         "mean": (0, np.mean),
         "IQM": (1, statistics.interquartile_mean),
         "median": (2, np.median),
     }[statistic]
-    truth = (MEANS[law], *middle_half(law))[table]
+    truth = (MEANS[distribution], *middle_half(distribution))[table]
 
     def interval(rng: np.random.Generator) -> Interval:
-        return statistics.bootstrap_interval(LAWS[law](rng, n), function, resamples=999)
+        return statistics.bootstrap_interval(DISTRIBUTIONS[distribution](rng, n), function, resamples=999)
 
-    check_coverage(stated(statistics.bootstrap_interval, table)[law][n], truth, interval, 60 + n, 0.01)
+    check_coverage(stated(statistics.bootstrap_interval, table)[distribution][n], truth, interval, 60 + n, 0.01)
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_welch_covers_the_difference_as_often_as_it_says(law: str) -> None:
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_welch_covers_the_difference_as_often_as_stated(distribution: str) -> None:
     def interval(rng: np.random.Generator) -> Interval:
-        return statistics.welch(LAWS[law](rng, 10), 2 * LAWS[law](rng, 10))[0]
+        return statistics.welch(DISTRIBUTIONS[distribution](rng, 10), 2 * DISTRIBUTIONS[distribution](rng, 10))[0]
 
-    check_coverage(stated(statistics.welch)[law][10], -MEANS[law], interval, 80, 0)
+    check_coverage(stated(statistics.welch)[distribution][10], -MEANS[distribution], interval, 80, 0)
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("n", SEEDS)
-def test_the_probability_of_improvement_is_covered_as_often_as_it_says(law: str, n: int) -> None:
+def test_the_probability_of_improvement_is_covered_as_often_as_stated(distribution: str, n: int) -> None:
     pairs: dict[str, tuple[Draw, Draw, float]] = {
-        "normal": (lambda rng, n: 1 + rng.normal(size=n), LAWS[law], NormalDist().cdf(1 / math.sqrt(2))),
-        "exponential": (lambda rng, n: 2 * rng.exponential(size=n), LAWS[law], 2 / 3),
+        "normal": (
+            lambda rng, n: 1 + rng.normal(size=n),
+            DISTRIBUTIONS[distribution],
+            NormalDist().cdf(1 / math.sqrt(2)),
+        ),
+        "exponential": (lambda rng, n: 2 * rng.exponential(size=n), DISTRIBUTIONS[distribution], 2 / 3),
         "bimodal": (bimodal, lambda rng, n: bimodal(rng, n, 0.5), 0.8 * 0.5 + 0.5 * (0.8 * 0.5 + 0.2 * 0.5)),
     }
-    better, worse, theta = pairs[law]
+    better, worse, theta = pairs[distribution]
 
     def interval(rng: np.random.Generator) -> Interval:
         return statistics.probability_of_improvement(better(rng, n), worse(rng, n))
 
-    check_coverage(stated(statistics.probability_of_improvement)[law][n], theta, interval, 90 + n, 0)
+    check_coverage(stated(statistics.probability_of_improvement)[distribution][n], theta, interval, 90 + n, 0)
 
 
-def test_wilson_covers_exactly_as_often_as_it_says() -> None:
+def test_wilson_coverage_is_exactly_as_stated() -> None:
     table = stated(statistics.proportion_interval)
     assert list(table) == ["0.2", "0.5", "0.9"]
     for share, figures in table.items():

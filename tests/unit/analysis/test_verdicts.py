@@ -1,4 +1,4 @@
-"""What is called different, what is not, and in which words; how often chance alone is called a difference."""
+"""Tests of verdicts: which differences are reported, in which words, and how often chance alone is called one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def runs(groups: dict[str, Curves]) -> list[RecordedRun]:
 
 
 def climbs(at: list[int], top: float = 500.0) -> Curves:
-    """Of ten evaluations: 0 before, `top` from the given one on."""
+    """Return curves of ten evaluations: 0 before each given evaluation, `top` from it on."""
     return [[0.0] * n + [top] * (10 - n) for n in at]
 
 
@@ -45,7 +45,7 @@ def test_a_faster_group_is_called_faster_in_one_sentence_with_its_interval() -> 
     assert speed.improvement.value == 1 and speed.distinct
 
 
-def test_with_a_baseline_every_group_is_held_against_it_and_may_be_worse() -> None:
+def test_with_a_baseline_every_group_is_compared_with_it_and_may_be_worse() -> None:
     usual, slow, same = climbs([1, 2] * 4), climbs([6, 7] * 4), climbs([2, 1] * 4)
     found = compared(baseline="kind=usual", usual=usual, slow=slow, same=same)
     assert {each.reference for each in found.contrasts} == {"kind=usual"} and len(found.contrasts) == 6
@@ -62,7 +62,7 @@ def test_with_a_baseline_every_group_is_held_against_it_and_may_be_worse() -> No
     assert compared(baseline="usual", usual=usual, slow=slow, same=same).verdicts == found.verdicts
 
 
-def test_steadier_and_higher() -> None:
+def test_a_group_may_be_steadier_and_end_higher() -> None:
     rng = np.random.default_rng(0)
     calm = [[0, *(300 + rng.normal(0, 1, 9))] for _ in range(6)]
     wild = [[0, 300, 20 + rng.normal(0, 5), *(200 + rng.normal(0, 1, 7))] for _ in range(6)]
@@ -71,7 +71,7 @@ def test_steadier_and_higher() -> None:
     assert any(s.startswith("kind=calm ends higher than kind=wild (+") for s in found.verdicts)
 
 
-def test_speed_is_the_area_where_less_than_half_get_to_the_threshold() -> None:
+def test_speed_is_the_area_if_fewer_than_half_reach_the_threshold() -> None:
     few = climbs([1, 2, 3]) + climbs([1, 1, 1, 1], top=400)
     found = compared(a=few, b=climbs([5] * 7, top=400))
     assert {each.measure for each in found.contrasts if each.question == "speed"} == {"mean return while learning"}
@@ -86,7 +86,7 @@ def test_speed_is_the_area_where_less_than_half_get_to_the_threshold() -> None:
     assert "no run reached 501: speed is compared by the mean return while learning." in nobody.notes
 
 
-def test_a_run_that_never_gets_there_counts_with_the_whole_budget() -> None:
+def test_a_run_that_misses_the_threshold_counts_with_its_whole_budget() -> None:
     found = compared(a=climbs([1, 1, 1, 1, 10, 10]), b=climbs([1, 1, 1, 1, 1, 1]))
     (speed,) = [each for each in found.contrasts if each.question == "speed"]
     assert abs(speed.difference.value) == pytest.approx(2 * (9000 - 1000) / 6)
@@ -105,7 +105,7 @@ def test_under_five_seeds_there_is_never_a_verdict(seeds: int) -> None:
     )
 
 
-def test_the_seeds_that_are_wanting_are_those_a_power_of_80_percent_takes() -> None:
+def test_the_missing_seeds_are_those_for_a_power_of_80_percent() -> None:
     a, b = climbs([1, 2, 4]), climbs([2, 3, 4])
     effect = abs(np.mean([1, 2, 4]) - 3) / np.sqrt((np.var([1, 2, 4], ddof=1) + 1) / 2)
 
@@ -120,13 +120,13 @@ def test_the_seeds_that_are_wanting_are_those_a_power_of_80_percent_takes() -> N
     )
 
 
-def test_one_seed_against_one_gives_no_number() -> None:
+def test_one_seed_against_one_gives_no_effect_size() -> None:
     assert compared(a=climbs([1]), b=climbs([2])).verdicts == [
         "kind=a and kind=b: exploratory: no verdict; 4 more seeds each to begin with"
     ]
 
 
-def test_of_more_than_three_groups_each_question_gets_one_sentence() -> None:
+def test_with_more_than_three_groups_each_question_gets_one_sentence() -> None:
     groups = {name: climbs([n, n + 1] * 3) for name, n in (("a", 1), ("b", 1), ("c", 5), ("d", 6))}
     found = compared(**groups)
     assert len(found.verdicts) == 3 and len(found.contrasts) == 18
@@ -177,7 +177,7 @@ def test_a_baseline_must_be_one_group(name: str, message: str) -> None:
 
 
 def test_chance_alone_is_called_different_about_as_often_as_promised() -> None:
-    """800 times ten seeds against ten others of one law: in 2 to 8 % of them anything is called different."""
+    """Compare ten seeds with ten others of one distribution 800 times: 2 to 8 % of comparisons find a difference."""
     rng = np.random.default_rng(5)
     called = [
         any(compared_quickly(*([curve_of_learning(rng) for _ in range(10)] for _ in range(2)))) for _ in range(800)
@@ -186,7 +186,7 @@ def test_chance_alone_is_called_different_about_as_often_as_promised() -> None:
 
 
 def compared_quickly(a: Curves, b: Curves) -> list[bool | None]:
-    """As `compare`, without the bootstraps, which no verdict looks at."""
+    """Return what `compare` finds distinct, without the bootstraps, which no verdict uses."""
     from plexp.analysis.curves import curve_figures
     from plexp.analysis.model import Group, Member
     from plexp.analysis.verdicts import contrasts, measures
@@ -202,7 +202,7 @@ def compared_quickly(a: Curves, b: Curves) -> list[bool | None]:
     return [each.distinct for each in contrasts(groups, measures(groups, 475, int(steps[-1])), None)]
 
 
-def test_the_quick_way_of_the_test_above_is_that_of_compare() -> None:
+def test_the_quick_comparison_of_the_test_above_agrees_with_compare() -> None:
     rng = np.random.default_rng(1)
     a, b = ([curve_of_learning(rng, slowness) for _ in range(6)] for slowness in (1, 2))
     assert compared_quickly(a, b) == [each.distinct for each in compared(a=a, b=b).contrasts]

@@ -1,4 +1,4 @@
-"""`plexp plugins`: the list of plugins, and the description of one."""
+"""Tests of `plexp plugins`: the list of plugins, and the description of one."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_an_unknown_name_is_refused_with_a_suggestion(
 
 
 def test_plugins_in_the_current_folder_are_found(tmp_path: Path) -> None:
-    """`plugins/algo/mine.py` and `conf/algo/mine.yaml`: no fork, no edit of plexp."""
+    """Add `plugins/algo/mine.py` and `conf/algo/mine.yaml` without editing plexp."""
     for kind, suffix, old, new in (
         ("plugins", "py", '"algo", "ppo"', '"algo", "mine"'),
         ("conf", "yaml", "plugin: ppo", "plugin: mine"),

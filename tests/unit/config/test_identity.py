@@ -1,4 +1,4 @@
-"""Two commands have the same identity if they compute the same."""
+"""Tests of identities: two commands have the same one if they compute the same."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_where_a_run_is_recorded_does_not_change_its_identity(override: str, com
 @pytest.mark.parametrize(
     "overrides", [(), ("algo=a2c", "advantage=vtrace", "env=lunarlander", "net@critic_net=mlp")], ids=str
 )
-def test_every_other_key_changes_it(overrides: tuple[str, ...], compose: Compose) -> None:
+def test_every_other_key_changes_the_identity(overrides: tuple[str, ...], compose: Compose) -> None:
     values = resolved(compose, *overrides)
     ignored = {"outputs", "tracker", "checkpoint", "resume", "rerun", "objective"}
     paths = [path for path in leaves(values) if path[0] not in ignored]
@@ -85,7 +85,7 @@ def test_different_configurations_have_different_identities(compose: Compose) ->
     assert len({identity(resolved(compose, *line)) for line in overrides}) == len(overrides)
 
 
-def test_another_version_of_plexp_changes_it(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_plexp_changes_the_identity(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     before = identity(resolved(compose)), sweep_identity(["seed=1"])
     monkeypatch.setattr(module, "__version__", "999.0")
     assert identity(resolved(compose)) != before[0] and sweep_identity(["seed=1"]) != before[1]
@@ -93,7 +93,7 @@ def test_another_version_of_plexp_changes_it(compose: Compose, monkeypatch: pyte
 
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of all plugins that the test may change."""
+    """Copy all plugins into a folder where the test may change them, and return it."""
     usual = registry.folders
     root = tmp_path / "plugins"
     for group in registry.GROUPS:
@@ -113,7 +113,7 @@ def edit(file: Path, change: Callable[[str], str]) -> None:
 USED = ("algo/ppo.py", "advantage/gae.py", "net/mlp.py", "env/gymnasium.py")
 
 
-def test_the_folder_of_the_plugins_does_not_change_it(
+def test_the_folder_of_the_plugins_does_not_change_the_identity(
     compose: Compose, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = identity(resolved(compose))
@@ -122,7 +122,7 @@ def test_the_folder_of_the_plugins_does_not_change_it(
 
 
 @pytest.mark.parametrize("file", USED)
-def test_the_code_of_a_plugin_in_use_changes_it(file: str, plugins: Path, compose: Compose) -> None:
+def test_the_code_of_a_plugin_in_use_changes_the_identity(file: str, plugins: Path, compose: Compose) -> None:
     before = identity(resolved(compose))
     edit(plugins / file, lambda text: f"{text}\nNEW = 1\n")
     one = identity(resolved(compose))
@@ -133,7 +133,7 @@ def test_the_code_of_a_plugin_in_use_changes_it(file: str, plugins: Path, compos
 
 
 @pytest.mark.parametrize("file", USED)
-def test_comments_and_layout_of_a_plugin_do_not_change_it(file: str, plugins: Path, compose: Compose) -> None:
+def test_comments_and_layout_of_a_plugin_do_not_change_the_identity(file: str, plugins: Path, compose: Compose) -> None:
     before = identity(resolved(compose))
     edit(plugins / file, lambda text: f"# a remark\n\n\n{text}\n# another\n")
     assert identity(resolved(compose)) == before
@@ -142,13 +142,13 @@ def test_comments_and_layout_of_a_plugin_do_not_change_it(file: str, plugins: Pa
 
 
 @pytest.mark.parametrize("file", ["algo/a2c.py", "advantage/td.py", "net/cnn.py"])
-def test_the_code_of_other_plugins_does_not_change_it(file: str, plugins: Path, compose: Compose) -> None:
+def test_the_code_of_other_plugins_does_not_change_the_identity(file: str, plugins: Path, compose: Compose) -> None:
     before = identity(resolved(compose))
     edit(plugins / file, lambda text: f"{text}\nNEW = 1\n")
     assert identity(resolved(compose)) == before
 
 
-def test_the_code_of_the_critics_own_network_changes_it(plugins: Path, compose: Compose) -> None:
+def test_the_code_of_the_critics_own_network_changes_the_identity(plugins: Path, compose: Compose) -> None:
     before = identity(resolved(compose)), identity(resolved(compose, "net@critic_net=cnn"))
     edit(plugins / "net" / "cnn.py", lambda text: f"{text}\nNEW = 1\n")
     assert identity(resolved(compose)) == before[0]

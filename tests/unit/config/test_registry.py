@@ -1,4 +1,4 @@
-"""The registry finds plugins and checks values against their signatures."""
+"""Tests of the registry: it finds plugins, and checks values against their signatures."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TYPES: dict[str, Any] = {
     "limit": PositiveInt | None,
     "flag": bool,
 }
-RIGHT: dict[str, Any] = {"steps": 3, "rate": 1, "share": 0.5, "mode": "fast", "limit": None, "flag": False}
+VALID: dict[str, Any] = {"steps": 3, "rate": 1, "share": 0.5, "mode": "fast", "limit": None, "flag": False}
 PLUGIN = 'from plexp.config.registry import register\n\n\n@register("algo", "{name}")\nclass Mine:\n    """Mine."""\n'
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A further `plugins/algo` on plexp's path."""
+    """Yield a further `plugins/algo` on plexp's path."""
     own = tmp_path / "plugins" / "algo"
     own.mkdir(parents=True)
     plexp.__path__.append(str(tmp_path))
@@ -77,7 +77,7 @@ def test_a_file_that_registers_nothing_by_its_name_is_refused(folder: Path) -> N
 
 def test_two_files_cannot_register_one_name() -> None:
     class PPO:
-        """Another one."""
+        """Algorithm whose name is taken."""
 
     registry.find("algo", "ppo")
     with pytest.raises(ValueError, match=r"algo=ppo is registered twice: in plexp.plugins.algo.ppo and in "):
@@ -136,8 +136,8 @@ def test_parameters_are_keyword_only_and_include_those_of_the_learner() -> None:
 
 
 def test_correct_values_have_no_problems() -> None:
-    assert registry.check("Plugin", "algo", TYPES, RIGHT) == []
-    assert registry.check("Plugin", "algo", TYPES, RIGHT | {"limit": 4, "rate": 0.1}) == []
+    assert registry.check("Plugin", "algo", TYPES, VALID) == []
+    assert registry.check("Plugin", "algo", TYPES, VALID | {"limit": 4, "rate": 0.1}) == []
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_correct_values_have_no_problems() -> None:
     ],
 )
 def test_a_wrong_value_is_reported_with_key_value_cause_and_remedy(name: str, value: object, message: str) -> None:
-    (problem,) = registry.check("Plugin", "algo", TYPES, RIGHT | {name: value})
+    (problem,) = registry.check("Plugin", "algo", TYPES, VALID | {name: value})
     assert str(problem) == message
 
 
@@ -170,7 +170,7 @@ def test_nan_is_refused_by_every_type_of_number(kind: Any) -> None:
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    values = RIGHT | {"steps": 0, "mode": "none", "stesp": 4}
+    values = VALID | {"steps": 0, "mode": "none", "stesp": 4}
     del values["flag"]
     problems = {problem.key: str(problem) for problem in registry.check("Plugin", "algo", TYPES, values)}
     assert problems.keys() == {"algo.steps", "algo.mode", "algo.stesp", "algo.flag"}
@@ -184,7 +184,7 @@ def test_at_the_root_keys_have_no_prefix() -> None:
 
 
 def test_a_parameter_that_a_plugin_cannot_use_is_refused_with_the_reason() -> None:
-    (problem,) = registry.check("A2C", "algo", TYPES, RIGHT | {"clip": 0.2}, {"clip": "it has no ratio; use algo=ppo"})
+    (problem,) = registry.check("A2C", "algo", TYPES, VALID | {"clip": 0.2}, {"clip": "it has no ratio; use algo=ppo"})
     assert str(problem) == "algo.clip=0.2: A2C cannot use it; it has no ratio; use algo=ppo"
 
 

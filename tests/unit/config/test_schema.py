@@ -1,4 +1,4 @@
-"""The typed configuration, and values that contradict each other."""
+"""Tests of the typed configuration, and of refusing values that contradict each other."""
 
 from __future__ import annotations
 

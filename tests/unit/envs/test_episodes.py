@@ -1,4 +1,4 @@
-"""The episodes in progress against lists that are kept the slow way."""
+"""Tests of the episodes in progress against plain lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPES: list[tuple[tuple[int, ...], torch.dtype]] = [((), torch.int64), ((2,), t
 
 @dataclass
 class Plain:
-    """One environment: the number of its episode, and the actions in it."""
+    """Episode in progress of one environment: its number, and its actions as a list."""
 
     number: int = -1
     actions: list[Any] = field(default_factory=list)
@@ -39,13 +39,13 @@ def assert_equal(ours: EpisodesInProgress, plain: list[Plain]) -> None:
 
 
 @st.composite
-def stories(draw: st.DrawFn) -> tuple[int, tuple[tuple[int, ...], torch.dtype], list[tuple[str, int]], float, int]:
-    """So many environments, a kind of action, what happens (with a size), how often an episode ends, and a seed."""
-    happenings = st.tuples(st.sampled_from(["rollout"] * 4 + ["begin", "restore", "anew"]), st.integers(1, 6))
+def scenarios(draw: st.DrawFn) -> tuple[int, tuple[tuple[int, ...], torch.dtype], list[tuple[str, int]], float, int]:
+    """Draw a number of environments, a kind of action, events with sizes, how often an episode ends, and a seed."""
+    events = st.tuples(st.sampled_from(["rollout"] * 4 + ["begin", "restore", "start next"]), st.integers(1, 6))
     return (
         draw(st.integers(1, 4)),
         draw(st.sampled_from(SHAPES)),
-        draw(st.lists(happenings, max_size=12)),
+        draw(st.lists(events, max_size=12)),
         draw(st.sampled_from([0.0, 0.05, 0.3, 0.8, 1.0])),
         draw(st.integers(0, 999)),
     )
@@ -60,7 +60,7 @@ def rollout(
 
 
 def restored(ours: EpisodesInProgress, num_envs: int) -> EpisodesInProgress:
-    """A fresh one, from the file that the state would be in."""
+    """Return a new object with the state of `ours`, encoded and decoded as in a checkpoint."""
     state = decode(encode(copied(ours.state_dict())))
     fresh = EpisodesInProgress(num_envs)
     fresh.begin()
@@ -71,7 +71,7 @@ def restored(ours: EpisodesInProgress, num_envs: int) -> EpisodesInProgress:
 
 
 def begun(num_envs: int) -> tuple[EpisodesInProgress, list[Plain]]:
-    """Both, with their first episodes."""
+    """Return the object under test and its plain lists, in their first episodes."""
     ours, plain = EpisodesInProgress(num_envs), [Plain() for _ in range(num_envs)]
     ours.begin()
     for each in plain:
@@ -79,19 +79,19 @@ def begun(num_envs: int) -> tuple[EpisodesInProgress, list[Plain]]:
     return ours, plain
 
 
-@given(stories())
+@given(scenarios())
 @settings(max_examples=300, deadline=None)
-def test_numbers_and_actions_are_those_that_lists_keep_whatever_happens(story: Any) -> None:
-    num_envs, kind, happenings, chance, seed = story
+def test_numbers_and_actions_match_plain_lists_after_any_events(scenario: Any) -> None:
+    num_envs, kind, events, chance, seed = scenario
     rng, (ours, plain) = np.random.default_rng(seed), begun(num_envs)
-    for what, size in happenings:
-        if what == "begin":
+    for event, size in events:
+        if event == "begin":
             ours.begin()
             for each in plain:
                 each.begin()
-        elif what == "restore":
+        elif event == "restore":
             ours = restored(ours, num_envs)
-        elif what == "anew":
+        elif event == "start next":
             ours.start_next(size % num_envs)
             plain[size % num_envs].begin()
         else:
@@ -103,12 +103,12 @@ def test_numbers_and_actions_are_those_that_lists_keep_whatever_happens(story: A
         assert_equal(ours, plain)
 
 
-@given(stories(), st.integers(0, 5))
+@given(scenarios(), st.integers(0, 5))
 @settings(max_examples=200, deadline=None)
-def test_the_episode_of_a_further_step_is_the_one_that_lists_have_there(story: Any, steps: int) -> None:
-    num_envs, kind, happenings, chance, seed = story
+def test_the_episode_at_a_further_step_matches_plain_lists(scenario: Any, steps: int) -> None:
+    num_envs, kind, events, chance, seed = scenario
     rng, (ours, plain) = np.random.default_rng(seed), begun(num_envs)
-    for _, size in happenings:
+    for _, size in events:
         actions, done = rollout(rng, size, num_envs, kind, chance)
         ours.add(actions, done)
         for t in range(size):
@@ -124,7 +124,7 @@ def test_the_episode_of_a_further_step_is_the_one_that_lists_have_there(story: A
 
 
 @pytest.mark.parametrize("kind", SHAPES, ids=str)
-def test_looking_changes_nothing(kind: tuple[tuple[int, ...], torch.dtype]) -> None:
+def test_reading_changes_nothing(kind: tuple[tuple[int, ...], torch.dtype]) -> None:
     rng, ours = np.random.default_rng(0), EpisodesInProgress(3)
     ours.begin()
     ours.add(*rollout(rng, 5, 3, kind, 0.3))
@@ -136,7 +136,7 @@ def test_looking_changes_nothing(kind: tuple[tuple[int, ...], torch.dtype]) -> N
     assert encode(ours.state_dict()) == before
 
 
-def test_a_state_does_not_follow_what_happens_later() -> None:
+def test_a_copied_state_is_not_affected_by_later_steps() -> None:
     ours, fresh = EpisodesInProgress(2), EpisodesInProgress(2)
     ours.begin()
     ours.add(torch.ones(3, 2), np.zeros((3, 2), np.bool_))
@@ -162,7 +162,7 @@ def test_no_more_rollouts_are_kept_than_the_episodes_in_progress_need() -> None:
         assert [len(column) for column in ours.actions()] == [2 + 4 * n, 1 + 4 * n]
 
 
-def test_an_episode_that_could_not_be_played_again_begins_another_and_the_others_go_on() -> None:
+def test_one_environment_can_start_its_next_episode_while_the_others_continue() -> None:
     ours = EpisodesInProgress(3)
     ours.begin()
     ours.add(torch.arange(6).reshape(2, 3), np.zeros((2, 3), np.bool_))

@@ -1,4 +1,4 @@
-"""A film is an episode played again: which ones, that they are the same, and what cannot be filmed."""
+"""Tests of films: which episodes are re-simulated, that they match the recorded ones, and what cannot be filmed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from plexp.errors import ConfigError
 from plexp.execution.callbacks.films import EvaluationFilms
 from plexp.training.evaluation import EvaluationResult, evaluate
 
-SHEET: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "kwargs": {},
     "max_episode_steps": None,
     "num_envs": 2,
@@ -39,7 +39,7 @@ SEEDS = EpisodeSeeds(0, (9,))
 
 
 class Screen(gymnasium.Env[Any, Any]):
-    """Seven steps an episode, each pays its action and what the seed says; each frame is as bright as its step."""
+    """Environment of seven steps: the reward is the action plus a constant of the seed, brightness shows the step."""
 
     metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 10}  # noqa: RUF012
     observation_space = spaces.Box(-1, 100, (1,), np.float32)
@@ -69,11 +69,11 @@ gymnasium.register("plexp-tests/Screen-v0", Screen)
 
 
 def problem(id: str = "plexp-tests/Screen-v0", **changes: Any) -> GymnasiumEnvironment:
-    return GymnasiumEnvironment(**{**SHEET, "id": id, **changes})
+    return GymnasiumEnvironment(**{**SETTINGS, "id": id, **changes})
 
 
-def of(environment: Any, **sheet: Any) -> Any:
-    return with_frames(environment, {"plugin": "gymnasium", "id": getattr(environment, "id", "x"), **sheet})
+def filmable(environment: Any, **config: Any) -> Any:
+    return with_frames(environment, {"plugin": "gymnasium", "id": getattr(environment, "id", "x"), **config})
 
 
 def played(seed: int = 3, actions: Any = (1, 0, 1, 1, 0, 0, 1), wrong: float = 0.0) -> PlayedEpisode:
@@ -83,12 +83,12 @@ def played(seed: int = 3, actions: Any = (1, 0, 1, 1, 0, 0, 1), wrong: float = 0
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Frame], float, Title]]:
-    """The moments of each film, its rate and its title."""
+    """Return a list that collects each film's frames, rate and title."""
     found: list[tuple[list[Frame], float, Title]] = []
     record = camera.record
 
-    def spied(moments: Any, count: int, rate: float, title: Title, stem: Path) -> Any:
-        found.append((list(moments), rate, title))
+    def spied(frames: Any, count: int, rate: float, title: Title, stem: Path) -> Any:
+        found.append((list(frames), rate, title))
         assert len(found[-1][0]) == count
         return record(iter(found[-1][0]), count, rate, title, stem)
 
@@ -98,32 +98,34 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Frame], float, 
 
 def test_a_film_shows_start_every_step_and_the_end_with_the_return_so_far(recorded: list[Any], tmp_path: Path) -> None:
     episode = played()
-    made = film(of(problem()), episode, "a title", tmp_path / "name")
-    ((moments, rate, title),) = recorded
-    assert [int(m.pixels.mean()) for m in moments] == [30 * t for t in range(8)], "the last is the end, no new start"
-    assert [m.step for m in moments] == list(range(8)) and rate == 10.0 and title == Title("a title")
+    made = film(filmable(problem()), episode, "a title", tmp_path / "name")
+    ((frames, rate, title),) = recorded
+    assert [int(m.pixels.mean()) for m in frames] == [30 * t for t in range(8)], (
+        "the last one is the end, not a new start"
+    )
+    assert [m.step for m in frames] == list(range(8)) and rate == 10.0 and title == Title("a title")
     luck = float(np.random.default_rng(3).normal())
     expected = np.concatenate([[0.0], np.cumsum(episode.actions + luck)])
-    np.testing.assert_allclose([m.total_reward for m in moments], expected)
+    np.testing.assert_allclose([m.total_reward for m in frames], expected)
     assert made.warning == "" and made.total_reward == pytest.approx(episode.total_reward)
     assert [file.name for file in made.files] == ["name.mp4", "name.gif"] and all(f.exists() for f in made.files)
 
 
 def test_a_fast_film_leaves_out_steps_but_never_the_end(recorded: list[Any], tmp_path: Path) -> None:
-    film(of(problem()), played(), "", tmp_path / "name", speed=9.0)
-    ((moments, rate, _),) = recorded
-    assert [m.step for m in moments] == [0, 3, 6, 7] and rate == pytest.approx(10 * 9 / 3)
-    film(of(problem()), played(), "", tmp_path / "name", speed=0.5)
+    film(filmable(problem()), played(), "", tmp_path / "name", speed=9.0)
+    ((frames, rate, _),) = recorded
+    assert [m.step for m in frames] == [0, 3, 6, 7] and rate == pytest.approx(10 * 9 / 3)
+    film(filmable(problem()), played(), "", tmp_path / "name", speed=0.5)
     assert len(recorded[1][0]) == 8 and recorded[1][1] == 5.0
 
 
 @pytest.mark.parametrize(("actions", "end"), [((1, 0, 1), 3), ((1,) * 9, 7)])
-def test_an_episode_that_does_not_replay_is_said_in_its_caption(
+def test_an_episode_that_differs_from_the_recorded_one_says_so_in_its_caption(
     actions: tuple[int, ...], end: int, recorded: list[Any], tmp_path: Path
 ) -> None:
-    made = film(of(problem()), played(actions=actions, wrong=2.0), "", tmp_path / "name")
-    ((moments, _, title),) = recorded
-    assert moments[-1].step == end, "the replay ends where the environment or the recording does"
+    made = film(filmable(problem()), played(actions=actions, wrong=2.0), "", tmp_path / "name")
+    ((frames, _, title),) = recorded
+    assert frames[-1].step == end, "it ends where the environment or the recording does"
     assert made.warning == title.warning
     recorded_return = played(actions=actions, wrong=2.0).total_reward
     assert made.warning == f"not the recorded episode: return {made.total_reward:.1f}, recorded {recorded_return:.1f}"
@@ -139,7 +141,7 @@ def test_an_episode_that_does_not_replay_is_said_in_its_caption(
         ([7], {"best": 0}),
     ],
 )
-def test_the_best_the_median_and_the_worst_are_three_also_if_they_paid_the_same(
+def test_best_median_and_worst_are_distinct_episodes_even_with_equal_returns(
     returns: list[float], expected: dict[str, int]
 ) -> None:
     indices = extremes(np.array(returns, np.float64))
@@ -171,17 +173,17 @@ gymnasium.register("plexp-tests/Blind-v0", Blind)
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_an_environment_that_cannot_be_filmed_is_told_in_one_line(case: str) -> None:
+def test_an_environment_that_cannot_be_filmed_is_refused_in_one_line(case: str) -> None:
     kwargs, message = REFUSED[case]
     id = f"plexp-tests/{case.partition(' ')[0]}"
     with pytest.raises(ConfigError) as refused:
-        of(problem(id, kwargs=kwargs))
+        filmable(problem(id, kwargs=kwargs))
     assert str(refused.value) == f"env.id={id}: it cannot be filmed{message}"
 
 
-def test_a_plugin_that_knows_nothing_of_films_is_told_in_one_line() -> None:
+def test_a_plugin_without_films_is_refused_in_one_line() -> None:
     class Plain:
-        """An environment plugin without the method."""
+        """Environment plugin without `with_frames`."""
 
     with pytest.raises(ConfigError) as refused:
         with_frames(Plain(), {"plugin": "mine"})  # type: ignore[arg-type]
@@ -199,8 +201,8 @@ def test_films_are_made_by_gymnasium_in_this_process_whatever_the_training_uses(
 ) -> None:
     environment = problem(**changes)
     before = dict(vars(environment))
-    found = of(environment)
-    assert vars(environment) == before, "the training's own stays as it is"
+    found = filmable(environment)
+    assert vars(environment) == before, "the environment of the training is unchanged"
     env = found.make(2, SEEDS)
     assert isinstance(env, SerialVectorEnv) and env.render_mode == "rgb_array"
     assert film(found, played(), "", tmp_path / "name").warning == ""
@@ -208,10 +210,10 @@ def test_films_are_made_by_gymnasium_in_this_process_whatever_the_training_uses(
 
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "LunarLander-v3", "Pendulum-v1", "Acrobot-v1"])
-def test_rendering_changes_nothing_of_an_episode(id: str) -> None:
-    """LunarLander makes particles where it is rendered, which must not touch the lander."""
+def test_rendering_does_not_change_an_episode(id: str) -> None:
+    """LunarLander makes particles when it is rendered, which must not affect the lander."""
     environment = problem(id, max_episode_steps=120)
-    seen, unseen = of(environment).make(3, SEEDS), environment.make(3, SEEDS)
+    seen, unseen = filmable(environment).make(3, SEEDS), environment.make(3, SEEDS)
     rng, space = np.random.default_rng(0), seen.single_action_space
     np.testing.assert_array_equal(seen.reset()[0], unseen.reset()[0])
     for step in range(250):
@@ -226,7 +228,7 @@ def test_rendering_changes_nothing_of_an_episode(id: str) -> None:
     unseen.close()
 
 
-def test_an_evaluation_says_its_episodes_as_seeds_and_actions(build: Callable[..., Any]) -> None:
+def test_an_evaluation_returns_its_episodes_as_seeds_and_actions(build: Callable[..., Any]) -> None:
     experiment = build(
         "env=gymnasium", "env.id=LunarLander-v3", "env.max_episode_steps=50", "net.width=8", "env.check_bounds=false"
     )
@@ -248,7 +250,7 @@ def experiment(build: Callable[..., Any]) -> Any:
     return build("env=gymnasium", id, "env.num_envs=2", "net.width=8", "algo.num_minibatches=2")
 
 
-def test_the_median_of_each_evaluation_and_best_median_and_worst_of_the_last_are_filmed(
+def test_the_median_episode_is_filmed_and_finally_the_best_and_worst_too(
     experiment: Any, recorded: list[Any], tmp_path: Path
 ) -> None:
     logged: list[str] = []
@@ -266,11 +268,11 @@ def test_the_median_of_each_evaluation_and_best_median_and_worst_of_the_last_are
     films(result, 2, None)
     kinds = [f"films/final-{which}.{kind}" for which in ("best", "median", "worst") for kind in ("mp4", "gif")]
     assert logged[2:] == kinds and not list(tmp_path.iterdir())
-    ends = [moments[-1].total_reward for moments, _, _ in recorded[1:]]
+    ends = [frames[-1].total_reward for frames, _, _ in recorded[1:]]
     np.testing.assert_allclose(ends, [result.returns.max(), np.median(result.returns), result.returns.min()])
 
 
-def test_episodes_without_seeds_are_played_again_with_some(
+def test_without_seeds_other_episodes_with_seeds_are_played_and_filmed(
     experiment: Any, recorded: list[Any], tmp_path: Path
 ) -> None:
     films = EvaluationFilms(experiment, lambda path, folder=None: None, tmp_path)
@@ -281,7 +283,7 @@ def test_episodes_without_seeds_are_played_again_with_some(
     assert recorded[0][2].warning == ""
 
 
-def test_a_film_that_fails_is_told_and_training_goes_on(
+def test_a_film_that_fails_is_logged_and_training_continues(
     experiment: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(path: Path, folder: str | None = None) -> None:

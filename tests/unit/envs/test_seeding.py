@@ -1,4 +1,4 @@
-"""Streams of randomness, and episodes that are their seed and their actions."""
+"""Tests of random streams and of episodes, which their seed and actions determine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_episode_seeds_are_functions_of_seed_environment_and_episode_alone() -> 
 
 
 @pytest.mark.parametrize("other", [4, 3 + 2**32, 3 + 2**63 - 2**40])
-def test_another_seed_is_another_run_in_every_stream(other: int) -> None:
+def test_another_seed_changes_every_stream(other: int) -> None:
     one, two = Streams(3), Streams(other)
     assert one.weights != two.weights
     assert not set(training_seeds(one)) & set(training_seeds(two))
@@ -83,13 +83,13 @@ def test_no_noise_is_used_twice_however_long_a_rollout_is(advantage: str, build:
 
 
 @pytest.mark.parametrize("problem", ["cartpole", "lunarlander", "lunarlander_continuous", "pendulum", "acrobot"])
-def test_an_episode_is_its_seed_and_its_actions(problem: str, build: Callable[..., Any]) -> None:
-    """Bit for bit, on a fresh environment, from the middle of a training rollout."""
+def test_an_episode_is_determined_by_its_seed_and_actions(problem: str, build: Callable[..., Any]) -> None:
+    """Play the actions of a training rollout in fresh environments, and compare bit for bit."""
     experiment = build(f"env={problem}", "env.num_envs=2", "algo.num_steps=260", "algo.num_minibatches=1")
     experiment.trainer.collector.scaler = None
     rollout = experiment.trainer.collector.collect()
     ends = rollout.terminated | rollout.truncated
-    replayed = 0
+    finished = 0
     for n in range(2):
         env = gymnasium.make(experiment.values["env"]["id"], **experiment.values["env"]["kwargs"])
         episode, observation = 0, env.reset(seed=experiment.streams.training(n, 0))[0]
@@ -102,6 +102,6 @@ def test_an_episode_is_its_seed_and_its_actions(problem: str, build: Callable[..
             if terminated or truncated:
                 episode += 1
                 observation = env.reset(seed=experiment.streams.training(n, episode))[0]
-        replayed += episode
+        finished += episode
         env.close()
-    assert replayed > 0 or problem == "acrobot", "a second episode must have been met"
+    assert finished > 0 or problem == "acrobot", "a second episode must have been met"

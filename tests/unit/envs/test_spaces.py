@@ -1,4 +1,4 @@
-"""Every supported space gives a policy whose actions lie in it; every other one is refused by name."""
+"""Tests of spaces: supported ones give a policy whose actions lie in them, others are refused by name."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_bounds_in_double_precision_are_kept_too(bounds: Any) -> None:
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 3], start=[4, -1])])
-def test_every_action_of_a_finite_space_can_come_up(space: spaces.Space[Any]) -> None:
+def test_every_action_of_a_finite_space_can_be_sampled(space: spaces.Space[Any]) -> None:
     policy = action_distribution(space, "clip")
     noise = torch.from_numpy(policy.draw_noise(np.random.default_rng(0), 200))
     sampled = policy.to_environment(policy.sample(torch.zeros(200, policy.num_parameters), noise))

@@ -1,4 +1,4 @@
-"""SerialVectorEnv does what gymnasium's SyncVectorEnv does."""
+"""Tests that SerialVectorEnv behaves like gymnasium's SyncVectorEnv."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def maker(id: str, kwargs: dict[str, Any], index: int) -> gymnasium.Env[Any, Any
         ("plexp-tests/Counter-v0", {}),
     ],
 )
-def test_every_step_is_that_of_gymnasiums_vector_environment(id: str, kwargs: dict[str, Any]) -> None:
+def test_every_step_equals_that_of_gymnasiums_vector_environment(id: str, kwargs: dict[str, Any]) -> None:
     makers: list[Callable[[], gymnasium.Env[Any, Any]]] = [partial(maker, id, kwargs, i) for i in range(3)]
     ours, theirs = SerialVectorEnv(makers), SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
     try:
@@ -40,7 +40,7 @@ def test_every_step_is_that_of_gymnasiums_vector_environment(id: str, kwargs: di
         theirs.close()
 
 
-def test_what_it_returns_is_not_written_to_again() -> None:
+def test_returned_arrays_are_not_overwritten() -> None:
     env = SerialVectorEnv([partial(maker, "CartPole-v1", {}, 0)])
     first = env.reset()[0]
     second = env.step(np.array([1]))[0]

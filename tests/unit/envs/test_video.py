@@ -1,4 +1,4 @@
-"""Frames become an MP4 and a GIF: what is in them is read back by ffmpeg and Pillow."""
+"""Tests of writing frames as MP4 and GIF, which are read back with ffmpeg and Pillow."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from plexp.envs.video import GIF_BYTES, GIF_FRAMES, PAPER, WIDTH, Frame, Title, 
 TITLE = Title("a title")
 
 
-def moment(value: int, step: int = 0, shape: tuple[int, int] = (300, 400)) -> Frame:
+def make_frame(value: int, step: int = 0, shape: tuple[int, int] = (300, 400)) -> Frame:
     return Frame(np.full((*shape, 3), value, np.uint8), step, 1.5 * step)
 
 
-def moments(count: int, shape: tuple[int, int] = (300, 400)) -> Iterator[Frame]:
-    """Each a little brighter than the one before it."""
+def make_frames(count: int, shape: tuple[int, int] = (300, 400)) -> Iterator[Frame]:
+    """Yield frames, each a little brighter than the one before it."""
     for step in range(count):
-        yield moment(step * 200 // max(count - 1, 1), step, shape)
+        yield make_frame(step * 200 // max(count - 1, 1), step, shape)
 
 
 def read(path: Path) -> tuple[str, list[np.ndarray[Any, Any]]]:
-    """What ffmpeg says of a film, and its frames."""
+    """Return what ffmpeg reports about a film, and its frames."""
     arguments = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run(arguments, capture_output=True, check=True)
-    said = next(line for line in done.stderr.decode().splitlines() if "Video:" in line)
-    width, height = map(int, re.findall(r" (\d+)x(\d+)[ ,]", said)[0])
-    return said, list(np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3))
+    report = next(line for line in done.stderr.decode().splitlines() if "Video:" in line)
+    width, height = map(int, re.findall(r" (\d+)x(\d+)[ ,]", report)[0])
+    return report, list(np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3))
 
 
 @pytest.mark.parametrize(
@@ -67,27 +67,27 @@ def test_step_and_return_are_written_bright_on_dark_whatever_the_frame_is(value:
 
 
 def test_a_long_title_is_cut_and_a_warning_has_a_line_of_its_own() -> None:
-    plain, long = add_caption(moment(0), TITLE), add_caption(moment(0), Title("x" * 500))
+    plain, long = add_caption(make_frame(0), TITLE), add_caption(make_frame(0), Title("x" * 500))
     assert plain.shape == long.shape and (long[:, -camera.MARGIN :] == plain[:, -camera.MARGIN :]).all()
-    warned = add_caption(moment(0), Title("a title", "this is odd"))
+    warned = add_caption(make_frame(0), Title("a title", "this is odd"))
     assert len(warned) == len(plain) + camera.LINE
     assert (np.abs(warned.astype(int) - camera.WARNING).sum(-1) < 30).any()
 
 
-def test_the_film_is_h264_that_browsers_play_with_every_frame_and_a_pause_at_its_end(tmp_path: Path) -> None:
-    film, _ = record(moments(11), 11, 20.0, TITLE, tmp_path / "name")
-    said, frames = read(film)
-    assert film == tmp_path / "name.mp4" and "Video: h264" in said and "yuv420p" in said and " 20 fps" in said
+def test_the_film_is_h264_for_browsers_with_every_frame_and_a_pause_at_its_end(tmp_path: Path) -> None:
+    film, _ = record(make_frames(11), 11, 20.0, TITLE, tmp_path / "name")
+    report, frames = read(film)
+    assert film == tmp_path / "name.mp4" and "Video: h264" in report and "yuv420p" in report and " 20 fps" in report
     assert len(frames) == 11 + 20
-    for index, expected in enumerate(moments(11)):
+    for index, expected in enumerate(make_frames(11)):
         assert abs(int(frames[index][200].mean()) - int(expected.pixels.mean())) <= 4
     assert abs(int(frames[-1][200].mean()) - 200) <= 4
     data = film.read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat"), "it begins to play before all of it is there"
+    assert data.index(b"moov") < data.index(b"mdat"), "it can start to play before it is fully loaded"
 
 
 def test_the_gif_shows_start_and_end_as_long_as_the_episode_took_and_loops(tmp_path: Path) -> None:
-    _, path = record(moments(61), 61, 30.0, TITLE, tmp_path / "name")
+    _, path = record(make_frames(61), 61, 30.0, TITLE, tmp_path / "name")
     with Image.open(path) as gif:
         assert gif.info["loop"] == 0 and gif.n_frames == 31
         shown, values = [], []
@@ -99,19 +99,19 @@ def test_the_gif_shows_start_and_end_as_long_as_the_episode_took_and_loops(tmp_p
     assert values[0] < 15 and values[-1] > 185 and values == sorted(values)
 
 
-def test_a_gif_of_an_odd_number_of_frames_left_out_still_ends_with_the_end(tmp_path: Path) -> None:
-    _, path = record(moments(60), 60, 30.0, TITLE, tmp_path / "name")
+def test_a_gif_that_leaves_out_frames_still_ends_with_the_last_one(tmp_path: Path) -> None:
+    _, path = record(make_frames(60), 60, 30.0, TITLE, tmp_path / "name")
     with Image.open(path) as gif:
         gif.seek(gif.n_frames - 1)
         assert np.asarray(gif.convert("RGB"))[200, 200, 0] > 185
 
 
-def test_a_long_episode_is_a_gif_of_a_few_frames_and_one_frame_is_in_memory_at_a_time(tmp_path: Path) -> None:
+def test_the_gif_of_a_long_episode_has_few_frames_and_takes_little_memory(tmp_path: Path) -> None:
     made: list[weakref.ref[Any]] = []
     most = 0
 
     class Pixels(np.ndarray[Any, Any]):
-        """An array that can be watched."""
+        """Array that can be weakly referenced."""
 
     def long() -> Iterator[Frame]:
         nonlocal most
@@ -127,7 +127,7 @@ def test_a_long_episode_is_a_gif_of_a_few_frames_and_one_frame_is_in_memory_at_a
         assert GIF_FRAMES / 2 < gif.n_frames <= GIF_FRAMES + 1
 
 
-def test_a_gif_that_is_too_heavy_leaves_out_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gif_that_is_too_large_leaves_out_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert GIF_BYTES <= 5_000_000
     monkeypatch.setattr(camera, "GIF_BYTES", 1_000_000)
     rng = np.random.default_rng(0)
@@ -138,6 +138,6 @@ def test_a_gif_that_is_too_heavy_leaves_out_frames(tmp_path: Path, monkeypatch: 
         assert 3 <= gif.n_frames < 40
 
 
-def test_a_folder_that_is_not_there_is_an_oserror(tmp_path: Path) -> None:
+def test_a_missing_folder_raises_oserror(tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        record(moments(3), 3, 10.0, TITLE, tmp_path / "nowhere" / "name")
+        record(make_frames(3), 3, 10.0, TITLE, tmp_path / "nowhere" / "name")

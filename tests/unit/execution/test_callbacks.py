@@ -1,4 +1,4 @@
-"""The grid, the record, evaluations, the progress bar."""
+"""Tests of plexp's own callbacks: the grid, the recorder, the evaluator and the progress bar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from plexp.training.progress import Profile, TrainingProgress
 
 
 class Log:
-    """Remembers what was logged."""
+    """Function that remembers the metrics it was called with."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
@@ -34,7 +34,7 @@ class Log:
 
 
 def evaluator(log: Log, means: list[float], **changes: Any) -> Evaluator:
-    """Its evaluations give these means in turn, the last one again and again."""
+    """Return an evaluator whose evaluations have these means in turn, the last one again and again."""
     asked: list[tuple[int, int]] = []
 
     def play(index: int, episodes: int) -> EvaluationResult:
@@ -97,7 +97,7 @@ def test_a_run_shorter_than_one_interval_is_recorded_at_its_end() -> None:
 
 
 @pytest.mark.parametrize("rollout", [30, 100, 260])
-def test_the_record_has_every_grid_point_so_that_seeds_with_episodes_of_other_lengths_can_be_averaged(
+def test_the_record_has_every_grid_point_whatever_the_length_of_rollouts(
     rollout: int,
 ) -> None:
     log = Log()
@@ -108,7 +108,7 @@ def test_the_record_has_every_grid_point_so_that_seeds_with_episodes_of_other_le
     assert [step for step, _ in log.series("train/policy_loss")] == list(range(100, 1001, 100))
 
 
-def test_every_training_episode_is_kept_with_the_steps_until_its_iteration() -> None:
+def test_every_training_episode_is_recorded_with_the_steps_of_its_iteration() -> None:
     recorder = Recorder(Log(), 100, Profile())
     recorder.on_start(TrainingProgress())
     recorder.on_iteration(TrainingProgress(steps=40, seconds=1.0, finished=[Episode(5.0, 10, 1, 0), Episode(6.0, 20)]))
@@ -118,7 +118,7 @@ def test_every_training_episode_is_kept_with_the_steps_until_its_iteration() -> 
     assert recorder.episodes_as_csv().splitlines() == list(rows)
 
 
-def test_evaluations_are_filmed_at_their_grid_point_and_the_last_one_without() -> None:
+def test_evaluations_are_filmed_with_their_grid_point_and_the_last_without_one() -> None:
     filmed: list[tuple[float, int, int | None]] = []
     evaluations = evaluator(
         Log(),
@@ -170,7 +170,7 @@ def test_without_an_interval_only_the_last_evaluation_is_played() -> None:
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_solved_at_is_the_first_grid_point_that_reaches_the_mark_and_ends_the_run_only_if_asked(stop: bool) -> None:
+def test_solved_at_is_the_first_solved_grid_point_and_ends_the_run_only_if_asked(stop: bool) -> None:
     evaluations = evaluator(Log(), [0.0, 5.0, 10.0, 3.0, 12.0], solved_return=10.0, stop_when_solved=stop)
     progress = TrainingProgress()
     evaluations.on_start(progress)
@@ -183,7 +183,7 @@ def test_solved_at_is_the_first_grid_point_that_reaches_the_mark_and_ends_the_ru
     assert solved == [False, stop, stop, stop]
 
 
-def test_an_untrained_policy_that_reaches_the_mark_has_solved_nothing_yet() -> None:
+def test_an_untrained_policy_that_reaches_the_solved_return_has_solved_nothing() -> None:
     evaluations = evaluator(Log(), [12.0, 3.0, 11.0], solved_return=10.0, stop_when_solved=True)
     progress = TrainingProgress()
     evaluations.on_start(progress)
@@ -193,14 +193,14 @@ def test_an_untrained_policy_that_reaches_the_mark_has_solved_nothing_yet() -> N
     assert evaluations.solved_at == 200 and progress.stopped
 
 
-def test_without_a_mark_nothing_counts_as_solved() -> None:
+def test_without_a_solved_return_nothing_counts_as_solved() -> None:
     evaluations, progress = evaluator(Log(), [1e9], stop_when_solved=True), TrainingProgress()
     evaluations.on_start(progress)
     assert evaluations.solved_at is None and not progress.stopped
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_the_progress_bar_tells_steps_and_recent_returns(terminal: bool) -> None:
+def test_the_progress_bar_shows_steps_and_recent_returns(terminal: bool) -> None:
     text, log = io.StringIO(), Log()
     console = Console(file=text, force_terminal=terminal, width=120)
     bar = ProgressBar("ppo-cartpole-s0", evaluator(log, [1.0]), console)
@@ -219,7 +219,7 @@ def test_the_progress_bar_tells_steps_and_recent_returns(terminal: bool) -> None
 
 
 @pytest.mark.parametrize(
-    ("final", "solved_at", "said"),
+    ("final", "solved_at", "expected"),
     [
         (480.0, 5000, "solved (≥ 475) at step 5,000"),
         (480.0, None, "solved (≥ 475)"),
@@ -227,6 +227,6 @@ def test_the_progress_bar_tells_steps_and_recent_returns(terminal: bool) -> None
         (100.0, None, "not solved (≥ 475)"),
     ],
 )
-def test_the_verdict_is_that_of_the_last_evaluation(final: float, solved_at: int | None, said: str) -> None:
+def test_the_verdict_is_that_of_the_last_evaluation(final: float, solved_at: int | None, expected: str) -> None:
     outcome = Outcome("name", "id", final, 1.0, 64, 3, 0.1, solved_at, 475.0, final, [])
-    assert summary(outcome).endswith(f"; {said}")
+    assert summary(outcome).endswith(f"; {expected}")

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was given, and what is damaged is noticed."""
+"""Tests of checkpoints: a state is restored exactly, and a damaged file is detected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NUMPY_DTYPES = ["?", "u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
 
 
 def same(one: Any, other: Any) -> bool:
-    """Of one type, one dtype, one shape, and the same bits."""
+    """Return whether two values have the same type, dtype, shape and bits."""
     if isinstance(one, Tensor):
         alike = isinstance(other, Tensor) and (one.dtype, one.shape) == (other.dtype, other.shape)
         return alike and _bits(one) == _bits(other)
@@ -59,7 +59,7 @@ def _bits(tensor: Tensor) -> bytes:
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
-    """Any dtype and shape, empty ones too; some are views with other strides, or of a part of a larger memory."""
+    """Draw a tensor of any dtype and shape, also empty; some are strided views, or parts of a larger memory."""
     shape = draw(st.lists(st.integers(0, 3), max_size=3))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     full = torch.randint(-2, 3, [*shape, 4], generator=generator).to(draw(st.sampled_from(DTYPES)))
@@ -77,7 +77,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 @st.composite
 def numpy_arrays(draw: st.DrawFn) -> np.ndarray[Any, Any]:
-    """As above, with steps backwards too."""
+    """Draw an array of any dtype and shape, some with negative strides."""
     shape = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)
     array = draw(arrays.arrays(st.sampled_from(NUMPY_DTYPES), shape))
     return draw(st.sampled_from([array, array.T, array[..., ::-1] if array.ndim else array]))
@@ -104,7 +104,7 @@ STATES = st.dictionaries(
 
 @given(STATES)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_what_comes_back_is_what_was_given_bit_for_bit(state: dict[str, Any]) -> None:
+def test_a_state_is_restored_bit_for_bit(state: dict[str, Any]) -> None:
     assert same(state, decode(encode(state)))
 
 
@@ -121,7 +121,7 @@ def test_every_dtype_keeps_its_values(dtype: torch.dtype) -> None:
     assert back.dtype == dtype and torch.equal(back, given)
 
 
-def test_numbers_beyond_64_bits_truth_values_and_what_is_not_finite_stay_what_they_are() -> None:
+def test_big_integers_booleans_and_numbers_that_are_not_finite_are_restored() -> None:
     state = {"big": 2**128 - 1, "small": -(2**300), "yes": True, "no": False, "one": 1, "nothing": None}
     state |= {"nan": math.nan, "inf": math.inf, "minus": -math.inf, "list": [True, 1, 1.0, None, "", []], "empty": {}}
     back = decode(encode(state))
@@ -130,19 +130,19 @@ def test_numbers_beyond_64_bits_truth_values_and_what_is_not_finite_stay_what_th
     assert type(back["list"][2]) is float
 
 
-def test_numpys_numbers_come_back_as_pythons_and_tuples_as_lists() -> None:
+def test_numpys_numbers_are_restored_as_pythons_and_tuples_as_lists() -> None:
     state = {"i": np.int64(3), "f": np.float32(0.5), "b": np.bool_(True), "t": (1, (2, None))}
     assert same(decode(encode(state)), {"i": 3, "f": 0.5, "b": True, "t": [1, [2, None]]})
 
 
-def test_arrays_in_any_order_of_memory_come_back_equal() -> None:
+def test_arrays_in_any_order_of_memory_are_restored() -> None:
     table = np.arange(6.0).reshape(2, 3)
     state = {"turned": table.T, "backwards": table[::-1, ::-1], "column": table[:, 1], "broadcast": table[:, None, :]}
     state |= {"fortran": np.asfortranarray(table), "repeated": np.broadcast_to(table[0], (4, 3))}
     assert same(decode(encode(state)), state)
 
 
-def test_tensors_that_share_memory_come_back_each_with_its_own() -> None:
+def test_tensors_that_share_memory_are_restored_with_memory_of_their_own() -> None:
     base = torch.arange(12.0)
     state = {"whole": base, "part": base[3:7], "turned": base.view(3, 4).T, "again": base}
     back = decode(encode(state))
@@ -151,14 +151,14 @@ def test_tensors_that_share_memory_come_back_each_with_its_own() -> None:
     assert back["again"].any() and back["part"].any() and back["turned"].any()
 
 
-def test_a_parameter_comes_back_as_a_plain_tensor() -> None:
+def test_a_parameter_is_restored_as_a_plain_tensor() -> None:
     parameter = nn.Parameter(torch.ones(2, 2))
     back = decode(encode({"p": parameter, "made of it": parameter * 2}))
     assert type(back["p"]) is Tensor and not back["p"].requires_grad
     assert back["made of it"].tolist() == [[2, 2], [2, 2]]
 
 
-def test_what_comes_back_can_be_changed() -> None:
+def test_restored_arrays_and_tensors_can_be_changed() -> None:
     back = decode(encode({"array": np.zeros(3), "tensor": torch.zeros(3)}))
     back["array"][0], back["tensor"][0] = 1, 1
     assert back["array"].tolist() == back["tensor"].tolist() == [1, 0, 0]
@@ -166,7 +166,7 @@ def test_what_comes_back_can_be_changed() -> None:
 
 @dataclass
 class Thing:
-    """Is nothing that a file can hold."""
+    """Object that no checkpoint can hold."""
 
     number: int = 1
 
@@ -180,7 +180,7 @@ REFUSED: list[Any] = [
 
 @pytest.mark.parametrize("what", REFUSED, ids=lambda what: type(what).__name__)
 @pytest.mark.parametrize("place", [lambda what: what, lambda what: [0, what]], ids=["alone", "in a list"])
-def test_what_cannot_be_kept_is_refused_with_its_place(what: Any, place: Callable[[Any], Any]) -> None:
+def test_a_value_that_a_file_cannot_hold_is_refused_with_its_place(what: Any, place: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match=r"^state\.agent\.inner: "):
         encode({"agent": {"fine": 1, "inner": place(what)}})
 
@@ -232,7 +232,7 @@ def test_removing_leaves_nothing(tmp_path: Path) -> None:
 
 
 def two_checkpoints(folder: Path) -> tuple[Path, bytes]:
-    """The newer of two, and its bytes."""
+    """Save two checkpoints; return the path of the newer one, and its bytes."""
     save(folder, example(1), 100)
     path = save(folder, example(2), 200)
     return path, path.read_bytes()
@@ -244,7 +244,7 @@ def assert_the_one_before_is_loaded(folder: Path, path: Path) -> None:
     assert len(found.damaged) == 1 and found.damaged[0].startswith(f"{path.name}: ")
 
 
-def test_a_file_cut_at_any_length_is_noticed_and_the_one_before_is_loaded(tmp_path: Path) -> None:
+def test_a_file_cut_at_any_length_is_detected_and_the_one_before_is_loaded(tmp_path: Path) -> None:
     path, data = two_checkpoints(tmp_path)
     rng = random.Random(0)
     for length in [0, 1, 7, 8, len(data) - 1, *(rng.randrange(len(data)) for _ in range(100))]:
@@ -254,7 +254,7 @@ def test_a_file_cut_at_any_length_is_noticed_and_the_one_before_is_loaded(tmp_pa
     assert loaded(tmp_path).steps == 200
 
 
-def test_a_flipped_byte_is_noticed_wherever_it_is_and_the_one_before_is_loaded(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_detected_anywhere_and_the_one_before_is_loaded(tmp_path: Path) -> None:
     path, data = two_checkpoints(tmp_path)
     rng = random.Random(1)
     for place in [0, 8, len(data) - 1, *(rng.randrange(len(data)) for _ in range(100))]:
@@ -264,13 +264,13 @@ def test_a_flipped_byte_is_noticed_wherever_it_is_and_the_one_before_is_loaded(t
         assert_the_one_before_is_loaded(tmp_path, path)
 
 
-def test_bytes_too_many_are_noticed(tmp_path: Path) -> None:
+def test_additional_bytes_are_detected(tmp_path: Path) -> None:
     path, data = two_checkpoints(tmp_path)
     path.write_bytes(data + b"\0")
     assert_the_one_before_is_loaded(tmp_path, path)
 
 
-def test_where_all_are_damaged_all_are_named_and_there_is_no_state(tmp_path: Path) -> None:
+def test_if_all_are_damaged_all_are_named_and_there_is_no_state(tmp_path: Path) -> None:
     two_checkpoints(tmp_path)
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
@@ -279,8 +279,8 @@ def test_where_all_are_damaged_all_are_named_and_there_is_no_state(tmp_path: Pat
     assert [line.partition(": ")[0] for line in found.damaged] == listed(tmp_path)[::-1]
 
 
-def test_what_is_saved_after_all_were_damaged_stays_and_is_loaded(tmp_path: Path) -> None:
-    """The run began anew, so that its steps are fewer than those of the damaged files."""
+def test_a_checkpoint_saved_after_all_were_damaged_stays_and_is_loaded(tmp_path: Path) -> None:
+    """The run was started again, so its steps are fewer than those of the damaged files."""
     two_checkpoints(tmp_path)
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
@@ -290,7 +290,7 @@ def test_what_is_saved_after_all_were_damaged_stays_and_is_loaded(tmp_path: Path
     assert found.steps == 50 and same(found.state, example(3))
 
 
-def test_what_is_saved_after_the_newest_was_damaged_has_one_before_it(tmp_path: Path) -> None:
+def test_a_checkpoint_saved_after_the_newest_was_damaged_has_one_before_it(tmp_path: Path) -> None:
     path, data = two_checkpoints(tmp_path)
     path.write_bytes(data[:-1])
     newest = save(tmp_path, example(3), 150)
@@ -356,12 +356,12 @@ def test_a_format_from_the_future_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 7, b"\0" * 8, b"no safetensors at all", save_tensors({})])
-def test_what_is_no_checkpoint_is_refused(data: bytes) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         decode(data)
 
 
-def test_a_copy_does_not_follow_later_changes_in_place() -> None:
+def test_a_copy_is_not_affected_by_later_changes_in_place() -> None:
     parameter, array, numbers, rows = nn.Parameter(torch.ones(3)), np.ones(3), [1, 2], [[1, 2], [torch.ones(2)]]
     state = {"p": parameter, "view": parameter.data[1:], "array": array, "part": array[:2], "numbers": numbers}
     state |= {"rows": rows, "inner": {"count": 1, "list": [torch.zeros(1)]}, "tuple": (np.zeros(1), torch.zeros(1))}
@@ -422,12 +422,12 @@ def unpickles(source: str) -> list[str]:
         "np.load(f, allow_pickle=True)",
     ],
 )
-def test_the_check_sees_what_could_run_code_from_a_file(source: str) -> None:
+def test_the_check_detects_what_could_run_code_from_a_file(source: str) -> None:
     assert unpickles(source)
 
 
 @pytest.mark.parametrize("source", ["model.eval()", "from safetensors.torch import load", "json.load(f)", "load(f)"])
-def test_the_check_leaves_in_peace_what_does_not(source: str) -> None:
+def test_the_check_accepts_harmless_code(source: str) -> None:
     assert not unpickles(source)
 
 

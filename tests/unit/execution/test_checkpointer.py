@@ -1,4 +1,4 @@
-"""When a copy is taken, and when it goes to disk."""
+"""Tests of the checkpointer: when it copies the state, and when it writes it to disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plexp.training.progress import Profile, TrainingProgress
 
 
 class Counting:
-    """Remembers one list, which changes in place."""
+    """State of a list that changes in place, which counts how often it was copied."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -30,7 +30,7 @@ class Counting:
 
 
 class Clock:
-    """Stands still but for what is added to it."""
+    """Clock that stands still except for what is added to it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -50,7 +50,7 @@ Run = Callable[[int], None]
 
 
 def begun(every: int | None, total: int = 10_000) -> tuple[Checkpointer, Counting, list[tuple[int, list[int]]], Run]:
-    """A checkpointer that has started, what it copies, what it wrote as (step, list), and a function that makes steps."""
+    """Return a started checkpointer, what it copies, its writes as (step, list), and a function that makes steps."""
     part, written, progress = Counting(), [], TrainingProgress()
 
     def write(state: Mapping[str, Any], steps: int) -> None:
@@ -68,7 +68,7 @@ def begun(every: int | None, total: int = 10_000) -> tuple[Checkpointer, Countin
     return listener, part, written, advance
 
 
-def test_it_writes_when_so_many_more_steps_are_done_and_at_the_end(clock: Clock) -> None:
+def test_it_writes_at_every_interval_of_steps_and_at_the_end(clock: Clock) -> None:
     _, _, written, advance = begun(100, total=400)
     for _ in range(10):
         advance(40)
@@ -76,7 +76,7 @@ def test_it_writes_when_so_many_more_steps_are_done_and_at_the_end(clock: Clock)
     assert written[0] == (120, [40, 80, 120]), "a copy, not what the list became later"
 
 
-def test_what_was_last_copied_is_written_when_the_run_is_stopped_and_once_only(clock: Clock) -> None:
+def test_the_last_copy_is_written_once_when_the_run_is_stopped(clock: Clock) -> None:
     listener, _, written, advance = begun(1000)
     advance(10)
     clock.now += Checkpointer.PAUSE
@@ -91,7 +91,7 @@ def test_what_was_last_copied_is_written_when_the_run_is_stopped_and_once_only(c
     assert [steps for steps, _ in written] == [20, 1000]
 
 
-def test_copies_are_taken_no_oftener_than_their_cost_allows(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_are_taken_no_more_often_than_their_cost_allows(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     _, part, _, advance = begun(None)
     slow = part.state_dict
 
@@ -108,7 +108,7 @@ def test_copies_are_taken_no_oftener_than_their_cost_allows(clock: Clock, monkey
     assert part.copies - before == 1 + int(50 / (1 / Checkpointer.SHARE + 0.5)), "a twentieth of the time"
 
 
-def test_without_a_grid_it_writes_only_when_it_is_stopped(clock: Clock) -> None:
+def test_without_an_interval_it_writes_only_when_the_run_is_stopped(clock: Clock) -> None:
     listener, _, written, advance = begun(None, total=100)
     clock.now += 1
     advance(50)
@@ -123,14 +123,14 @@ def test_a_resumed_run_writes_at_the_next_step_of_the_same_grid(clock: Clock) ->
     listener = Checkpointer({"part": Counting()}, lambda state, steps: written.append(steps), 100, Profile())
     listener.on_start(progress)
     listener.save_last()
-    assert written == [], "it lies on disk already"
+    assert written == [], "it is on disk already"
     for steps in (290, 310, 390, 420):
         progress.steps = steps
         listener.on_iteration(progress)
     assert written == [310, 420]
 
 
-def test_what_it_takes_is_counted_apart(clock: Clock) -> None:
+def test_its_time_is_profiled_separately(clock: Clock) -> None:
     progress, profile = TrainingProgress(), Profile()
     listener = Checkpointer({}, lambda state, steps: setattr(clock, "now", clock.now + 3.0), 10, profile)
     listener.on_start(progress)
@@ -141,7 +141,7 @@ def test_what_it_takes_is_counted_apart(clock: Clock) -> None:
     assert profile.checkpointing == pytest.approx(3.0)
 
 
-def test_the_heartbeat_knows_how_far_a_run_is(tmp_path: Path) -> None:
+def test_the_heartbeat_has_the_progress_of_the_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     heartbeat = Heartbeat(folder)
     heartbeat.on_iteration(TrainingProgress(steps=30, fraction=0.25))

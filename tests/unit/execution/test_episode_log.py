@@ -1,4 +1,4 @@
-"""Every training episode is kept as its seed and its actions, and can be played again from these alone."""
+"""Tests of the episode log: every training episode can be re-simulated from its seed and its actions alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Build = Callable[..., Experiment]
 
 
 class Interrupt(Exception):
-    """Raised in the middle."""
+    """Raised in the middle of a run."""
 
 
 class Run:
@@ -62,7 +62,7 @@ class Run:
         return {**self.experiment.stateful, **own}
 
     def train(self, until: int | None = None) -> None:
-        """To the end, or until so many episodes have ended."""
+        """Train to the end, or raise Interrupt when so many episodes have ended."""
 
         class Stop:
             def on_start(self, progress: TrainingProgress) -> None: ...
@@ -76,12 +76,12 @@ class Run:
     def state(self) -> bytes:
         return encode({name: part.state_dict() for name, part in self.parts.items()})
 
-    def take_up(self, data: bytes) -> None:
+    def restore(self, data: bytes) -> None:
         state = decode(data)
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
 
-    def kept(self, folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    def saved(self, folder: Path) -> dict[str, np.ndarray[Any, Any]]:
         folder.mkdir(exist_ok=True)
         path = self.log.save(folder, self.experiment.streams.training)
         assert path is not None
@@ -89,32 +89,32 @@ class Run:
 
 
 def check_all(run: Run, folder: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Each episode ends where it did and pays what it paid, in an environment of gymnasium's own; all are there."""
-    kept, env = run.kept(folder), run.experiment.values["env"]
+    """Assert that all episodes are there and re-simulate with their lengths and returns; return the log."""
+    saved, env = run.saved(folder), run.experiment.values["env"]
     rows = list(zip(*[iter(run.recorder.episodes)] * 5, strict=True))
-    assert len(rows) == len(kept["seed"]) == run.progress.episodes > 0
+    assert len(rows) == len(saved["seed"]) == run.progress.episodes > 0
     played = gymnasium.make(env["id"], max_episode_steps=env["max_episode_steps"])
     begin = 0
     for index, (_, total, length, environment, number) in enumerate(rows):
-        assert (kept["environment"][index], kept["number"][index]) == (environment, number)
-        assert kept["seed"][index] == run.experiment.streams.training(int(environment), int(number))
-        assert kept["return"][index] == total and kept["length"][index] == length
-        actions = kept["actions"][begin : begin + int(length)]
+        assert (saved["environment"][index], saved["number"][index]) == (environment, number)
+        assert saved["seed"][index] == run.experiment.streams.training(int(environment), int(number))
+        assert saved["return"][index] == total and saved["length"][index] == length
+        actions = saved["actions"][begin : begin + int(length)]
         begin += int(length)
-        played.reset(seed=int(kept["seed"][index]))
+        played.reset(seed=int(saved["seed"][index]))
         paid: list[float] = []
         for step, action in enumerate(actions, 1):
-            wide = action if action.dtype.kind == "f" else int(action)  # a byte would overflow in LunarLander
+            wide = action if action.dtype.kind == "f" else int(action)  # a byte overflows in LunarLander
             _, reward, terminated, truncated, _ = played.step(wide)
             paid.append(float(reward))
             assert (terminated or truncated) == (step == length)
-        assert math.isclose(math.fsum(paid), total, rel_tol=1e-12, abs_tol=1e-12)  # the order of the sum is another
-    assert begin == len(kept["actions"])
-    return kept
+        assert math.isclose(math.fsum(paid), total, rel_tol=1e-12, abs_tol=1e-12)  # summed in another order
+    assert begin == len(saved["actions"])
+    return saved
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_training_episode_plays_again_equal_also_after_an_interrupt(
+def test_every_training_episode_can_be_resimulated_also_after_an_interrupt(
     name: str, build: Build, tmp_path: Path
 ) -> None:
     settings = (*RUNS[name], *SMALL[:1] * ("of 3" not in name and "reinforce" not in name), *SMALL[1:])
@@ -126,11 +126,11 @@ def test_every_training_episode_plays_again_equal_also_after_an_interrupt(
     with pytest.raises(Interrupt):
         first.train(until=never.progress.episodes // 3)
     checkpoint = first.state()
-    with pytest.raises(Interrupt):  # and on, beyond the checkpoint, until it is killed
+    with pytest.raises(Interrupt):  # continue beyond the checkpoint, until it is killed
         first.train(until=never.progress.episodes * 2 // 3)
     first.state()
     second = Run(build(*settings), tmp_path / "episodes")
-    second.take_up(checkpoint)
+    second.restore(checkpoint)
     second.train()
     again = check_all(second, tmp_path / "again")
     assert again.keys() == expected.keys()
@@ -138,21 +138,19 @@ def test_every_training_episode_plays_again_equal_also_after_an_interrupt(
         np.testing.assert_array_equal(again[key], tensor)
 
 
-def test_actions_take_a_byte_a_step_and_a_checkpoint_holds_only_those_of_episodes_in_progress(
-    build: Build, tmp_path: Path
-) -> None:
+def test_actions_take_a_byte_and_checkpoints_hold_those_in_progress_only(build: Build, tmp_path: Path) -> None:
     run = Run(build(*RUNS["ppo cartpole"], *SMALL), tmp_path / "episodes")
     run.train()
     state = run.log.state_dict()
-    going = int(run.experiment.trainer.collector.lengths.sum())
-    assert sum(state["lengths"]) == state["tails"].nbytes == going < 300
+    in_progress = int(run.experiment.trainer.collector.lengths.sum())
+    assert sum(state["lengths"]) == state["tails"].nbytes == in_progress < 300
     steps, episodes = run.progress.steps, run.progress.episodes
-    assert (tmp_path / "episodes").stat().st_size == state["size"] == steps - going + 28 * episodes
+    assert (tmp_path / "episodes").stat().st_size == state["size"] == steps - in_progress + 28 * episodes
     path = run.log.save(tmp_path, run.experiment.streams.training)
     assert path is not None and path.stat().st_size < steps + 24 * episodes + 600
 
 
-def test_an_interrupt_before_or_after_writing_leaves_the_log_right(build: Build, tmp_path: Path) -> None:
+def test_an_interrupt_before_or_after_writing_leaves_the_log_correct(build: Build, tmp_path: Path) -> None:
     run = Run(build(*RUNS["a2c cartpole"], *SMALL), tmp_path / "episodes")
     append = run.log._append
 
@@ -166,10 +164,10 @@ def test_an_interrupt_before_or_after_writing_leaves_the_log_right(build: Build,
     with pytest.raises(KeyboardInterrupt):
         run.log.state_dict()
     run.log._append = append  # type: ignore[method-assign]
-    check_all(run, tmp_path / "kept")
+    check_all(run, tmp_path / "saved")
 
 
-def test_a_full_disk_is_reported_in_one_line_and_nothing_of_the_log_is_lost(build: Build, tmp_path: Path) -> None:
+def test_a_failed_write_is_reported_in_one_line_and_nothing_is_lost(build: Build, tmp_path: Path) -> None:
     run = Run(build(*RUNS["a2c cartpole"], *SMALL), tmp_path / "nowhere" / "episodes")
     with pytest.raises(Interrupt):
         run.train(until=9)
@@ -178,11 +176,11 @@ def test_a_full_disk_is_reported_in_one_line_and_nothing_of_the_log_is_lost(buil
     ):
         run.log.state_dict()
     (tmp_path / "nowhere").mkdir()
-    check_all(run, tmp_path / "kept")
+    check_all(run, tmp_path / "saved")
 
 
 @pytest.mark.parametrize("fault", ["gone", "shorter", "was off"])
-def test_a_log_that_lost_its_beginning_records_nothing_rather_than_half(
+def test_a_log_that_lost_its_beginning_records_nothing_rather_than_a_part(
     fault: str, build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings, file = (*RUNS["a2c cartpole"], *SMALL), tmp_path / "episodes"
@@ -196,7 +194,7 @@ def test_a_log_that_lost_its_beginning_records_nothing_rather_than_half(
         file.write_bytes(file.read_bytes()[:-1])
     second = Run(build(*settings), file)
     with caplog.at_level(logging.WARNING):
-        second.take_up(checkpoint)
+        second.restore(checkpoint)
     second.train()
     assert second.log.save(tmp_path, second.experiment.streams.training) is None
     assert [record.message for record in caplog.records] == [
@@ -205,24 +203,24 @@ def test_a_log_that_lost_its_beginning_records_nothing_rather_than_half(
     assert not Run(build(*settings), None).log.state_dict()["size"]
 
 
-def test_an_episode_that_could_not_be_played_on_is_not_in_the_log(build: Build, tmp_path: Path) -> None:
+def test_an_episode_that_could_not_be_resumed_is_not_in_the_log(build: Build, tmp_path: Path) -> None:
     settings = (*RUNS["ppo pendulum"], *SMALL)
     first = Run(build(*settings), tmp_path / "episodes")
     with pytest.raises(Interrupt):
         first.train(until=4)
     state = decode(first.state())
-    state["collector"]["observations"][1] += 1  # environment 1 will not come out equal
+    state["collector"]["observations"][1] += 1  # environment 1 will differ when it is re-simulated
     second = Run(build(*settings), tmp_path / "episodes")
-    second.take_up(encode(state))
+    second.restore(encode(state))
     assert second.experiment.trainer.collector.not_replayed == [1]
     second.train()
     numbers = [int(n) for _, _, _, i, n in zip(*[iter(second.recorder.episodes)] * 5, strict=True) if i == 1]
     missing = set(range(max(numbers))) - set(numbers)
     assert len(missing) == 1
-    check_all(second, tmp_path / "kept")
+    check_all(second, tmp_path / "saved")
 
 
-def test_where_resets_take_a_step_of_their_own_no_actions_are_kept(build: Build, tmp_path: Path) -> None:
+def test_with_next_step_resets_no_actions_are_logged(build: Build, tmp_path: Path) -> None:
     experiment = build(*RUNS["a2c cartpole"], *SMALL)
     experiment.training_env.metadata["autoreset_mode"] = AutoresetMode.NEXT_STEP
     collector = experiment.trainer.collector
@@ -254,7 +252,7 @@ def test_the_type_of_actions_is_the_smallest_that_holds_them(space: spaces.Space
 
 
 @pytest.mark.parametrize("acts", ["discrete", "multidiscrete", "multibinary", "box", "matrix", "doubles"])
-def test_actions_of_every_space_are_kept_as_the_environment_got_them(acts: str, build: Build, tmp_path: Path) -> None:
+def test_actions_of_every_space_are_logged_as_the_environment_got_them(acts: str, build: Build, tmp_path: Path) -> None:
     spaces_of = ("env=gymnasium", "env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=box", f"+env.kwargs.acts={acts}")
     run = Run(build(*A2C, *spaces_of, *SMALL[:3], "total_timesteps=200", "compile=false"), tmp_path / "episodes")
     given: list[np.ndarray[Any, Any]] = []
@@ -266,15 +264,15 @@ def test_actions_of_every_space_are_kept_as_the_environment_got_them(acts: str, 
 
     run.experiment.training_env.step = spied  # type: ignore[method-assign]
     run.train()
-    kept = run.kept(tmp_path)
-    table, lengths = np.stack(given), kept["length"]
+    saved = run.saved(tmp_path)
+    table, lengths = np.stack(given), saved["length"]
     assert set(lengths.tolist()) == {6} and len(lengths) == 32
-    for index, (environment, number) in enumerate(zip(kept["environment"], kept["number"], strict=True)):
+    for index, (environment, number) in enumerate(zip(saved["environment"], saved["number"], strict=True)):
         expected = table[number * 6 : (number + 1) * 6, environment]
-        np.testing.assert_array_equal(kept["actions"][index * 6 : (index + 1) * 6], expected)
+        np.testing.assert_array_equal(saved["actions"][index * 6 : (index + 1) * 6], expected)
 
 
-def test_an_episode_is_found_by_its_number_from_one_on(tmp_path: Path) -> None:
+def test_an_episode_is_found_by_its_number_which_starts_at_one(tmp_path: Path) -> None:
     tensors = {
         "length": np.array([2, 3, 1], np.int32),
         "seed": np.array([7, 2**32 - 1, 9], np.uint32),
@@ -296,7 +294,7 @@ def test_an_episode_is_found_by_its_number_from_one_on(tmp_path: Path) -> None:
         episode_of(tmp_path / "broken.safetensors", 1)
 
 
-def test_the_collector_says_which_environment_played_an_episode_and_which_of_its_it_was(build: Build) -> None:
+def test_the_collector_numbers_the_episodes_of_each_environment(build: Build) -> None:
     experiment = build(*RUNS["a2c cartpole"], *SMALL)
     finished: list[Episode] = []
     while len(finished) < 20:

@@ -1,4 +1,4 @@
-"""Experiments are built from configurations; what cannot be built is refused in one line."""
+"""Tests of building experiments from configurations; a wrong configuration is refused in one line."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_every_launcher_can_be_chosen(launcher: str, compose: Build) -> None:
     compose(f"hydra/launcher={launcher}")
 
 
-def test_values_of_the_problem_are_overridden_in_one_place(build: Build) -> None:
+def test_values_of_the_environment_are_overridden_in_one_place(build: Build) -> None:
     values = build("env=lunarlander").values
     assert (values["gamma"], values["advantage"]["gamma"], values["total_timesteps"]) == (0.999, 0.999, 1_000_000)
     assert values["evaluation"]["every"] == 25_000

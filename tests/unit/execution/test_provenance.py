@@ -1,4 +1,4 @@
-"""Provenance names code, versions and machine, and never stops a run."""
+"""Tests of provenance: it names code, versions and machine, and never stops a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with one commit, which plexp takes for its own."""
+    """Return a checkout with one commit, which plexp takes for its own."""
     git(tmp_path, "init", "--quiet")
     (tmp_path / "plugin.py").write_text("x = 1\n")
     (tmp_path / ".gitignore").write_text("outputs\n")
@@ -55,12 +55,12 @@ def test_a_clean_checkout_gives_its_commit(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["plugin.py", "new_plugin.py"])
-def test_a_changed_or_new_file_makes_it_dirty(checkout: Path, name: str) -> None:
+def test_a_changed_or_new_file_makes_the_checkout_dirty(checkout: Path, name: str) -> None:
     (checkout / name).write_text("x = 2\n")
     assert provenance()["git.dirty"] == "true"
 
 
-def test_a_git_hook_of_another_checkout_does_not_matter(
+def test_git_variables_of_another_checkout_are_ignored(
     checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tmp_path_factory.mktemp("other")
@@ -94,7 +94,7 @@ def test_without_git_the_other_tags_are_complete(monkeypatch: pytest.MonkeyPatch
     assert "version.torch" in tags
 
 
-def test_a_hanging_git_is_given_up(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_git_that_hangs_is_abandoned(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "git").write_text("#!/bin/sh\nexec /bin/sleep 60\n")

@@ -1,4 +1,4 @@
-"""What dead runs left behind: the store gets it, and says that they died."""
+"""Tests of recovery: the store gets what crashed runs left on disk, and marks them as KILLED."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from plexp.tracking.tracker import Tracker
 NAME = "0123456789abcdef"
 STEPS = 600
 LONG_AGO = 1_700_000_000.5
-"""When the last heartbeat was, in seconds since 1970."""
+"""Time of the last heartbeat, in seconds since 1970."""
 Start = Callable[..., Any]
 
 
@@ -42,7 +42,7 @@ def outputs(empty_store: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def started() -> Iterator[Start]:
-    """Calls a function in a process of its own, and returns that when it says that it is ready."""
+    """Yield a function that calls another in a process of its own, and returns the process when that is ready."""
     context, processes = multiprocessing.get_context("fork"), []
 
     def start(function: Callable[..., None], *arguments: Any) -> Any:
@@ -62,7 +62,7 @@ def started() -> Iterator[Start]:
 
 
 def stores(outputs: Path) -> list[str | None]:
-    """Of what was left behind."""
+    """Return the store of each unsettled run."""
     return [record.store for _, record in unsettled_runs(state_folder(outputs))]
 
 
@@ -73,7 +73,7 @@ def kill(process: Any) -> None:
 
 
 def train(outputs: Path, ready: Any) -> None:
-    """Logs more than one batch, of which the store has nothing yet, and would go on."""
+    """Log more than one batch, none of which is delivered, and wait to be killed."""
     DeliveryThread.FLUSH_SECONDS = 3600.0
     run = begin(outputs)
     for step in range(STEPS):
@@ -93,7 +93,7 @@ def train_until_the_run_is_created(outputs: Path, ready: Any) -> None:
 
 
 def begin(outputs: Path, **changes: Any) -> Tracker:
-    """As a run begins: it holds its lock and has a record."""
+    """Begin a run, whose lock is held and which has a record; return its tracker."""
     folder = RunFolder(state_folder(outputs) / NAME)
     assert folder.acquire()
     folder.begin(name="ppo seed0")
@@ -102,20 +102,20 @@ def begin(outputs: Path, **changes: Any) -> Tracker:
     return Tracker(uri=None, outputs=outputs, outbox=folder.outbox, experiment="lake", **values)
 
 
-def left(outputs: Path, *waiting: Operation, name: str = NAME, **facts: Any) -> RunFolder:
-    """The folder of a run whose process is dead."""
+def crashed_run(outputs: Path, *waiting: Operation, name: str = NAME, **facts: Any) -> RunFolder:
+    """Return the folder of a run whose process is dead, with these operations in its outbox."""
     folder = RunFolder(state_folder(outputs) / name)
     folder.path.mkdir(parents=True)
     folder.write(Record(name, name=f"run {name}", **facts))
     (folder.path / "lock").touch()
     (folder.path / "heartbeat").write_text("[7, 0.5]")
-    at(folder, LONG_AGO)
+    set_heartbeat(folder, LONG_AGO)
     for operation in waiting:
         Outbox(folder.outbox).put(operation)
     return folder
 
 
-def at(folder: RunFolder, seconds: float) -> None:
+def set_heartbeat(folder: RunFolder, seconds: float) -> None:
     os.utime(folder.path / "heartbeat", (seconds, seconds))
 
 
@@ -123,8 +123,8 @@ def store(outputs: Path) -> MlflowClient:
     return MlflowClient(sqlite_uri(outputs / "mlflow.db"))
 
 
-def running(outputs: Path) -> str:
-    """The id of a new run."""
+def create_run(outputs: Path) -> str:
+    """Create a run in the store, and return its id."""
     uri = sqlite_uri(outputs / "mlflow.db")
     client = connect(uri, outputs)
     return str(client.create_run(experiment_id(client, uri, outputs, "lake")).info.run_id)
@@ -139,12 +139,12 @@ def history(outputs: Path, run_id: str, name: str = "x") -> list[tuple[int, floa
 
 
 def everything(folder: Path) -> dict[str, tuple[bytes, float]]:
-    """All files below, with what is in them and their time."""
+    """Return the content and the time of each file below a folder."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime) for path in files}
 
 
-def test_a_run_that_was_killed_is_marked_and_nothing_that_it_logged_is_lost(outputs: Path, started: Start) -> None:
+def test_a_run_that_was_killed_is_marked_and_loses_nothing_that_it_logged(outputs: Path, started: Start) -> None:
     kill(started(train, outputs))
     folder = RunFolder(state_folder(outputs) / NAME)
     record = folder.record()
@@ -152,7 +152,7 @@ def test_a_run_that_was_killed_is_marked_and_nothing_that_it_logged_is_lost(outp
     run = store(outputs).get_run(record.run_id)
     assert run.info.status == "RUNNING" and run.data.metrics == {} and len(Outbox(folder.outbox))
     assert [each.path for each in crashed_runs(folder.path.parent)] == [folder.path] and stores(outputs) == [None]
-    at(folder, LONG_AGO)
+    set_heartbeat(folder, LONG_AGO)
 
     (line,) = settle_outputs(outputs, None)
     assert "ppo seed0" in line and record.run_id in line and "KILLED" in line and f"{STEPS + 1} operations" in line
@@ -166,7 +166,7 @@ def test_a_run_that_was_killed_is_marked_and_nothing_that_it_logged_is_lost(outp
     assert not folder.outbox.exists() and stores(outputs) == [] and not folder.alive()
 
 
-def test_what_is_settled_stays_as_it_is(outputs: Path, started: Start) -> None:
+def test_settling_again_changes_nothing(outputs: Path, started: Start) -> None:
     kill(started(train, outputs))
     settle_outputs(outputs, None)
     folder = RunFolder(state_folder(outputs) / NAME)
@@ -179,7 +179,7 @@ def test_what_is_settled_stays_as_it_is(outputs: Path, started: Start) -> None:
     assert history(outputs, record.run_id) == [(step, step / 2) for step in range(STEPS)]
 
 
-def test_a_run_that_lives_is_left_alone(outputs: Path, started: Start) -> None:
+def test_a_run_that_is_alive_is_left_alone(outputs: Path, started: Start) -> None:
     process = started(train, outputs)
     folder = RunFolder(state_folder(outputs) / NAME)
     before, record = everything(folder.outbox), folder.record()
@@ -192,12 +192,12 @@ def test_a_run_that_lives_is_left_alone(outputs: Path, started: Start) -> None:
     assert len(settle_outputs(outputs, None)) == 1
 
 
-def test_a_run_that_died_before_its_record_knew_its_id_is_found(outputs: Path, started: Start) -> None:
+def test_a_run_that_died_before_its_record_had_its_id_is_found(outputs: Path, started: Start) -> None:
     kill(started(train_until_the_run_is_created, outputs))
     folder = RunFolder(state_folder(outputs) / NAME)
     before = folder.record()
     assert before is not None and before.run_id is None
-    running(outputs)
+    create_run(outputs)
     assert len(settle_outputs(outputs, None)) == 1
     experiment = store(outputs).get_experiment_by_name("lake").experiment_id
     (run,) = store(outputs).search_runs([experiment], f"tags.state = '{NAME}'")
@@ -206,17 +206,17 @@ def test_a_run_that_died_before_its_record_knew_its_id_is_found(outputs: Path, s
     assert record is not None and record.run_id == run.info.run_id and record.status == "KILLED"
 
 
-def test_a_run_that_died_before_it_was_created_is_killed_in_its_record_alone(outputs: Path) -> None:
-    folder = left(outputs)
+def test_a_run_that_died_before_it_was_created_is_marked_in_its_record_only(outputs: Path) -> None:
+    folder = crashed_run(outputs)
     assert len(settle_outputs(outputs, None)) == 1
     record = folder.record()
     assert record is not None and record.status == "KILLED" and record.run_id is None
 
 
-def test_a_run_that_ended_while_its_store_was_away_keeps_its_end(outputs: Path) -> None:
-    run_id = running(outputs)
+def test_a_run_that_ended_while_its_store_was_away_keeps_its_status(outputs: Path) -> None:
+    run_id = create_run(outputs)
     end: Operation = {"op": "end", "status": "FINISHED", "time": 1_700_000_000_123}
-    folder = left(outputs, points(0, 1), end, status="FINISHED", run_id=run_id)
+    folder = crashed_run(outputs, points(0, 1), end, status="FINISHED", run_id=run_id)
     (folder.path / "heartbeat").unlink()
     (line,) = settle_outputs(outputs, None)
     assert "2 operations" in line and "KILLED" not in line
@@ -227,29 +227,29 @@ def test_a_run_that_ended_while_its_store_was_away_keeps_its_end(outputs: Path) 
     assert history(outputs, run_id) == [(0, 0.0), (1, 0.5)] and stores(outputs) == []
 
 
-def test_a_run_that_died_when_only_its_record_knew_its_end_has_it_in_the_store_too(outputs: Path) -> None:
-    run_id = running(outputs)
-    left(outputs, points(0), status="FINISHED", run_id=run_id)
+def test_an_end_that_only_the_record_has_reaches_the_store_too(outputs: Path) -> None:
+    run_id = create_run(outputs)
+    crashed_run(outputs, points(0), status="FINISHED", run_id=run_id)
     settle_outputs(outputs, None)
     assert history(outputs, run_id) == [(0, 0.0)]
     assert store(outputs).get_run(run_id).info.status == "FINISHED"
 
 
-def test_steps_that_the_store_has_already_are_not_doubled(outputs: Path) -> None:
-    run_id = running(outputs)
+def test_steps_that_the_store_has_already_are_not_duplicated(outputs: Path) -> None:
+    run_id = create_run(outputs)
     store(outputs).log_batch(run_id, metrics=[Metric("x", step / 2, 1000, step) for step in range(3)])
-    left(outputs, points(1, 2, 3), run_id=run_id)
+    crashed_run(outputs, points(1, 2, 3), run_id=run_id)
     settle_outputs(outputs, None)
     assert history(outputs, run_id) == [(step, step / 2) for step in range(4)]
 
 
 @pytest.mark.parametrize("waiting", [(), (points(0, 1),)], ids=["nothing waits", "something waits"])
-def test_a_store_that_does_not_answer_is_one_line_and_all_is_kept(outputs: Path, waiting: tuple[Operation]) -> None:
+def test_a_store_that_does_not_answer_is_reported_and_nothing_is_lost(outputs: Path, waiting: tuple[Operation]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shown = f"http://***@127.0.0.1:{port}"
-    left(outputs, *waiting, run_id="0" * 32, store=shown)
+    crashed_run(outputs, *waiting, run_id="0" * 32, store=shown)
     before = everything(state_folder(outputs))
     with pytest.raises(StoreError, match=r"^tracker\.uri=http://\*\*\*@127[^\n]+Connection refused[^\n]+$"):
         settle_outputs(outputs, f"http://me:secret@127.0.0.1:{port}")
@@ -264,8 +264,8 @@ def test_a_store_that_fails_in_the_middle_loses_nothing(
     def fail(*_: object, **__: object) -> None:
         raise MlflowException("database is locked")
 
-    run_id = running(outputs)
-    folder = left(outputs, *waiting, run_id=run_id)
+    run_id = create_run(outputs)
+    folder = crashed_run(outputs, *waiting, run_id=run_id)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "set_terminated", fail)
         patch.setattr(MlflowClient, method, fail)
@@ -279,10 +279,10 @@ def test_a_store_that_fails_in_the_middle_loses_nothing(
     assert history(outputs, run_id) == ([(0, 0.0), (1, 0.5)] if waiting else [])
 
 
-def test_a_run_that_was_deleted_in_mlflow_stops_neither_the_others_nor_the_next(outputs: Path) -> None:
-    gone, there = running(outputs), running(outputs)
-    left(outputs, points(0), name="a" * 16, run_id=gone)
-    left(outputs, points(0), name="b" * 16, run_id=there)
+def test_a_run_that_was_deleted_in_mlflow_is_settled_and_does_not_stop_others(outputs: Path) -> None:
+    gone, there = create_run(outputs), create_run(outputs)
+    crashed_run(outputs, points(0), name="a" * 16, run_id=gone)
+    crashed_run(outputs, points(0), name="b" * 16, run_id=there)
     store(outputs).delete_run(gone)
     settle_outputs(outputs, None)
     assert store(outputs).get_run(there).info.status == "KILLED" and history(outputs, there) == [(0, 0.0)]
@@ -290,9 +290,9 @@ def test_a_run_that_was_deleted_in_mlflow_stops_neither_the_others_nor_the_next(
 
 
 def test_runs_of_another_store_are_left_alone(outputs: Path) -> None:
-    run_id = running(outputs)
-    left(outputs, points(0), name="a" * 16, run_id="0" * 32, store="http://***@elsewhere:5000")
-    left(outputs, name="b" * 16, run_id=run_id)
+    run_id = create_run(outputs)
+    crashed_run(outputs, points(0), name="a" * 16, run_id="0" * 32, store="http://***@elsewhere:5000")
+    crashed_run(outputs, name="b" * 16, run_id=run_id)
     before = everything(state_folder(outputs) / ("a" * 16))
     (line,) = settle_outputs(outputs, None)
     assert f"run {'b' * 16}" in line
@@ -302,8 +302,8 @@ def test_runs_of_another_store_are_left_alone(outputs: Path) -> None:
     assert everything(state_folder(outputs) / ("a" * 16)) == before
 
 
-def test_a_folder_without_its_store_is_one_line_and_all_is_kept(outputs: Path) -> None:
-    left(outputs, points(0), run_id="0" * 32)
+def test_a_folder_without_its_store_is_reported_and_nothing_is_lost(outputs: Path) -> None:
+    crashed_run(outputs, points(0), run_id="0" * 32)
     (outputs / "mlflow.db").unlink()
     before = everything(outputs)
     with pytest.raises(StoreError, match=r"^outputs=[^\n]+no mlflow\.db[^\n]+--uri[^\n]+$"):
@@ -311,13 +311,13 @@ def test_a_folder_without_its_store_is_one_line_and_all_is_kept(outputs: Path) -
     assert everything(outputs) == before
 
 
-def test_where_nothing_is_left_no_store_is_asked(tmp_path: Path) -> None:
+def test_without_unsettled_runs_no_store_is_asked(tmp_path: Path) -> None:
     assert settle_outputs(tmp_path, None) == [] and settle_outputs(tmp_path, "http://127.0.0.1:9") == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_record_that_cannot_be_read_is_left_alone(outputs: Path) -> None:
-    folder = left(outputs, points(0))
+    folder = crashed_run(outputs, points(0))
     (folder.path / "run.json").write_text(json.dumps({"identity": NAME})[:-3])
     assert settle_outputs(outputs, None) == [] and len(Outbox(folder.outbox))
 
@@ -328,7 +328,7 @@ def _settle_many_times(outputs: Path, others: Any, results: Any, ready: Any) -> 
     results.put([line for _ in range(3) for line in settle_outputs(outputs, None)])
 
 
-def test_processes_that_settle_at_once_do_it_once(outputs: Path, started: Start) -> None:
+def test_processes_that_settle_at_the_same_time_do_it_once(outputs: Path, started: Start) -> None:
     kill(started(train, outputs))
     context = multiprocessing.get_context("fork")
     others, results = context.Barrier(3), context.Queue()

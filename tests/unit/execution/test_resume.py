@@ -1,4 +1,4 @@
-"""A command is a new run, resumes an earlier one, or is finished already."""
+"""Tests of resuming: a command is a new run, resumes an earlier one, or is finished already."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Values = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def values(compose: Callable[..., Any], tmp_path: Path) -> Values:
-    """Function that resolves a configuration with outputs in the folder of the test."""
+    """Return a function that resolves a configuration with outputs in the folder of the test."""
 
     def make(*overrides: str) -> dict[str, Any]:
         config: dict[str, Any] = OmegaConf.to_container(compose(f"outputs={tmp_path}", *overrides), resolve=True)

@@ -1,4 +1,4 @@
-"""A run that is taken up again goes on as if it had never stopped, bit for bit."""
+"""Tests of resuming training: a resumed run continues as if it had never stopped, bit for bit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Build = Callable[..., Experiment]
 
 
 class Pictures(gymnasium.Env[Any, Any]):
-    """Random images, from the episode's seed alone, and what is done shifts them. Eleven steps an episode."""
+    """Environment of images that the episode's seed determines and the action shifts; an episode has eleven steps."""
 
     observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)
     action_space = spaces.Discrete(3)
@@ -48,7 +48,7 @@ class Pictures(gymnasium.Env[Any, Any]):
 
 
 class Forgetful(gymnasium.Env[Any, Any]):
-    """Ten steps an episode, each pays 1. Every second one that is made does not replay: it sees random bytes."""
+    """Environment of ten steps that pay 1; every second one made, or each, sees noise and cannot be re-simulated."""
 
     LENGTH = 10
     made: ClassVar[int] = 0
@@ -78,13 +78,13 @@ for cls in (Pictures, Forgetful):
 
 
 def state_of(experiment: Experiment, progress: TrainingProgress) -> dict[str, Any]:
-    """What a checkpoint would hold, through the bytes of its file."""
+    """Return what a checkpoint would hold, encoded and decoded as in its file."""
     assert experiment.stateful is not None
     parts = {**experiment.stateful, "progress": progress}
     return decode(encode({name: copied(part.state_dict()) for name, part in parts.items()}))
 
 
-def taken_up(experiment: Experiment, state: dict[str, Any]) -> TrainingProgress:
+def restored(experiment: Experiment, state: dict[str, Any]) -> TrainingProgress:
     assert experiment.stateful is not None
     progress = TrainingProgress()
     for name, part in {**experiment.stateful, "progress": progress}.items():
@@ -92,10 +92,10 @@ def taken_up(experiment: Experiment, state: dict[str, Any]) -> TrainingProgress:
     return progress
 
 
-def go_on(
+def make_updates(
     experiment: Experiment, progress: TrainingProgress, updates: int
 ) -> list[tuple[dict[str, float], list[Episode]]]:
-    """The metrics of each update, and the episodes that ended in it."""
+    """Make updates; return the metrics of each, and the episodes that ended in it."""
     return [(dict(experiment.trainer.iterate(progress)), list(progress.finished)) for _ in range(updates)]
 
 
@@ -110,15 +110,15 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "reinforce": (("algo=reinforce",), {}),
     "reinforce with a critic": (("algo=reinforce", "advantage=baseline"), {}),
     "actor_critic": (("algo=actor_critic",), {}),
-    "apart": (("algo=ppo", "env.vectorization=async"), {}),
-    "whole episodes, apart": (("algo=reinforce", "env.vectorization=async"), {}),
+    "subprocesses": (("algo=ppo", "env.vectorization=async"), {}),
+    "whole episodes, subprocesses": (("algo=reinforce", "env.vectorization=async"), {}),
     "target critic": (("algo=ppo",), {"algo__target_update_every": 2, "algo__target_tau": 0.5}),
     "replayed rollouts": (("algo=a2c", "advantage=vtrace"), {"algo__replay_rollouts": 2}),
     "the critic's own epochs": (("algo=ppo",), {"algo__critic_epochs": 3, "algo__critic_learning_rate": 0.01}),
     "annealed": (("algo=ppo",), {"algo__anneal_learning_rate": True, "total_timesteps": 200}),
     "nothing scaled": (("algo=ppo",), {"env__normalize_observations": False, "env__scale_rewards": False}),
     "continuous": (("algo=ppo", "env=pendulum", "policy.bounds=tanh"), {"env__normalize_observations": True}),
-    "continuous, clipped, apart": (("algo=ppo", "env=pendulum", "env.vectorization=async"), {}),
+    "continuous, clipped, subprocesses": (("algo=ppo", "env=pendulum", "env.vectorization=async"), {}),
     "a q critic": (("algo=a2c", "env=cartpole", "advantage=q"), {}),
     "a q critic of continuous actions": (("algo=ppo", "env=pendulum", "advantage=q"), {"policy__action_samples": 3}),
     "images": (("algo=ppo", "net=cnn"), {"env__id": "plexp-tests/Pictures-v0", "env__normalize_observations": False}),
@@ -127,7 +127,7 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("overrides", "changes"), CASES.values(), ids=CASES)
-def test_a_run_that_is_taken_up_goes_on_bit_for_bit(
+def test_a_resumed_run_continues_bit_for_bit(
     overrides: tuple[str, ...],
     changes: dict[str, Any],
     build: Build,
@@ -135,32 +135,32 @@ def test_a_run_that_is_taken_up_goes_on_bit_for_bit(
     small: Callable[..., DictConfig],
 ) -> None:
     experiment, progress = build(small(compose(*overrides), **changes)), TrainingProgress()
-    before = go_on(experiment, progress, 3)
+    before = make_updates(experiment, progress, 3)
     state = state_of(experiment, progress)
     kept = encode(state)
-    expected = go_on(experiment, progress, 3)
-    assert encode(state) == kept, "the copy does not follow the run"
+    expected = make_updates(experiment, progress, 3)
+    assert encode(state) == kept, "the copy does not change with the run"
     assert before != expected
 
     fresh = build(small(compose(*overrides), **changes))
-    again = taken_up(fresh, state)
+    again = restored(fresh, state)
     assert fresh.trainer.collector.not_replayed == []
     assert without_clocks(state_of(fresh, again)) == without_clocks(state)
-    assert go_on(fresh, again, 3) == expected
+    assert make_updates(fresh, again, 3) == expected
     assert without_clocks(state_of(fresh, again)) == without_clocks(state_of(experiment, progress))
     weights, twins = experiment.agent.state_dict(), fresh.agent.state_dict()
     assert all(each.numpy().tobytes() == twins[name].numpy().tobytes() for name, each in weights.items())
-    assert encode(state) == kept, "nor the one that was taken up"
+    assert encode(state) == kept, "nor with the resumed one"
 
 
-def test_what_is_resumed_in_these_cases_has_episodes_in_progress_scales_and_a_target(
+def test_the_states_in_these_cases_have_episodes_in_progress_scales_and_targets(
     build: Build, compose: Callable[..., DictConfig], small: Callable[..., DictConfig]
 ) -> None:
     found = {}
     for name in ("ppo", "target critic", "replayed rollouts", "the critic's own epochs", "a lander"):
         overrides, changes = CASES[name]
         experiment, progress = build(small(compose(*overrides), **changes)), TrainingProgress()
-        go_on(experiment, progress, 3)
+        make_updates(experiment, progress, 3)
         found[name] = state_of(experiment, progress)
     ppo = found["ppo"]
     assert max(ppo["collector"]["in_progress"]["lengths"]) > 0 and ppo["collector"]["in_progress"]["numbers"].any()
@@ -176,46 +176,46 @@ def test_taking_a_copy_changes_nothing(
     build: Build, compose: Callable[..., DictConfig], small: Callable[..., DictConfig]
 ) -> None:
     results = []
-    for looks in (True, False):
+    for copies in (True, False):
         experiment, progress = build(small(compose("algo=ppo", "env=pendulum"))), TrainingProgress()
         rows = []
         for _ in range(5):
-            rows += go_on(experiment, progress, 1)
-            if looks:
+            rows += make_updates(experiment, progress, 1)
+            if copies:
                 state_of(experiment, progress)
         results.append(rows)
     assert results[0] == results[1]
 
 
-def test_a_run_may_be_stopped_often(
+def test_a_run_can_be_stopped_after_every_update(
     build: Build, compose: Callable[..., DictConfig], small: Callable[..., DictConfig]
 ) -> None:
     config = small(compose("algo=ppo"), env__max_episode_steps=30)
     experiment, progress = build(config), TrainingProgress()
-    expected = go_on(experiment, progress, 8)
+    expected = make_updates(experiment, progress, 8)
     rows: list[Any] = []
     state: dict[str, Any] | None = None
     for _ in range(8):
         fresh, again = build(config), TrainingProgress()
         if state is not None:
-            again = taken_up(fresh, state)
+            again = restored(fresh, state)
             assert fresh.trainer.collector.not_replayed == []
-        rows += go_on(fresh, again, 1)
+        rows += make_updates(fresh, again, 1)
         state = state_of(fresh, again)
     assert rows == expected
 
 
 @pytest.mark.parametrize(("first", "then"), [("sync", "async"), ("async", "sync")])
-def test_what_ran_in_turn_goes_on_in_processes_and_the_other_way_round(
+def test_a_serial_run_can_be_resumed_in_subprocesses_and_vice_versa(
     first: str, then: str, build: Build, compose: Callable[..., DictConfig], small: Callable[..., DictConfig]
 ) -> None:
     experiment, progress = build(small(compose("env=pendulum"), env__vectorization=first)), TrainingProgress()
-    go_on(experiment, progress, 3)
+    make_updates(experiment, progress, 3)
     state = state_of(experiment, progress)
     fresh = build(small(compose("env=pendulum"), env__vectorization=then))
-    again = taken_up(fresh, state)
+    again = restored(fresh, state)
     assert fresh.trainer.collector.not_replayed == []
-    assert go_on(fresh, again, 3) == go_on(experiment, progress, 3)
+    assert make_updates(fresh, again, 3) == make_updates(experiment, progress, 3)
 
 
 def forgetful(compose: Callable[..., DictConfig], small: Callable[..., DictConfig], **kwargs: Any) -> DictConfig:
@@ -227,7 +227,7 @@ def forgetful(compose: Callable[..., DictConfig], small: Callable[..., DictConfi
 
 
 @pytest.mark.parametrize(("all_of_them", "lost"), [(False, [1, 3]), (True, [0, 1, 2, 3])])
-def test_an_environment_that_does_not_replay_is_named_and_begins_a_new_episode_there(
+def test_an_environment_that_cannot_be_resimulated_begins_a_new_episode(
     all_of_them: bool,
     lost: list[int],
     build: Build,
@@ -238,13 +238,13 @@ def test_an_environment_that_does_not_replay_is_named_and_begins_a_new_episode_t
     monkeypatch.setattr(Forgetful, "made", 0)
     config = forgetful(compose, small, all_of_them=all_of_them)
     experiment, progress = build(config), TrainingProgress()
-    go_on(experiment, progress, 3)
+    make_updates(experiment, progress, 3)
     state = state_of(experiment, progress)
     kept = state["collector"]
     assert kept["lengths"].tolist() == [4] * 4 and kept["in_progress"]["numbers"].tolist() == [2] * 4
 
     fresh = build(config)
-    again = taken_up(fresh, state)
+    again = restored(fresh, state)
     collector = fresh.trainer.collector
     assert collector.not_replayed == lost
     for i in range(4):
@@ -257,42 +257,40 @@ def test_an_environment_that_does_not_replay_is_named_and_begins_a_new_episode_t
         assert collector.observations[i][:2].tolist() == [serial, length]
         assert collector.scaler.returns[i] == (0 if i in lost else kept["scaler"]["returns"][i])
     assert kept["scaler"]["returns"].all()
-    rows = go_on(fresh, again, 3)
+    rows = make_updates(fresh, again, 3)
     assert all(np.isfinite(value) for metrics, _ in rows for value in metrics.values())
     ended = [[(episode.total_reward, episode.length) for episode in episodes] for _, episodes in rows]
     assert [each for episodes in ended for each in episodes] == [(10.0, 10)] * 2 * 4
-    assert len(ended[0]) == 4 - len(lost), "only those that were replayed end with the six steps that were left"
+    assert len(ended[0]) == 4 - len(lost), "only re-simulated episodes end after the six steps that were left"
     assert again.episodes == progress.episodes + 2 * 4
 
 
-def test_a_run_of_which_nothing_replays_can_be_stopped_again(
+def test_a_run_that_cannot_be_resimulated_can_be_stopped_again(
     build: Build, compose: Callable[..., DictConfig], small: Callable[..., DictConfig]
 ) -> None:
     config = forgetful(compose, small, all_of_them=True)
     experiment, progress = build(config), TrainingProgress()
     for round_ in range(3):
-        go_on(experiment, progress, 1)
+        make_updates(experiment, progress, 1)
         state = state_of(experiment, progress)
         experiment = build(config)
-        progress = taken_up(experiment, state)
+        progress = restored(experiment, state)
         assert experiment.trainer.collector.not_replayed == [0, 1, 2, 3]
         assert experiment.trainer.collector.in_progress.numbers.tolist() == [round_ + 1] * 4
 
 
-class Renewed(SyncVectorEnv):
-    """One that can be begun anew with other episodes, and not replayed."""
+class Restartable(SyncVectorEnv):
+    """Vector environment that can start other episodes, but cannot re-simulate any."""
 
-    renewed: list[int] | None = None
+    restarted_with: list[int] | None = None
 
     def restart(self, episodes: Sequence[int]) -> None:
-        self.renewed = list(episodes)
+        self.restarted_with = list(episodes)
 
 
-@pytest.mark.parametrize("cls", [SyncVectorEnv, Renewed])
+@pytest.mark.parametrize("cls", [SyncVectorEnv, Restartable])
 @pytest.mark.parametrize("complete_episodes", [False, True])
-def test_where_the_next_step_resets_and_nothing_is_replayed_new_episodes_begin_everywhere(
-    cls: type[SyncVectorEnv], complete_episodes: bool
-) -> None:
+def test_with_next_step_resets_new_episodes_begin_everywhere(cls: type[SyncVectorEnv], complete_episodes: bool) -> None:
     seeds = EpisodeSeeds(11, (3,))
 
     def make_one(index: int) -> gymnasium.Env[Any, Any]:
@@ -314,8 +312,8 @@ def test_where_the_next_step_resets_and_nothing_is_replayed_new_episodes_begin_e
     assert not fresh.scaler.returns.any() and fresh.scaler.count == ours.scaler.count > 0
     assert fresh.in_progress.numbers.tolist() == [n + 1 for n in ours.in_progress.numbers]
     assert fresh.observations[:, 1].tolist() == [0, 0, 0]
-    if isinstance(fresh.adapter.env, Renewed):
-        assert fresh.adapter.env.renewed == fresh.in_progress.numbers.tolist()
+    if isinstance(fresh.adapter.env, Restartable):
+        assert fresh.adapter.env.restarted_with == fresh.in_progress.numbers.tolist()
     rollout = fresh.collect()
     assert bool(rollout.valid[0].all()) and rollout.observations[0, :, 1].tolist() == [0, 0, 0]
     ends = rollout.terminated | rollout.truncated

@@ -1,4 +1,4 @@
-"""The folder of a run: who has it, whether it lives, and what is written there is whole."""
+"""Tests of a run's folder: its lock, whether its run is alive, and atomic writes of its record."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Other = Callable[[Path], subprocess.Popen[str]]
 
 
 def say(process: subprocess.Popen[str]) -> str:
-    """A line to it, and its answer."""
+    """Send a line to a process, and return its answer."""
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -55,7 +55,7 @@ def paths(folders: list[RunFolder]) -> list[str]:
     return [folder.path.name for folder in folders]
 
 
-def test_the_lock_of_another_process_cannot_be_taken_until_it_gives_it_back(tmp_path: Path, other: Other) -> None:
+def test_the_lock_of_another_process_cannot_be_taken_until_it_is_released(tmp_path: Path, other: Other) -> None:
     mine, process = RunFolder(tmp_path / "run"), other(tmp_path / "run")
     assert mine.alive() and not mine.acquire() and crashed_runs(tmp_path) == []
     with held(mine) as is_mine:
@@ -71,21 +71,21 @@ def test_the_lock_of_another_process_cannot_be_taken_until_it_gives_it_back(tmp_
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_killed_holds_nothing_and_its_run_is_dead(number: int, tmp_path: Path, other: Other) -> None:
+def test_a_killed_process_holds_no_lock_and_its_run_has_crashed(number: int, tmp_path: Path, other: Other) -> None:
     mine, process = RunFolder(tmp_path / "run"), other(tmp_path / "run")
     process.send_signal(number)
     process.wait()
     record = mine.record()
     assert not mine.alive()
-    assert record is not None and record.status == "RUNNING", "it had no time to say anything"
+    assert record is not None and record.status == "RUNNING", "it had no time to record its end"
     assert paths(crashed_runs(tmp_path)) == ["run"]
     assert mine.acquire()
     assert crashed_runs(tmp_path) == []
     mine.release()
-    assert crashed_runs(tmp_path) == [], "who takes its lock and gives it back has dealt with it"
+    assert crashed_runs(tmp_path) == [], "taking and releasing its lock settles it"
 
 
-def test_a_run_that_never_began_is_not_dead(tmp_path: Path) -> None:
+def test_a_run_that_never_began_has_not_crashed(tmp_path: Path) -> None:
     folder = next_attempt(tmp_path, "run")
     assert folder.acquire()
     folder.write(Record("run"))
@@ -93,7 +93,7 @@ def test_a_run_that_never_began_is_not_dead(tmp_path: Path) -> None:
     assert crashed_runs(tmp_path) == [] and not folder.alive() and not RunFolder(tmp_path / "nothing").alive()
 
 
-def test_a_second_folder_object_in_one_process_is_another_one(tmp_path: Path) -> None:
+def test_a_second_folder_object_in_one_process_is_another_owner(tmp_path: Path) -> None:
     first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
     assert first.acquire() and not second.acquire() and second.alive()
     first.release()
@@ -101,7 +101,7 @@ def test_a_second_folder_object_in_one_process_is_another_one(tmp_path: Path) ->
     second.release()
 
 
-def test_a_probe_does_not_keep_anybody_from_taking_the_lock(tmp_path: Path) -> None:
+def test_a_probe_does_not_prevent_taking_the_lock(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
     folder.release()
     with (tmp_path / "run" / "lock").open() as asking:
@@ -113,7 +113,7 @@ def test_a_probe_does_not_keep_anybody_from_taking_the_lock(tmp_path: Path) -> N
     folder.release()
 
 
-def test_probes_do_not_take_each_other_for_an_owner(tmp_path: Path) -> None:
+def test_probes_do_not_mistake_each_other_for_an_owner(tmp_path: Path) -> None:
     begun(tmp_path / "run").release()
     with (tmp_path / "run" / "lock").open() as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
@@ -121,7 +121,7 @@ def test_probes_do_not_take_each_other_for_an_owner(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_free", [True, False])
-def test_holding_gives_it_back_whatever_happens(is_free: bool, tmp_path: Path) -> None:
+def test_held_releases_the_lock_also_after_an_exception(is_free: bool, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     owner = None if is_free else begun(tmp_path / "run")
     with pytest.raises(ZeroDivisionError), held(folder) as is_mine:
@@ -135,23 +135,23 @@ def test_holding_gives_it_back_whatever_happens(is_free: bool, tmp_path: Path) -
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert folder.acquire()
-    (says, said), (ends, end) = os.pipe(), os.pipe()
+    (ready_read, ready_write), (end_read, end_write) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(end)
-        os.write(said, b"!")
-        os.read(ends, 1)
+        os.close(end_write)
+        os.write(ready_write, b"!")
+        os.read(end_read, 1)
         os._exit(0)
     try:
-        assert os.read(says, 1) == b"!"
+        assert os.read(ready_read, 1) == b"!"
         folder.release()
         assert not RunFolder(tmp_path / "run").alive(), "the child lives, and its copy of the lock is closed"
         assert folder.acquire()
         folder.release()
     finally:
-        os.close(end)
+        os.close(end_write)
         os.waitpid(child, 0)
-        for pipe in (says, said, ends):
+        for pipe in (ready_read, ready_write, end_read):
             os.close(pipe)
 
 
@@ -187,8 +187,8 @@ def test_a_lock_that_is_taken_in_the_parent_is_still_held_after_a_fork(tmp_path:
     folder.release()
 
 
-def of_another_host(root: Path, seconds_ago: float, status: Any = "RUNNING") -> RunFolder:
-    """As a shared file system shows it where locks do not reach."""
+def run_of_another_host(root: Path, seconds_ago: float, status: Any = "RUNNING") -> RunFolder:
+    """Return a run of another host as it is seen through a shared file system that does not share locks."""
     folder = RunFolder(root / "run")
     folder.path.mkdir(parents=True)
     (folder.path / "lock").touch()
@@ -201,7 +201,7 @@ def of_another_host(root: Path, seconds_ago: float, status: Any = "RUNNING") -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds_ago", "status", "lives"),
+    ("seconds_ago", "status", "is_alive"),
     [
         (0, "RUNNING", True),
         (run_folder.STALE_SECONDS - 10, "RUNNING", True),
@@ -210,23 +210,23 @@ def of_another_host(root: Path, seconds_ago: float, status: Any = "RUNNING") -> 
         (0, "FINISHED", False),
     ],
 )
-def test_a_run_of_another_host_lives_as_long_as_its_heart_beats(
-    seconds_ago: float, status: str, lives: bool, tmp_path: Path
+def test_a_run_of_another_host_is_alive_as_long_as_its_heartbeat_is_fresh(
+    seconds_ago: float, status: str, is_alive: bool, tmp_path: Path
 ) -> None:
-    folder = of_another_host(tmp_path, seconds_ago, status)
-    assert folder.alive() == lives
-    assert paths(crashed_runs(tmp_path)) == ([] if lives else ["run"])
+    folder = run_of_another_host(tmp_path, seconds_ago, status)
+    assert folder.alive() == is_alive
+    assert paths(crashed_runs(tmp_path)) == ([] if is_alive else ["run"])
     with held(folder) as is_mine:
-        assert is_mine == (not lives)
+        assert is_mine == (not is_alive)
 
 
-def test_a_fresh_heartbeat_of_this_host_says_nothing_without_the_lock(tmp_path: Path) -> None:
-    folder = of_another_host(tmp_path, 0)
+def test_on_this_host_a_fresh_heartbeat_without_the_lock_is_a_crash(tmp_path: Path) -> None:
+    folder = run_of_another_host(tmp_path, 0)
     folder.change(host=platform.node())
     assert not folder.alive() and paths(crashed_runs(tmp_path)) == ["run"]
 
 
-def test_beginning_says_who_runs_it_and_clears_what_was_said_of_the_last_time(tmp_path: Path) -> None:
+def test_beginning_records_who_runs_it_and_clears_the_last_outcome(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "0123-2")
     assert folder.acquire()
     folder.change(status="FAILED", error=["it broke"], outcome={"steps": 1}, run_id="abc", sweeps={"s": 1})
@@ -242,13 +242,15 @@ def test_beginning_says_who_runs_it_and_clears_what_was_said_of_the_last_time(tm
     assert sorted(path.name for path in folder.path.iterdir()) == ["lock", "run.json"]
 
 
-def test_a_run_that_is_given_back_without_a_word_of_its_end_counts_as_dead(tmp_path: Path) -> None:
+def test_a_run_that_is_released_without_a_recorded_end_has_crashed(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
     folder.release()
     assert not folder.alive() and paths(crashed_runs(tmp_path)) == ["run"]
 
 
-def test_the_heart_beats_while_it_runs_and_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heartbeat_is_renewed_during_the_run_and_has_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run_folder, "HEARTBEAT_SECONDS", 0.05)
     folder = begun(tmp_path / "run")
     first, steps, share = folder.heartbeat()
@@ -265,7 +267,7 @@ def test_the_heart_beats_while_it_runs_and_says_how_far_it_is(tmp_path: Path, mo
     assert not any(thread.name == "heartbeat" and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_does_not_stop_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "HEARTBEAT_SECONDS", 0.02)
     folder = begun(tmp_path / "run")
     (folder.path / "heartbeat").unlink()
@@ -281,7 +283,7 @@ def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest
     folder.release()
 
 
-def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.record() is None
     record = Record(
@@ -297,12 +299,12 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", "3", '{"identity": "x"', '"identity"', '{"status": "RUNNING"}', "\x00\x00"]
 )
-def test_what_is_no_record_is_none(text: str, tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
     assert RunFolder(tmp_path).record() is None
 
 
-def test_a_record_of_a_later_plexp_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
+def test_unknown_fields_of_a_later_plexps_record_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"identity": "x", "new": 1, "pid": 3}))
     assert RunFolder(tmp_path).record() == Record("x", pid=3)
 
@@ -322,7 +324,7 @@ def test_a_record_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_who_reads_while_it_is_written_sees_an_old_or_a_new_record(tmp_path: Path) -> None:
+def test_a_reader_during_a_write_sees_the_old_or_the_new_record(tmp_path: Path) -> None:
     folder, stop = RunFolder(tmp_path), threading.Event()
     folder.write(Record("x"))
 
@@ -343,7 +345,7 @@ def test_who_reads_while_it_is_written_sees_an_old_or_a_new_record(tmp_path: Pat
         thread.join()
 
 
-def test_changing_keeps_the_rest(tmp_path: Path) -> None:
+def test_changing_a_record_keeps_its_other_fields(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "abc-3")
     folder.path.mkdir()
     assert folder.change(name="a") == Record("abc", name="a") == folder.record()
@@ -363,7 +365,7 @@ def test_attempts_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert paths(attempts(tmp_path, "abcd")) == ["abcd", "abcd-2"]
 
 
-def test_the_next_attempt_is_one_that_nobody_has_used_also_where_one_was_removed(tmp_path: Path) -> None:
+def test_the_next_attempt_has_a_new_number_even_where_one_was_removed(tmp_path: Path) -> None:
     for _ in range(4):
         next_attempt(tmp_path, "abc")
     (tmp_path / "abc-2").rmdir()
@@ -371,7 +373,7 @@ def test_the_next_attempt_is_one_that_nobody_has_used_also_where_one_was_removed
     assert next_attempt(tmp_path, "abc").path.name == "abc-6"
 
 
-def test_of_many_that_ask_at_once_each_gets_an_attempt_of_its_own(tmp_path: Path) -> None:
+def test_threads_that_ask_at_once_each_get_an_attempt_of_their_own(tmp_path: Path) -> None:
     found: list[str] = []
     threads = [threading.Thread(target=lambda: found.append(next_attempt(tmp_path, "abc").path.name)) for _ in range(8)]
     for thread in threads:
@@ -381,7 +383,7 @@ def test_of_many_that_ask_at_once_each_gets_an_attempt_of_its_own(tmp_path: Path
     assert len(set(found)) == 8
 
 
-def test_the_steps_of_the_newest_checkpoint_are_told_by_its_name(tmp_path: Path) -> None:
+def test_the_steps_of_the_newest_checkpoint_are_read_from_its_name(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.checkpoint_steps() is None
     folder.checkpoints.mkdir()
@@ -400,7 +402,7 @@ def test_all_runs_are_in_the_order_of_their_last_start(tmp_path: Path) -> None:
     assert [(folder.path.name, record.identity) for folder, record in list_runs(tmp_path)] == [(n, n) for n in "acb"]
 
 
-def test_left_behind_are_dead_runs_and_those_with_something_in_their_outbox(tmp_path: Path, other: Other) -> None:
+def test_unsettled_runs_have_crashed_or_have_operations_in_their_outbox(tmp_path: Path, other: Other) -> None:
     assert unsettled_runs(tmp_path) == []
     alive, killed = other(tmp_path / "alive"), other(tmp_path / "killed")
     killed.kill()

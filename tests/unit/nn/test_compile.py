@@ -1,4 +1,4 @@
-"""Compiled functions do what the plain ones do; what cannot be compiled is logged in one line and runs as it is."""
+"""Tests of compilation: compiled functions match the plain ones; others run uncompiled, with a one-line warning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is compiled: a traced graph is called as it is, for what does not depend on the compiler."""
+    """Replace the compiler, for tests that do not depend on it: a traced graph is called as it is."""
 
     class Loader:
         def __init__(self, path: str, *_: Any) -> None:
@@ -42,15 +42,15 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", Loader)
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+def logged_warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name == "plexp" and record.levelno >= logging.WARNING]
 
 
 @pytest.mark.compiler
-def test_a_compiled_function_gives_what_the_plain_one_gives_for_any_number_of_rows(
+def test_a_compiled_function_matches_the_plain_one_for_any_number_of_rows(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also after its parameters have changed in place, and in a second process that finds the code on disk."""
+    """Change a parameter in place between calls, and let a second `Compiled` find the code on disk."""
     layer, total = nn.Linear(3, 2), torch.zeros(2)
 
     def function(total: Tensor, rows: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,14 +70,14 @@ def test_a_compiled_function_gives_what_the_plain_one_gives_for_any_number_of_ro
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
         assert attempt.enabled and len(attempt.libraries) == 2, "one of any number of rows, and one of a single row"
         monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", lambda *_, **__: pytest.fail("compiled again"))
-    assert len(list(cache.glob("*.pt2"))) == 2 and not said(caplog)
+    assert len(list(cache.glob("*.pt2"))) == 2 and not logged_warnings(caplog)
     strided = torch.randn(3, 7).T
     torch.testing.assert_close(
         first(total, strided, torch.zeros(7, 2))[0], torch.tanh(layer(strided)), rtol=1e-4, atol=1e-5
     )
 
 
-def test_threads_and_another_function_make_other_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_function_or_processor_makes_other_code(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
 
     def package(program: Any, package_path: str, **_: Any) -> None:
@@ -125,29 +125,29 @@ def draws_with_numpy(x: Tensor) -> tuple[Tensor]:
     ],
 )
 @pytest.mark.usefixtures("uncompiled")
-def test_what_cannot_be_compiled_runs_as_it_is_and_is_logged_in_one_line(
+def test_a_function_that_cannot_be_compiled_runs_as_it_is_with_a_warning(
     function: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiled, x = Compiled(function, "the gradient step"), torch.ones(5, 2)
     for _ in range(3):
         assert compiled(x)[0].shape == x.shape
-    (record,) = said(caplog)
+    (record,) = logged_warnings(caplog)
     assert record.levelno == logging.WARNING and why in record.message and "\n" not in record.message
     assert record.message.startswith("the gradient step is not compiled (") and "training continues" in record.message
 
 
-def test_without_a_compiler_it_runs_as_it_is_and_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_compiler_a_function_runs_as_it_is_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     from torch._inductor import config
 
     x = torch.randn(5, 3)
     with config.patch({"cpp.cxx": ("/nowhere/compiler",)}):
         assert torch.equal(Compiled(lambda x: (x.sin() * 1.2345,), "it")(x)[0], x.sin() * 1.2345)
-    (record,) = said(caplog)
+    (record,) = logged_warnings(caplog)
     assert "it is not compiled" in record.message and "ompiler" in record.message and "\n" not in record.message
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_number_that_changes_after_it_was_compiled_in_ends_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_compiled_code_is_dropped_when_a_number_in_it_changes(caplog: pytest.LogCaptureFixture) -> None:
     function, x = Scaled(), torch.ones(2, 2)
     reads = AttributeReads([function])
     compiled = Compiled(reads.watch(function.__call__), "it", reads=reads)
@@ -159,5 +159,5 @@ def test_a_number_that_changes_after_it_was_compiled_in_ends_it(caplog: pytest.L
     compiled.check_reads()
     compiled.check_reads()
     assert compiled(x)[0].tolist() == [[3.0, 3.0]] * 2
-    (record,) = said(caplog)
+    (record,) = logged_warnings(caplog)
     assert "Scaled.scale changes, and it is not an argument of the loss" in record.message

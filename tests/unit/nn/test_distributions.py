@@ -1,4 +1,4 @@
-"""Distributions against torch.distributions, numeric integration, Monte Carlo and enumeration."""
+"""Tests of distributions against torch.distributions, numeric integration, Monte Carlo and enumeration."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def draw(distribution: ActionDistribution, parameters: Tensor, count: int, seed:
     return distribution.sample(parameters.expand(count, -1), noise)
 
 
-def independent(name: str, parameters: Tensor) -> list[Any]:
-    """What torch.distributions has for it; a list, because a MultiDiscrete choice has several parts."""
+def torch_distributions(name: str, parameters: Tensor) -> list[Any]:
+    """Return torch's distributions of the same parameters: several for a MultiDiscrete choice, otherwise one."""
     if name == "categorical":
         return [reference.Categorical(logits=parameters)]
     if name == "multi_categorical":
@@ -60,12 +60,12 @@ def independent(name: str, parameters: Tensor) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["categorical", "multi_categorical", "bernoulli", "gaussian"])
-def test_log_probabilities_and_entropies_are_those_of_torch(name: str) -> None:
+def test_log_probabilities_and_entropies_match_torch(name: str) -> None:
     distribution = ALL[name]
     parameters = normal(0, 50, distribution.num_parameters)
     actions = distribution.sample(parameters, torch.from_numpy(distribution.draw_noise(np.random.default_rng(1), 50)))
     log_probs, entropy = distribution.evaluate(parameters, actions)
-    parts = independent(name, parameters)
+    parts = torch_distributions(name, parameters)
     columns = actions.double().unbind(-1) if len(parts) > 1 else [actions.double()]
     expected = sum(part.log_prob(column) for part, column in zip(parts, columns, strict=True))
     torch.testing.assert_close(log_probs, expected, rtol=1e-10, atol=1e-10)
@@ -81,13 +81,13 @@ def test_probabilities_of_all_actions_sum_to_one_and_give_the_entropy(name: str)
     assert float(-(log_probs.exp() * log_probs).sum()) == pytest.approx(float(entropy[0]), abs=1e-10)
 
 
-def test_categorical_probabilities_are_those_of_its_log_probabilities() -> None:
+def test_categorical_probabilities_match_its_log_probabilities() -> None:
     logits = normal(0, 1, 4).expand(4, -1)
     log_probs, _ = Categorical(4).evaluate(logits, torch.arange(4))
     torch.testing.assert_close(Categorical(4).probabilities(logits)[0], log_probs.exp())
 
 
-def test_squashed_log_probability_is_that_of_torch_transformed() -> None:
+def test_squashed_log_probability_matches_torchs_transformed_distribution() -> None:
     parameters, u = normal(0, 20, 4), normal(1, 20, 2)
     half = torch.from_numpy(HIGH - LOW).double() / 2
     squash = [reference.TanhTransform(cache_size=1), reference.AffineTransform(torch.from_numpy(LOW) + half, half)]
@@ -135,7 +135,7 @@ def test_squashed_entropy_is_the_mean_of_minus_log_prob(log_std: float, quadratu
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_gradients_are_finite_differences(name: str) -> None:
+def test_gradients_match_finite_differences(name: str) -> None:
     distribution = ALL[name]
     parameters = normal(4, 3, distribution.num_parameters).requires_grad_()
     actions = distribution.sample(
@@ -173,9 +173,9 @@ def test_sampled_gaussians_have_their_distribution_before_and_after_squashing() 
         samples = draw(ALL[name], parameters, 20_000)
         seen = ALL["squashed"].to_environment(samples).numpy()
         unsquashed = np.arctanh(2 * (seen - LOW) / (HIGH - LOW) - 1)
-        for i, law in enumerate(normals):
-            assert stats.kstest(samples[:, i], law.cdf).pvalue > 1e-3
-            assert stats.kstest(unsquashed[:, i], law.cdf).pvalue > 1e-3
+        for i, expected in enumerate(normals):
+            assert stats.kstest(samples[:, i], expected.cdf).pvalue > 1e-3
+            assert stats.kstest(unsquashed[:, i], expected.cdf).pvalue > 1e-3
 
 
 def test_noise_has_one_number_for_each_choice_and_comes_from_the_stream_alone() -> None:
@@ -203,7 +203,7 @@ def test_the_mode_of_a_squashed_gaussian_is_the_squashed_mean() -> None:
     assert actual[0].tolist() == pytest.approx([2 * math.tanh(0.3), 0.75 + 0.25 * math.tanh(-0.5)])
 
 
-def test_log_std_stops_at_its_limits() -> None:
+def test_log_std_is_clipped_at_its_limits() -> None:
     gaussian, actions = ALL["gaussian"], torch.zeros(1, 2)
     for beyond, limit in [(-99.0, -10.0), (99.0, 4.0)]:
         far, near = (gaussian.evaluate(torch.tensor([[0.0, 0.0, x, x]]), actions) for x in (beyond, limit))
@@ -221,7 +221,7 @@ def test_actions_reach_the_environment_in_its_shape_and_with_its_offset() -> Non
     assert box.to_environment(torch.tensor([[9.0, -9.0], [0.0, 0.75]])).tolist() == [[[2.0, 0.5]], [[0.0, 0.75]]]
 
 
-def test_an_unbounded_box_gets_its_actions_as_they_are() -> None:
+def test_actions_of_an_unbounded_box_are_not_clipped() -> None:
     infinite = np.full(1, np.inf, np.float32)
     assert DiagonalGaussian(-infinite, infinite).to_environment(torch.tensor([[1e30]])).tolist() == [
         [pytest.approx(1e30)]
@@ -237,7 +237,7 @@ def test_actions_never_leave_the_bounds_not_even_by_rounding(kind: type[Diagonal
         assert (actions >= bounds[0]).all() and (actions <= bounds[1]).all()
 
 
-def test_encodings_are_what_a_critic_can_read() -> None:
+def test_encoded_actions_are_inputs_for_a_critic() -> None:
     assert Categorical(3).encode(torch.tensor([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
     assert ALL["multi_categorical"].encode(torch.tensor([[1, 2]])).tolist() == [[0, 1, 0, 0, 1]]
     assert ALL["bernoulli"].encode(torch.tensor([[1, 0, 1]], dtype=torch.int8)).tolist() == [[1, 0, 1]]

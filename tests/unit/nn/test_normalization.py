@@ -1,4 +1,4 @@
-"""Running statistics against those of all data at once."""
+"""Tests of running statistics against those of all data at once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_observations_have_any_shape() -> None:
     assert normalizer(torch.zeros(5, 4, 2, 3)).shape == (5, 4, 2, 3)
 
 
-def test_before_the_first_update_observations_pass_as_they_are() -> None:
+def test_before_the_first_update_observations_are_unchanged() -> None:
     torch.testing.assert_close(ObservationNormalizer((2,))(torch.tensor([[3.0, -4.0]])), torch.tensor([[3.0, -4.0]]))
 
 
@@ -67,7 +67,7 @@ def test_normalising_changes_no_statistics() -> None:
     assert all(torch.equal(value, before[name]) for name, value in normalizer.state_dict().items())
 
 
-def test_normalised_observations_are_clipped_at_ten_and_constant_ones_do_not_blow_up() -> None:
+def test_normalised_observations_are_clipped_at_ten_also_constant_ones() -> None:
     normalizer, (data,) = ObservationNormalizer((2,)), batches(50)
     normalizer.update(data)
     assert normalizer(torch.tensor([[1e6, -1e6]])).tolist() == [[10.0, -10.0]]

@@ -1,4 +1,4 @@
-"""The gradient step as one function, against the plain one, and compiled, against both."""
+"""Tests of the gradient step as one function, against the plain step, and compiled, against both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Plain:
-    """Stands for the compiled function: the same function, not compiled."""
+    """Stand-in for a compiled function, which calls the function itself."""
 
     def __init__(self, function: Any, *_: Any, **__: Any) -> None:
         self.function, self.enabled = function, True
@@ -54,10 +54,10 @@ class Plain:
         {"clip_value": 0.1, "standardize_advantages": "rollout"},
     ],
 )
-def test_the_step_as_a_function_is_the_plain_step(
+def test_the_step_as_a_function_equals_the_plain_step(
     changes: dict[str, Any], max_grad_norm: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over three updates: the same weights, the same metrics, the same state of Adam."""
+    """Compare weights, metrics and the state of Adam over three updates."""
     monkeypatch.setattr("plexp.nn.optimizer.Compiled", Plain)
     agents, learners, metrics = [make_agent(), make_agent()], [], []
     for agent, compiled in zip(agents, (False, True), strict=True):
@@ -74,8 +74,8 @@ def test_the_step_as_a_function_is_the_plain_step(
 
 
 @pytest.mark.parametrize("kind", ["a trunk of both", "tied weights"])
-def test_weights_that_are_used_twice_learn_and_stay_the_modules_own(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one module has two names, and where two modules have one parameter."""
+def test_shared_weights_learn_and_stay_shared(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cover one module under two names, and two modules with one parameter."""
     monkeypatch.setattr("plexp.nn.optimizer.Compiled", Plain)
     results = []
     for compiled in (False, True):
@@ -96,7 +96,7 @@ def test_weights_that_are_used_twice_learn_and_stay_the_modules_own(kind: str, m
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("bad", ["value_loss", "policy_loss"])
-def test_the_term_that_is_not_finite_is_named(bad: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_term_that_is_not_finite(bad: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plexp.nn.optimizer.Compiled", Plain)
     agent = make_agent()
     learner = make_learner(agent, ESTIMATOR, compiled=compiled)
@@ -115,7 +115,7 @@ def test_the_term_that_is_not_finite_is_named(bad: str, compiled: bool, monkeypa
     assert torch.equal(weights(agent), before)
 
 
-def test_what_is_not_finite_changes_nothing_in_the_function_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_step_as_a_function_changes_nothing_if_the_loss_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plexp.nn.optimizer.Compiled", Plain)
     agent = make_agent()
     learner = make_learner(agent, ESTIMATOR, compiled=True)
@@ -140,10 +140,10 @@ def test_what_is_not_finite_changes_nothing_in_the_function_either(monkeypatch: 
         *(pytest.param(algo, "cartpole", marks=pytest.mark.slow) for algo in ("ppo", "actor_critic")),
     ],
 )
-def test_every_algorithm_traces(
+def test_every_algorithm_can_be_traced(
     algo: str, env: str, build: Any, small: Any, compose: Any, train: Any, monkeypatch: Any
 ) -> None:
-    """Their loss, acting and evaluating become graphs that give what they give; one for all numbers of rows, one for one."""
+    """Trace the loss, acting and evaluating to graphs that give the same: one for a single row, one for any number."""
     monkeypatch.setattr(compilation, "_library", lambda graph, *_: graph)
     monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", lambda *_: None)
     seen: list[str] = []
@@ -165,7 +165,7 @@ def test_every_algorithm_traces(
 
 
 @pytest.mark.compiler
-def test_a_compiled_run_is_the_plain_run_but_for_the_last_bits_and_the_same_every_time(
+def test_a_compiled_run_is_reproducible_and_equals_the_plain_run_up_to_rounding(
     build: Any, small: Any, compose: Any, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLEXP_CACHE", str(tmp_path))
@@ -185,7 +185,7 @@ def test_a_compiled_run_is_the_plain_run_but_for_the_last_bits_and_the_same_ever
     assert runs[1][1] == pytest.approx(plain_metrics, rel=0.02, abs=1e-3) and runs[1][1] == runs[2][1]
 
 
-def test_auto_decides_by_the_number_of_gradient_steps_alone(build: Any, compose: Any) -> None:
+def test_auto_decides_by_the_number_of_gradient_steps_only(build: Any, compose: Any) -> None:
     expected = {
         ("env=lunarlander", "net.layers=3"): True,
         ("env=cartpole",): False,
@@ -200,8 +200,8 @@ def test_auto_decides_by_the_number_of_gradient_steps_alone(build: Any, compose:
         assert experiment.trainer.algorithm.learner.optimizers[0].is_compiled is compiled, overrides
 
 
-def test_auto_does_not_ask_a_plugin_for_more_than_the_protocols_do() -> None:
-    """Its schedule may stand in its instances alone, and its environment's config may have no num_envs."""
+def test_auto_needs_no_more_of_a_plugin_than_the_protocols() -> None:
+    """The schedule may be an attribute of instances only, and the config of the environment may have no num_envs."""
 
     def config(**algo: int) -> Any:
         classes = {"algo": type("Mine", (), {})}

@@ -1,4 +1,4 @@
-"""What is exported acts as the agent does, and plays without plexp."""
+"""Tests of exporting: an exported policy acts as the agent does, and plays without plexp."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx
 WITHOUT_PLEXP = "import sys, runpy; sys.modules['plexp'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
 SMALL = ("env.num_envs=2", "algo.num_steps=8", "algo.num_minibatches=1", "compile=false")
 ANY = "env.id=tests.support.environments:plexp-tests/Any2Any-v0"
-"""As for a stranger's environment its module stands before the colon, for the script to import; it imports nothing of plexp."""
+"""Environment whose module the script must import, as for a third-party one; it imports nothing of plexp."""
 AGENTS = {
     "choice, normalised": ("env=cartpole",),
     "box, clipped, normalised": ("env=lunarlander_continuous",),
@@ -38,7 +38,7 @@ AGENTS = {
 
 @pytest.fixture
 def agent_of(build: Callable[..., Any], train: Callable[..., Any]) -> Callable[[str], Any]:
-    """An experiment after an update, whose policy depends so much on what it sees that bounds are reached."""
+    """Return a function that builds and updates an experiment, with weights so large that bounds are reached."""
 
     def make(kind: str) -> Any:
         picture = kind in ("image", "small pictures, channels first")
@@ -53,17 +53,17 @@ def agent_of(build: Callable[..., Any], train: Callable[..., Any]) -> Callable[[
 
 
 def plain_actions(experiment: Any, observations: torch.Tensor) -> np.ndarray:
-    """As the environment gets them, one observation after the other."""
+    """Return the greedy actions as the environment gets them, computed one observation at a time."""
     agent = experiment.agent
     rows = [agent.distribution.to_environment(agent.act_greedily(row[None]))[0] for row in observations]
     return torch.stack(rows).numpy()
 
 
 def plain_return(experiment: Any) -> float:
-    """Of the episode from seed 0, played with the agent in gymnasium alone."""
-    sheet = experiment.config.env
+    """Play the episode from seed 0 with the agent in gymnasium alone, and return its return."""
+    config = experiment.config.env
     env = gymnasium.make(
-        sheet["id"], disable_env_checker=True, max_episode_steps=sheet["max_episode_steps"], **sheet["kwargs"]
+        config["id"], disable_env_checker=True, max_episode_steps=config["max_episode_steps"], **config["kwargs"]
     )
     if not isinstance(env.observation_space, gymnasium.spaces.Box):
         env = FlattenObservation(env)
@@ -79,7 +79,7 @@ def plain_return(experiment: Any) -> float:
 
 WITH_SCRIPTS = ("choice, normalised", "box, clipped, normalised", "image", "dict")
 ALWAYS = (*WITH_SCRIPTS, "box, tanh")
-"""The others are slow: they differ from these by the shapes of actions or observations."""
+"""Agents whose tests are not slow; the others differ from these in the shapes of actions or observations."""
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_files_act_as_the_agent_does_and_their_scripts_play_its_episode(
 
 
 def check_script(exported: Exported, kind: str, expected_return: float) -> None:
-    """Run the script in a process that cannot import plexp; it plays the same episode as the agent."""
+    """Run the script in a process that cannot import plexp, and assert that it plays the agent's episode."""
     assert exported.script is not None
     text = exported.script.read_text()
     assert "plexp" not in text.replace("plexp-tests", "") and ("torch" in text) == (exported.file.suffix == ".pt2")
@@ -122,7 +122,7 @@ def check_script(exported: Exported, kind: str, expected_return: float) -> None:
     assert done.stdout == f"return {expected_return:.2f}\n", done.stderr
 
 
-def test_an_environment_that_gymnasium_does_not_make_gets_no_script(
+def test_an_environment_that_gymnasium_cannot_make_gets_no_script(
     agent_of: Callable[[str], Any], tmp_path: Path
 ) -> None:
     experiment = agent_of("choice, normalised")
@@ -132,7 +132,7 @@ def test_an_environment_that_gymnasium_does_not_make_gets_no_script(
     assert export(experiment, ["pt2"], tmp_path, "")[0].script is None
 
 
-def test_a_file_that_acts_differently_is_noticed_and_removed(
+def test_a_file_that_acts_differently_is_detected_and_removed(
     agent_of: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = agent_of("box, tanh")
@@ -147,7 +147,7 @@ def test_a_file_that_acts_differently_is_noticed_and_removed(
     assert not (tmp_path / "policy.pt2").exists()
 
 
-def test_the_share_of_other_choices_is_what_counts_of_integers() -> None:
+def test_integer_actions_are_compared_by_the_share_that_differs() -> None:
     ours, theirs = (torch.tensor([[0, 1], [1, 1], [2, 0], [0, 0]]) for _ in range(2))
     theirs = theirs.clone()
     theirs[3, 1] = 1
@@ -161,7 +161,7 @@ def test_the_share_of_other_choices_is_what_counts_of_integers() -> None:
     assert compare(lambda rows: ours[rows], Table(), index) == 0
 
 
-def test_a_policy_that_cannot_be_traced_is_one_line(tmp_path: Path) -> None:
+def test_a_policy_that_cannot_be_traced_is_refused_in_one_line(tmp_path: Path) -> None:
     class Choosy(torch.nn.Module):
         def forward(self, observations: torch.Tensor) -> torch.Tensor:
             return observations if bool(observations.sum() > 0) else -observations

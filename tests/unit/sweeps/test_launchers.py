@@ -1,4 +1,4 @@
-"""What a sweep needs of its launcher: installed as an extra, hosts that can share a store, its faults in one line."""
+"""Tests of launchers: their extras, hosts that can share a store, and errors in one line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from plexp.sweeps import launchers
 from tests.integration.cli.test_cli import Main, main
 
 __all__ = ["main"]
-SHEETS = sorted(file.stem for file in (CONF / "hydra" / "launcher").glob("*.yaml"))
-TARGETS = {name: OmegaConf.load(CONF / "hydra" / "launcher" / f"{name}.yaml") for name in SHEETS}
+CONFIGS = sorted(file.stem for file in (CONF / "hydra" / "launcher").glob("*.yaml"))
+TARGETS = {name: OmegaConf.load(CONF / "hydra" / "launcher" / f"{name}.yaml") for name in CONFIGS}
 EXTRAS = [
     "gymnasium",
     'hydra-ray-launcher<2; extra == "ray"',
@@ -31,7 +31,7 @@ EXTRAS = [
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Only these packages are, from now on."""
+    """Return a function after which only the named packages are installed."""
 
     def only(*names: str) -> None:
         def distribution(name: str) -> object:
@@ -50,7 +50,7 @@ def problem(name: str, uri: str | None = None) -> str:
 
 
 @pytest.mark.parametrize(
-    ("have", "name", "said"),
+    ("packages", "name", "message"),
     [
         ((), "ray", 'the packages hydra-ray-launcher and ray are missing; pip install "plexp[ray]"'),
         (("ray",), "ray", 'the package hydra-ray-launcher is missing; pip install "plexp[ray]"'),
@@ -61,14 +61,14 @@ def problem(name: str, uri: str | None = None) -> str:
         ((), "joblib", "the package hydra-joblib-launcher is missing; pip install hydra-joblib-launcher"),
     ],
 )
-def test_a_launcher_whose_extra_is_not_there_is_one_line(
-    have: tuple[str, ...], name: str, said: str, installed: Callable[..., None]
+def test_a_launcher_without_its_extra_is_refused_in_one_line(
+    packages: tuple[str, ...], name: str, message: str, installed: Callable[..., None]
 ) -> None:
-    installed(*have)
-    assert problem(name) == (f"hydra/launcher={name}: {said}" if said else "")
+    installed(*packages)
+    assert problem(name) == (f"hydra/launcher={name}: {message}" if message else "")
 
 
-def test_without_an_extra_no_job_and_no_folder_is_made(
+def test_without_its_extra_a_launcher_makes_no_job_and_no_folder(
     installed: Callable[..., None], main: Main, tmp_path: Path
 ) -> None:
     installed("hydra-joblib-launcher")
@@ -82,12 +82,12 @@ def test_without_an_extra_no_job_and_no_folder_is_made(
 @pytest.mark.parametrize("uri", ["http://me:word@there", "postgresql://me@there/db?password=word"])
 def test_submitit_takes_no_password_from_the_command_line(uri: str, installed: Callable[..., None]) -> None:
     installed("hydra-submitit-launcher", "hydra-joblib-launcher")
-    said = problem("submitit_slurm", uri)
-    assert said.startswith("tracker.uri=***: submitit writes") and "word@" not in said and "\n" not in said
+    message = problem("submitit_slurm", uri)
+    assert message.startswith("tracker.uri=***: submitit writes") and "word@" not in message and "\n" not in message
     assert problem("joblib", uri) == "" == problem("submitit_slurm", "http://me@there")
 
 
-def test_a_sweep_that_runs_already_is_refused_in_one_line(
+def test_a_sweep_that_is_running_already_is_refused_in_one_line(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plexp.sweeps.sweep.name_of", lambda arguments: "now")
@@ -115,20 +115,20 @@ HERE, THERE = {"host": platform.node()}, {"host": "elsewhere"}
         ({}, "http://there", ""),
     ],
 )
-def test_a_file_is_written_from_one_host_alone(sweep: dict[str, Any], uri: str | None, key: str) -> None:
+def test_the_file_of_a_store_is_written_from_one_host_only(sweep: dict[str, Any], uri: str | None, key: str) -> None:
     found = launchers.problem_of_host(sweep, "outputs", uri)
     assert str(found or "").startswith(key) and (found is None) == (not key)
     assert found is None or "mlflow server" in found.remedy
 
 
-@pytest.mark.parametrize("name", SHEETS)
-def test_every_value_of_a_launchers_sheet_says_what_it_does(name: str) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_value_of_a_launchers_config_has_a_comment(name: str) -> None:
     lines = (CONF / "hydra" / "launcher" / f"{name}.yaml").read_text().splitlines()
     values = [line for line in lines if ": " in line and not line.startswith(("#", "_target_"))]
     assert lines[0].startswith("# ") and values and all(" # " in line for line in values)
 
 
-def test_the_sheet_is_plexps_and_its_types_are_the_plugins() -> None:
+def test_the_config_is_plexps_and_its_types_are_the_launchers() -> None:
     assert hydra_configuration().launcher.batch_size == "1" and hydra_configuration().launcher.n_jobs == -1
     assert hydra_configuration("hydra.launcher.n_jobs=4").launcher.n_jobs == 4
     with pytest.raises(Exception, match="n_jobs"):
@@ -136,7 +136,7 @@ def test_the_sheet_is_plexps_and_its_types_are_the_plugins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (
             "hydra.launcher.n_jobs=many",
@@ -146,18 +146,18 @@ def test_the_sheet_is_plexps_and_its_types_are_the_plugins() -> None:
         ("hydra/launcher=joblub", "hydra/launcher=joblub: there is no such option; did you mean joblib?"),
     ],
 )
-def test_what_is_wrong_with_a_launcher_is_one_line(given: str, said: str, main: Main) -> None:
+def test_a_wrong_value_of_a_launcher_is_refused_in_one_line(given: str, message: str, main: Main) -> None:
     status, (line,) = main("-m", "seed=0,1", given)
-    assert status == 2 and line.startswith(said)
+    assert status == 2 and line.startswith(message)
 
 
-def test_ray_is_not_waited_for_where_nobody_listens() -> None:
+def test_a_ray_address_where_nobody_listens_is_refused_at_once() -> None:
     launcher = {**OmegaConf.to_container(TARGETS["ray"]), "ray": {"init": {"address": "127.0.0.1:9"}}}  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match=r"^hydra.launcher.ray.init.address=127.0.0.1:9: .*Connection refused"):
         launchers.begin(launcher)
 
 
-def test_what_a_launcher_raises_is_one_line_and_anything_else_is_not_its() -> None:
+def test_only_exceptions_of_launchers_have_a_launcher_message() -> None:
     made = {
         name: type(name, (Exception,), {"__module__": f"{engine}.errors"})
         for engine, name in (("joblib", "TerminatedWorkerError"), ("ray", "WorkerCrashedError"), ("plexp", "Bug"))

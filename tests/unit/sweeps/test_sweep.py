@@ -1,4 +1,4 @@
-"""An interrupt is handed on to the jobs of the sweep, and to nobody else."""
+"""Tests of interrupting a sweep: the signal reaches the jobs of the sweep, and no other process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Other = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(autouse=True)
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This process runs the sweep NAME; its handlers are given back."""
+    """Make this process the one that runs sweep NAME, and restore its signal handlers afterwards."""
     monkeypatch.setattr(sweeps, "running", sweeps._Running(tmp_path / "sweeps" / NAME, str(tmp_path)))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
@@ -31,7 +31,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def job(outputs: Path, name: str, other: Other, **facts: Any) -> subprocess.Popen[str]:
-    """A process that is at a run, whose record says so."""
+    """Start a process that runs a run, which its record assigns to the sweep."""
     folder = RunFolder(state_folder(outputs) / name)
     process = other(folder.path)
     folder.change(**{"sweeps": {NAME: 0}, **facts})
@@ -39,7 +39,7 @@ def job(outputs: Path, name: str, other: Other, **facts: Any) -> subprocess.Pope
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
-def test_the_jobs_of_this_sweep_are_ended_before_it_ends_itself(
+def test_a_sweep_ends_its_own_jobs_before_itself(
     number: int, raised: type[BaseException], tmp_path: Path, other: Other
 ) -> None:
     mine, another = job(tmp_path, "mine", other), job(tmp_path, "another", other, sweeps={"other": 0})
@@ -48,7 +48,7 @@ def test_the_jobs_of_this_sweep_are_ended_before_it_ends_itself(
     assert mine.wait(10) == -signal.SIGTERM and another.poll() is None
 
 
-def test_a_process_of_this_host_is_not_taken_for_a_job_of_another(tmp_path: Path, other: Other) -> None:
+def test_a_process_of_this_host_is_not_mistaken_for_a_job_on_another(tmp_path: Path, other: Other) -> None:
     elsewhere = job(tmp_path, "elsewhere", other, host=f"not {platform.node()}")
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
         RunFolder(state_folder(tmp_path) / "elsewhere").change(pid=stranger.pid)
@@ -58,7 +58,7 @@ def test_a_process_of_this_host_is_not_taken_for_a_job_of_another(tmp_path: Path
         stranger.kill()
 
 
-def test_a_second_sigterm_does_not_disturb_what_is_being_written(tmp_path: Path) -> None:
+def test_a_second_sigterm_is_ignored_while_the_sweep_ends(tmp_path: Path) -> None:
     with pytest.raises(Terminated):
         sweeps._interrupt(signal.SIGTERM, None)
     signal.raise_signal(signal.SIGTERM)

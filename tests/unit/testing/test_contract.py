@@ -1,4 +1,4 @@
-"""`plexp new` writes plugins that hold their contract, and `plexp check` notices each way to break it."""
+"""Tests of `plexp new`, whose plugins satisfy their contract, and of `plexp check`, which detects what breaks it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Written = Callable[..., str]
 
 @pytest.fixture
 def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
-    """Writes a new plugin into the current folder, its code and sheet changed by regular expressions; its name."""
+    """Return a function that writes a plugin, code and config changed by regular expressions; it returns the name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plexp, "__path__", [*plexp.__path__, str(tmp_path)])
 
@@ -44,10 +44,10 @@ def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
 
 
 @pytest.mark.parametrize("group", registry.GROUPS)
-def test_what_new_writes_passes_its_own_tests(
+def test_a_new_plugin_passes_its_own_tests(
     group: str, new: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, without the check on another device, which needs a process and is in the test below."""
+    """Run the tests in this process, without the check on another device, which needs a process of its own."""
     monkeypatch.setattr("plexp.testing.checks.on_another_device", lambda _: iter(()))
     name = new(group)
     tests = [
@@ -59,8 +59,8 @@ def test_what_new_writes_passes_its_own_tests(
 
 
 @pytest.mark.slow
-def test_what_new_writes_is_clean_and_pytest_finds_its_tests(tmp_path: Path) -> None:
-    """By the commands, as their users call them; all kinds in one folder."""
+def test_new_plugins_pass_ruff_and_pytest_finds_their_tests(tmp_path: Path) -> None:
+    """Run the commands as users do, with all kinds of plugins in one folder."""
 
     def run(*command: str) -> str:
         done = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True)
@@ -196,24 +196,28 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("group", "title", "changes", "said"), BROKEN, ids=lambda each: str(each)[:40])
-def test_check_notices(group: str, title: str, changes: list[tuple[str, str]], said: str, new: Written) -> None:
+@pytest.mark.parametrize(("group", "title", "changes", "message"), BROKEN, ids=lambda each: str(each)[:40])
+def test_check_detects_each_fault(
+    group: str, title: str, changes: list[tuple[str, str]], message: str, new: Written
+) -> None:
     from plexp.testing.contract import faults
 
     name = new(group, *changes)
     found = faults(group, name, only=[title])
-    assert any(re.search(f"^{title}: .*{said}", fault) for fault in found), found
+    assert any(re.search(f"^{title}: .*{message}", fault) for fault in found), found
     assert all("\n" not in fault for fault in found)
 
 
-def test_a_plugin_that_does_not_import_is_told_in_one_line(new: Written, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plugin_that_does_not_import_is_reported_in_one_line(
+    new: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = new("algo", (r"from plexp import", "import nothing_of_that_name\nfrom plexp import"))
     assert main(["check", name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"plugins/algo/{name}.py does not import (ModuleNotFoundError" in line and "fix the file" in line
 
 
-def test_check_prints_a_line_for_each_thing_and_exits_with_1(new: Written, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_a_line_for_each_check_and_exits_with_1(new: Written, capsys: pytest.CaptureFixture[str]) -> None:
     name = new("callbacks", (r"on_end", "at_end"))
     assert main(["check", f"callbacks/{name}"]) == 1
     printed = capsys.readouterr()
@@ -225,7 +229,7 @@ def test_check_prints_a_line_for_each_thing_and_exits_with_1(new: Written, capsy
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["check", "pppo"], "check=pppo: there is no such plugin; did you mean ppo?"),
         (["check", "net/ppo"], "check=net/ppo: there is no such plugin"),
@@ -235,10 +239,12 @@ def test_check_prints_a_line_for_each_thing_and_exits_with_1(new: Written, capsy
         (["new", "net", "mine", "--to", "/proc/nowhere"], "cannot be written"),
     ],
 )
-def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_refused_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert message in line
 
 
 def test_new_overwrites_nothing(tmp_path: Path) -> None:

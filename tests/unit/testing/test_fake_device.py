@@ -1,4 +1,7 @@
-"""A whole run on a fake device (plexp/testing/fake_device.py), in a process of its own: it is registered for good."""
+"""Tests of whole runs on the fake device of plexp/testing/fake_device.py.
+
+They run in a process of their own, because the device stays registered.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ RUNS = (
 
 
 @pytest.mark.parametrize("runs", [RUNS[1:2], pytest.param(RUNS, marks=pytest.mark.slow)], ids=["one", "all"])
-def test_on_another_device_tensors_meet_only_there_and_give_the_same_weights(runs: tuple[str, ...]) -> None:
+def test_runs_on_another_device_keep_tensors_there_and_give_the_same_weights(runs: tuple[str, ...]) -> None:
     code = "import runpy; runpy.run_module('plexp.testing.fake_device', run_name='__main__', alter_sys=True)"
     result = forks.run(runs, code=code)
     assert result.returncode == 0, f"{result.stdout}{result.stderr[-2000:]}"

@@ -1,4 +1,4 @@
-"""Each operation reaches the store once, whatever fails, dies or is refused in between."""
+"""Tests of delivery: each operation reaches the store once, whatever fails, dies or is refused in between."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def client(outputs: Path) -> MlflowClient:
 
 @pytest.fixture
 def begun(outputs: Path, client: MlflowClient, tmp_path: Path) -> Run:
-    """A new run, and an outbox in which these operations wait for it."""
+    """Return a function that creates a run, with these operations waiting for it in an outbox."""
 
     def begin(*operations: Operation, unsure: bool = False) -> tuple[Delivery, Outbox]:
         experiment = experiment_id(client, sqlite_uri(outputs / "mlflow.db"), outputs, "lake")
@@ -58,7 +58,7 @@ def history(delivery: Delivery, name: str = "x") -> list[tuple[int, float]]:
 
 
 def model_in(outbox: Outbox, run_id: str) -> Operation:
-    """A model's folder, as the tracker leaves it there."""
+    """Put a model's folder into an outbox as the tracker does, and return its operation."""
     place = outbox.place_for("model")
     place.mkdir()
     Model(run_id=run_id).save(str(place / "MLmodel"))
@@ -67,13 +67,13 @@ def model_in(outbox: Outbox, run_id: str) -> Operation:
 
 
 def models(delivery: Delivery) -> list[tuple[str, str]]:
-    """(id, status) of those that the store has of this run."""
+    """Return the (id, status) of each model that the store has of this run."""
     experiment = delivery.client.get_run(delivery.run_id).info.experiment_id
     found = delivery.client.search_logged_models([experiment])
     return [(model.model_id, str(model.status)) for model in found if model.source_run_id == delivery.run_id]
 
 
-def fails_once(
+def fail_once(
     monkeypatch: pytest.MonkeyPatch,
     client: MlflowClient,
     method: str,
@@ -82,7 +82,7 @@ def fails_once(
     applied: bool = True,
     error: Exception | None = None,
 ) -> list[dict[str, Any]]:
-    """The call number `at` raises, after the store has done what it asked (its answer is lost) or before.
+    """Make call number `at` raise, after the store has done what it asked (its answer is lost) or before.
 
     Returns the arguments of the calls that the store did.
     """
@@ -102,11 +102,11 @@ def fails_once(
 
 
 def logged(calls: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """Metric and step of all points that the store was given: sqlite itself drops those that are the same."""
+    """Return metric and step of all points given to the store; SQLite itself drops those that are the same."""
     return [(point.key, point.step) for call in calls for point in call["metrics"]]
 
 
-def delivered_at_last(delivery: Delivery) -> None:
+def assert_delivered_by_second_try(delivery: Delivery) -> None:
     with pytest.raises(MlflowException, match="the connection was reset"):
         delivery.deliver()
     assert len(delivery.outbox) > 0
@@ -114,7 +114,7 @@ def delivered_at_last(delivery: Delivery) -> None:
     assert len(delivery.outbox) == 0 and not delivery.outbox.folder.exists()
 
 
-def test_all_kinds_are_delivered_in_their_order(begun: Run, client: MlflowClient) -> None:
+def test_all_kinds_of_operations_are_delivered_in_order(begun: Run, client: MlflowClient) -> None:
     delivery, outbox = begun(
         points(0, 1),
         points(2),
@@ -138,34 +138,34 @@ def test_all_kinds_are_delivered_in_their_order(begun: Run, client: MlflowClient
 
 @pytest.mark.parametrize("unsure", [True, False])
 @pytest.mark.parametrize("applied", [True, False], ids=["answer lost", "not done"])
-def test_a_batch_that_failed_is_neither_lost_nor_doubled(
+def test_a_batch_that_failed_is_neither_lost_nor_duplicated(
     begun: Run, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, applied: bool, unsure: bool
 ) -> None:
     delivery, _ = begun(points(0, 1), points(2), points(3, name="y"), unsure=unsure)
-    calls = fails_once(monkeypatch, client, "log_batch", applied=applied)
-    delivered_at_last(delivery)
+    calls = fail_once(monkeypatch, client, "log_batch", applied=applied)
+    assert_delivered_by_second_try(delivery)
     assert logged(calls) == [("x", 0), ("x", 1), ("x", 2), ("y", 3)]
     assert history(delivery) == values(0, 1, 2) and history(delivery, "y") == values(3)
 
 
 @pytest.mark.parametrize("applied", [True, False], ids=["answer lost", "not done"])
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_many_batches_of_which_one_failed_are_neither_lost_nor_doubled(
+def test_of_many_batches_none_is_lost_or_duplicated_if_one_fails(
     begun: Run, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, at: int, applied: bool
 ) -> None:
     size = BATCH * 3 // 5
     delivery, _ = begun(*(points(*range(first, first + size)) for first in range(0, 4 * size, size)))
-    calls = fails_once(monkeypatch, client, "log_batch", at=at, applied=applied)
-    delivered_at_last(delivery)
+    calls = fail_once(monkeypatch, client, "log_batch", at=at, applied=applied)
+    assert_delivered_by_second_try(delivery)
     assert logged(calls) == [("x", step) for step in range(4 * size)]
     assert history(delivery) == values(*range(4 * size))
 
 
-def test_what_is_logged_after_a_lost_answer_arrives_too(
+def test_points_logged_after_a_lost_answer_arrive_too(
     begun: Run, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery, outbox = begun(points(0, 1))
-    fails_once(monkeypatch, client, "log_batch")
+    fail_once(monkeypatch, client, "log_batch")
     with pytest.raises(MlflowException):
         delivery.deliver()
     outbox.put(points(2))
@@ -175,15 +175,13 @@ def test_what_is_logged_after_a_lost_answer_arrives_too(
     assert history(delivery) == values(0, 1, 2, 3)
 
 
-def test_where_nothing_failed_a_step_may_be_logged_again(begun: Run) -> None:
+def test_without_a_failure_a_step_may_be_logged_again(begun: Run) -> None:
     delivery, _ = begun(points(1), {"op": "metrics", "points": [["x", 7.0, 2000, 1]]})
     delivery.deliver()
     assert history(delivery) == [(1, 0.5), (1, 7.0)]
 
 
-def test_unsure_of_what_was_done_only_the_steps_that_the_store_lacks_are_logged(
-    begun: Run, client: MlflowClient
-) -> None:
+def test_if_unsure_only_the_steps_that_the_store_lacks_are_logged(begun: Run, client: MlflowClient) -> None:
     again: Operation = {"op": "metrics", "points": [["x", 7.0, 9000, 5]]}
     delivery, _ = begun(points(3, 4, 5), points(0, name="y"), points(6), again, unsure=True)
     client.log_batch(delivery.run_id, metrics=[Metric("x", 100.0 + step, 1, step) for step in range(5)])
@@ -192,7 +190,7 @@ def test_unsure_of_what_was_done_only_the_steps_that_the_store_lacks_are_logged(
     assert history(delivery, "y") == values(0)
 
 
-def test_a_process_that_died_before_it_noted_what_was_done_doubles_nothing(begun: Run, tmp_path: Path) -> None:
+def test_a_process_that_dies_before_it_notes_what_is_done_duplicates_nothing(begun: Run, tmp_path: Path) -> None:
     text: Operation = {"op": "text", "text": "seed: 3\n", "name": "config.yaml"}
     end: Operation = {"op": "end", "status": "FINISHED", "time": 4_000_000_000_123}
     delivery, outbox = begun(points(0, 1), text, points(2), {"op": "untag", "key": "none"}, end)
@@ -205,7 +203,7 @@ def test_a_process_that_died_before_it_noted_what_was_done_doubles_nothing(begun
     assert run.info.status == "FINISHED" and run.info.end_time == 4_000_000_000_123
 
 
-def test_a_file_that_was_delivered_and_removed_before_a_death_is_passed_over(begun: Run) -> None:
+def test_a_file_that_was_delivered_and_removed_before_a_crash_is_skipped(begun: Run) -> None:
     delivery, _ = begun({"op": "file", "path": "1-1/agent.bin", "folder": None}, points(0), unsure=True)
     delivery.deliver()
     assert history(delivery) == values(0) and delivery.client.list_artifacts(delivery.run_id) == []
@@ -221,7 +219,7 @@ def test_a_file_that_was_delivered_and_removed_before_a_death_is_passed_over(beg
         ("set_terminated", {"op": "end", "status": "FINISHED", "time": 1}),
     ],
 )
-def test_what_may_succeed_later_waits_and_so_does_all_behind_it(
+def test_an_operation_that_may_succeed_later_waits_with_all_after_it(
     begun: Run,
     client: MlflowClient,
     monkeypatch: pytest.MonkeyPatch,
@@ -233,16 +231,16 @@ def test_what_may_succeed_later_waits_and_so_does_all_behind_it(
 
     delivery, outbox = begun(operation, points(9))
     error = MlflowException("the connection was reset", error_code=ErrorCode.Value(code))
-    fails_once(monkeypatch, client, method, applied=False, error=error)
-    delivered_at_last(delivery)
+    fail_once(monkeypatch, client, method, applied=False, error=error)
+    assert_delivered_by_second_try(delivery)
     assert (9, 4.5) in history(delivery) and not (outbox.folder / "refused.jsonl").exists()
 
 
-def test_errors_that_are_not_mlflows_keep_everything_too(
+def test_errors_from_outside_mlflow_keep_everything_waiting_too(
     begun: Run, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery, outbox = begun(points(0, 1), points(2))
-    calls = fails_once(monkeypatch, client, "log_batch", error=ConnectionResetError("reset"))
+    calls = fail_once(monkeypatch, client, "log_batch", error=ConnectionResetError("reset"))
     with pytest.raises(ConnectionResetError):
         delivery.deliver()
     assert len(outbox) == 2
@@ -250,7 +248,7 @@ def test_errors_that_are_not_mlflows_keep_everything_too(
     assert history(delivery) == values(0, 1, 2) and logged(calls) == [("x", step) for step in range(3)]
 
 
-def test_what_the_store_will_never_take_is_kept_apart_and_the_rest_goes_on(
+def test_refused_operations_are_set_aside_and_the_rest_is_delivered(
     begun: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     never = points(1, name="no\nname")
@@ -269,7 +267,7 @@ def test_what_the_store_will_never_take_is_kept_apart_and_the_rest_goes_on(
     assert "refused.jsonl" in caplog.messages[0] and "\n" not in caplog.messages[0]
 
 
-def test_points_that_the_store_takes_are_not_refused_with_one_that_it_does_not(begun: Run) -> None:
+def test_a_refused_point_takes_no_other_points_with_it(begun: Run) -> None:
     delivery, outbox = begun(points(0), points(1, name="no\nname"), points(2))
     delivery.deliver()
     assert history(delivery) == values(0, 2)
@@ -277,7 +275,7 @@ def test_points_that_the_store_takes_are_not_refused_with_one_that_it_does_not(b
     assert refused == [points(1, name="no\nname")]
 
 
-def test_all_of_a_run_that_was_deleted_is_refused_and_kept(begun: Run, client: MlflowClient) -> None:
+def test_all_operations_of_a_deleted_run_are_refused_and_set_aside(begun: Run, client: MlflowClient) -> None:
     end: Operation = {"op": "end", "status": "FINISHED", "time": 1}
     delivery, outbox = begun(points(0), end)
     client.delete_run(delivery.run_id)
@@ -286,7 +284,7 @@ def test_all_of_a_run_that_was_deleted_is_refused_and_kept(begun: Run, client: M
     assert refused == [points(0), end] and len(outbox) == 0
 
 
-def test_a_model_is_registered_once_though_it_is_delivered_twice(begun: Run, tmp_path: Path) -> None:
+def test_a_model_delivered_twice_is_registered_once(begun: Run, tmp_path: Path) -> None:
     delivery, outbox = begun()
     outbox.put(model_in(outbox, delivery.run_id))
     shutil.copytree(outbox.folder, tmp_path / "copy")
@@ -302,13 +300,13 @@ def test_a_model_is_registered_once_though_it_is_delivered_twice(begun: Run, tmp
 
 @pytest.mark.parametrize("applied", [True, False], ids=["answer lost", "not done"])
 @pytest.mark.parametrize("method", ["log_model_artifacts", "log_outputs", "finalize_logged_model"])
-def test_a_model_that_fails_half_way_is_registered_whole_the_next_time(
+def test_a_model_that_fails_half_way_is_registered_completely_the_next_time(
     begun: Run, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, method: str, applied: bool
 ) -> None:
     delivery, outbox = begun()
     outbox.put(model_in(outbox, delivery.run_id))
-    fails_once(monkeypatch, client, method, applied=applied)
-    delivered_at_last(delivery)
+    fail_once(monkeypatch, client, method, applied=applied)
+    assert_delivered_by_second_try(delivery)
     ((model, status),) = models(delivery)
     assert status == "READY"
     assert model in [each.model_id for each in client.get_run(delivery.run_id).outputs.model_outputs]

@@ -1,4 +1,4 @@
-"""What was written with the tracker is read back, on the quick way and through MLflow's client alike."""
+"""Tests that recorded runs are read back, from the SQLite file and through MLflow's client alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plexp.tracking.tracker import Tracker
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three training runs, a deleted one, and a comparison."""
+    """Return a folder with three training runs, a deleted one, and a comparison."""
     outputs = tmp_path_factory.mktemp("history") / "out #1 é"
     for seed in range(3):
         tracker = started(outputs, f"run-{seed}", seed=seed)
@@ -28,7 +28,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tracker.log({"eval/return": math.nan}, 300)
         if seed == 2:
             tracker.flush()
-            tracker.log({"eval/return": 7.0, "eval/seconds": 77.0}, 100)  # as after a resumption
+            tracker.log({"eval/return": 7.0, "eval/seconds": 77.0}, 100)  # as after resuming
             tracker.log({"eval/return": math.inf}, 300)
         tracker.finish("FAILED" if seed == 2 else "FINISHED")
     started(outputs, "comparison", kind="comparison").finish("FINISHED")
@@ -52,7 +52,7 @@ def history(outputs: Path, request: pytest.FixtureRequest) -> History:
     return ServerHistory(sqlite_uri(outputs / "mlflow.db"))
 
 
-def test_training_runs_are_read_as_they_were_written(history: History) -> None:
+def test_training_runs_are_read_as_they_were_recorded(history: History) -> None:
     runs = history.runs()
     assert [run.name for run in runs] == ["run-0", "run-1", "run-2"]
     assert [run.status for run in runs] == ["FINISHED", "FINISHED", "FAILED"]
@@ -61,7 +61,7 @@ def test_training_runs_are_read_as_they_were_written(history: History) -> None:
     assert runs[1].tags["choice.algo"] == "ppo" and not len(runs[1].curve.steps)
 
 
-def test_curves_are_read_by_step_and_what_was_logged_last_counts(history: History) -> None:
+def test_curves_are_read_by_step_and_the_value_logged_last_counts(history: History) -> None:
     runs = history.runs()
     curves = history.curves([run.run_id for run in runs])
     first, second, third = (curves[run.run_id] for run in runs)
@@ -76,23 +76,23 @@ def test_a_run_without_evaluations_has_no_curve(history: History, outputs: Path)
     assert history.curves(["0" * 32]) == {}
 
 
-def test_the_file_is_opened_without_the_right_to_write(outputs: Path) -> None:
+def test_the_file_is_opened_read_only(outputs: Path) -> None:
     with pytest.raises(StoreError, match="readonly"), SqliteHistory(outputs / "mlflow.db")._connect() as connection:
         connection.execute("DELETE FROM metrics")
 
 
 @pytest.mark.parametrize("uri", [None, "sqlite:///nowhere/mlflow.db"])
-def test_a_store_that_is_not_there_is_one_line(uri: str | None, tmp_path: Path) -> None:
+def test_a_missing_store_is_reported_in_one_line(uri: str | None, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no run has been kept there yet; start one with: python -m plexp"):
         open_history(uri, tmp_path)
 
 
-def test_a_file_that_is_no_store_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_store_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be read as one" * 100)
     with pytest.raises(StoreError, match="file is not a database"):
         open_history(None, tmp_path).runs()
 
 
-def test_a_server_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"^tracker\.uri=http://127\.0\.0\.1:9: Connection refused"):
         open_history("http://127.0.0.1:9", tmp_path).runs()

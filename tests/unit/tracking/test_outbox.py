@@ -1,4 +1,4 @@
-"""What waits for the store: in its order, on disk, whole, and gone when it is done."""
+"""Tests of the outbox: operations are kept in order, on disk, and removed when delivered."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def filled(folder: Path, *operations: Operation) -> Outbox:
 
 
 def emptied(outbox: Outbox, limit: int = 1) -> list[Operation]:
-    """All operations in the order in which they are done."""
+    """Mark all operations as done, and return them in that order."""
     found: list[Operation] = []
     while operations := outbox.waiting(limit):
         found += operations
@@ -41,7 +41,7 @@ def emptied(outbox: Outbox, limit: int = 1) -> list[Operation]:
 
 @contextmanager
 def room_for(path: Path, size: int) -> Iterator[None]:
-    """A file of this process can grow to this file's size and so many bytes more, as on a disk that is nearly full."""
+    """Let files of this process grow to the size of this file plus `size` bytes, as on a disk that is nearly full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + size, hard))
     try:
@@ -55,14 +55,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "state #1 é" / "outbox"
 
 
-def test_what_was_put_first_is_done_first(folder: Path) -> None:
+def test_operations_are_done_first_in_first_out(folder: Path) -> None:
     put = [points(0), points(1), TEXT, points(2), {"op": "end", "status": "FINISHED", "time": 7}]
     outbox = filled(folder, *put)
     assert len(outbox) == 5
     assert emptied(outbox) == put and len(outbox) == 0
 
 
-def test_metrics_are_done_together_up_to_a_batch_and_all_else_alone(folder: Path) -> None:
+def test_metrics_are_done_in_batches_and_other_operations_alone(folder: Path) -> None:
     outbox = filled(folder, points(0, 1), points(2, 3), points(4), TEXT, TEXT, points(5))
     sizes = []
     while operations := outbox.waiting(4):
@@ -71,7 +71,7 @@ def test_metrics_are_done_together_up_to_a_batch_and_all_else_alone(folder: Path
     assert sizes == [2, 1, 1, 1, 1]
 
 
-def test_what_waits_survives_the_process_exactly(folder: Path) -> None:
+def test_waiting_operations_survive_the_process_exactly(folder: Path) -> None:
     odd: Operation = {"op": "metrics", "points": [["é/x", math.nan, 1, 0], ["y", -math.inf, 2, 3], ["z", 0.1, 3, 4]]}
     filled(folder, odd, {"op": "text", "text": 'a\n"b"\u2028\r\nç', "name": "n"})
     found, text = emptied(Outbox(folder))
@@ -79,7 +79,7 @@ def test_what_waits_survives_the_process_exactly(folder: Path) -> None:
     assert text["text"] == 'a\n"b"\u2028\r\nç'
 
 
-def test_a_process_that_died_while_it_delivered_leaves_all_that_was_not_done(folder: Path) -> None:
+def test_a_process_that_dies_in_delivery_leaves_all_operations_not_done(folder: Path) -> None:
     outbox = filled(folder, points(0), points(1), TEXT)
     outbox.done(1)
     outbox.put(points(2))
@@ -87,21 +87,21 @@ def test_a_process_that_died_while_it_delivered_leaves_all_that_was_not_done(fol
     assert emptied(again)[-3:] == [points(1), TEXT, points(2)]
 
 
-def test_what_is_put_after_reopening_comes_last_and_survives_too(folder: Path) -> None:
+def test_operations_put_after_reopening_come_last_and_survive_too(folder: Path) -> None:
     filled(folder, points(0))
     filled(folder, points(1))
     assert emptied(Outbox(folder)) == [points(0), points(1)]
 
 
 @pytest.mark.parametrize("torn", [b'{"op":"metrics","points":[["x",0.5,', b'{"op":"te\xc3', b"{"])
-def test_a_last_line_that_a_power_cut_tore_is_ignored(folder: Path, torn: bytes) -> None:
+def test_a_last_line_torn_by_a_power_cut_is_ignored(folder: Path, torn: bytes) -> None:
     outbox = filled(folder, points(0), points(1))
     with outbox.path.open("ab") as file:
         file.write(torn)
     assert emptied(Outbox(folder)) == [points(0), points(1)]
 
 
-def test_what_is_put_after_a_torn_line_survives(folder: Path) -> None:
+def test_operations_put_after_a_torn_line_survive(folder: Path) -> None:
     outbox = filled(folder, points(0))
     with outbox.path.open("ab") as file:
         file.write(b'{"op":"metrics","poi')
@@ -120,7 +120,7 @@ def test_a_full_disk_raises_and_leaves_the_earlier_lines_whole(folder: Path, roo
     assert emptied(Outbox(folder)) == [points(0), TEXT, points(2)]
 
 
-def test_when_all_is_done_neither_file_nor_folder_is_left(folder: Path) -> None:
+def test_when_all_is_done_no_file_or_folder_is_left(folder: Path) -> None:
     outbox = filled(folder, points(0), TEXT)
     outbox.done(1)
     assert outbox.path.exists()
@@ -136,7 +136,7 @@ def test_an_outbox_that_was_never_used_makes_no_folder(folder: Path) -> None:
     assert outbox.waiting(10) == [] and not folder.exists()
 
 
-def test_files_lie_alone_until_they_are_done_and_vanish_then(folder: Path) -> None:
+def test_files_have_folders_of_their_own_which_are_removed_when_done(folder: Path) -> None:
     outbox = Outbox(folder)
     places = [outbox.place_for("agent.bin") for _ in range(2)]
     for number, place in enumerate(places):
@@ -149,7 +149,7 @@ def test_files_lie_alone_until_they_are_done_and_vanish_then(folder: Path) -> No
     assert not folder.exists()
 
 
-def test_a_second_process_with_the_same_pid_takes_no_place_that_a_file_waits_in(folder: Path) -> None:
+def test_a_second_process_with_the_same_pid_reuses_no_place_of_a_waiting_file(folder: Path) -> None:
     first = Outbox(folder).place_for("agent.bin")
     first.write_text("of the first process")
     second = Outbox(folder).place_for("agent.bin")
@@ -158,7 +158,7 @@ def test_a_second_process_with_the_same_pid_takes_no_place_that_a_file_waits_in(
     assert first.read_text() == "of the first process"
 
 
-def test_what_the_store_refuses_is_kept_apart_with_the_folder(folder: Path) -> None:
+def test_refused_operations_are_kept_in_a_file_of_their_own(folder: Path) -> None:
     outbox = filled(folder, points(0), TEXT)
     for operation in (points(0), TEXT):
         outbox.refuse(operation)
@@ -168,7 +168,7 @@ def test_what_the_store_refuses_is_kept_apart_with_the_folder(folder: Path) -> N
     assert not Outbox(folder) and len(Outbox(folder)) == 0
 
 
-def test_whether_something_waits_is_known_without_opening_it(folder: Path) -> None:
+def test_an_outbox_is_true_while_operations_wait(folder: Path) -> None:
     assert not Outbox(folder)
     outbox = filled(folder, TEXT)
     assert Outbox(folder)
@@ -176,7 +176,7 @@ def test_whether_something_waits_is_known_without_opening_it(folder: Path) -> No
     assert not Outbox(folder)
 
 
-def test_sync_makes_what_was_put_durable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_makes_operations_durable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outbox, synced = filled(folder, TEXT), []
     monkeypatch.setattr("os.fsync", lambda file: synced.append(Path(file.name)))
     outbox.sync()
@@ -202,7 +202,7 @@ def test_threads_that_put_while_another_delivers_lose_nothing(folder: Path) -> N
     assert not folder.exists()
 
 
-def test_a_place_for_a_file_can_be_had_while_the_folder_is_emptied(folder: Path) -> None:
+def test_files_can_be_placed_while_the_outbox_is_emptied(folder: Path) -> None:
     outbox, over = Outbox(folder), threading.Event()
 
     def empty() -> None:

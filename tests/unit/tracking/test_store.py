@@ -1,4 +1,4 @@
-"""Stores of another MLflow, and outputs folders that were moved, are told as what they are."""
+"""Tests of errors about stores of other versions of MLflow, and about outputs folders that were moved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plexp.tracking.tracker import Tracker
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
-    """A run that was kept by MLflow 9.8.7."""
+    """Return an outputs folder with one run, recorded by MLflow 9.8.7."""
     outputs, tags = tmp_path / "out", {"kind": "training", "version.mlflow": "9.8.7"}
     started = {"outputs": outputs, "outbox": outputs / "outbox", "experiment": "lake", "run_name": "one", "params": {}}
     tracker = Tracker(uri=None, tags=tags, **started)
@@ -28,7 +28,7 @@ def outputs(tmp_path: Path) -> Path:
 
 
 def with_schema(outputs: Path, version: str) -> Path:
-    """A copy: MLflow looks at the tables of a file once."""
+    """Return a copy with this version of the tables; MLflow looks at the tables of a file only once."""
     shutil.copytree(outputs, copy := outputs.with_name(f"schema-{version}"))
     with closing(sqlite3.connect(copy / "mlflow.db")) as store, store:
         assert store.execute("UPDATE alembic_version SET version_num = ?", (version,)).rowcount == 1
@@ -40,22 +40,22 @@ def test_a_newer_store_says_who_wrote_it_and_what_to_install(by_uri: bool, outpu
     outputs = with_schema(outputs, "ffffffffffff")
     uri = sqlite_uri(outputs / "mlflow.db") if by_uri else None
     newer = f"its tables are of an MLflow newer than the {mlflow.__version__} here"
-    said = rf"{newer} \(its newest run is by MLflow 9.8.7\); pip install -U plexp$"
-    with pytest.raises(StoreError, match=said) as error, open_run("one", outputs=outputs, uri=uri):
+    message = rf"{newer} \(its newest run is by MLflow 9.8.7\); pip install -U plexp$"
+    with pytest.raises(StoreError, match=message) as error, open_run("one", outputs=outputs, uri=uri):
         pass
     assert "\n" not in str(error.value)
 
 
-def test_an_older_store_says_how_to_bring_it_up(outputs: Path) -> None:
+def test_an_older_store_says_how_to_upgrade_it(outputs: Path) -> None:
     versions = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
     older = next(file.name.partition("_")[0] for file in sorted(versions.glob("*_add_*.py")))
     outputs = with_schema(outputs, older)
-    said = rf"older than {mlflow.__version__}; keep a copy of it, then: mlflow db upgrade sqlite:///"
-    with pytest.raises(StoreError, match=said), open_run("one", outputs=outputs, uri=None):
+    message = rf"older than {mlflow.__version__}; keep a copy of it, then: mlflow db upgrade sqlite:///"
+    with pytest.raises(StoreError, match=message), open_run("one", outputs=outputs, uri=None):
         pass
 
 
-def test_a_moved_folder_is_told_as_that_and_a_missing_file_is_not(outputs: Path) -> None:
+def test_a_moved_folder_and_a_missing_file_are_distinguished(outputs: Path) -> None:
     with open_run("one", outputs=outputs, uri=None) as run:
         with pytest.raises(ConfigError, match=r"it has no agent\.safetensors; train one to its end"):
             run.file("agent.safetensors")

@@ -1,4 +1,4 @@
-"""The record in MLflow, read back through MLflow's own client; what happens when the store fails; the server."""
+"""Tests of the tracker: the record as MLflow's client reads it, failures of the store, and the server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of outputs, with an awkward name, whose store most tests share."""
+    """Return a folder of outputs with an awkward name, whose store most tests share."""
     return tmp_path_factory.mktemp("out") / "puts #1 é"
 
 
@@ -64,7 +64,10 @@ def client(outputs: Path) -> MlflowClient:
 def server(
     outputs: Path, client: MlflowClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """`serve` on a store, its address, the ids of the two newest experiments. It starts while other tests run."""
+    """Start `serve` on a store; yield its process, its address, and the ids of the two newest experiments.
+
+    It starts while other tests run.
+    """
     served = tmp_path_factory.mktemp("served")
     with contextlib.closing(sqlite3.connect(outputs / "mlflow.db")) as source:
         source.execute("VACUUM INTO ?", (str(served / "mlflow.db"),))
@@ -94,7 +97,7 @@ def history(client: MlflowClient, run: Tracker, metric: str) -> list[tuple[int, 
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
-    """Whether it holds at last."""
+    """Wait until a condition holds, and return whether it does."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
@@ -106,7 +109,7 @@ def fail(*_: object, **__: object) -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_what_is_kept_is_read_back_and_nothing_is_printed(
+def test_a_recorded_run_is_read_back_and_nothing_is_printed(
     outputs: Path, client: MlflowClient, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     params = {
@@ -130,14 +133,14 @@ def test_what_is_kept_is_read_back_and_nothing_is_printed(
     run.remove_tag("passing")
     assert run.finish("FINISHED")
 
-    kept = client.get_run(run.run_id)
+    recorded = client.get_run(run.run_id)
     shown = {"seed": "3", "gamma": "0.99", "critic_net": "null", "normalize": "true", "net.widths": "[64,64]"}
-    assert kept.data.params == shown | {"net.plugin": "mlp"} | {f"many.{i}": str(i) for i in range(150)}
+    assert recorded.data.params == shown | {"net.plugin": "mlp"} | {f"many.{i}": str(i) for i in range(150)}
     assert history(client, run, "eval/return") == [(step, step / 10) for step in range(0, 5000, 2)]
     assert history(client, run, "train/loss") == [(step, -step) for step in range(0, 5000, 2)]
-    assert kept.info.status == "FINISHED" and kept.info.run_name == run.run_name == "ppo seed0"
+    assert recorded.info.status == "FINISHED" and recorded.info.run_name == run.run_name == "ppo seed0"
     tags = {"group": "ppo", "git.commit": "a1", "error": "none", "mlflow.note.content": "**ppo**"}
-    assert tags.items() <= kept.data.tags.items() and "passing" not in kept.data.tags
+    assert tags.items() <= recorded.data.tags.items() and "passing" not in recorded.data.tags
     assert run.artifact_uri.startswith((outputs / "artifacts").as_uri())
     folder = next((outputs / "artifacts" / "CartPole-v1").glob(f"{run.run_id}/artifacts"))
     assert (folder / "files" / "agent.bin").read_bytes() == b"\0\1"
@@ -164,7 +167,7 @@ def test_metrics_wait_for_a_full_batch_or_for_the_time(
     run.finish("FINISHED")
 
 
-def test_a_bad_name_or_value_takes_no_other_metric_with_it(
+def test_a_bad_name_or_value_does_not_lose_other_metrics(
     outputs: Path, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tracker(outputs)
@@ -190,9 +193,9 @@ def test_long_params_and_tags_keep_their_beginning_and_their_end(outputs: Path, 
     run = tracker(outputs, params={"long": text}, tags={"error": text})
     run.finish("FAILED")
     data = client.get_run(run.run_id).data
-    for kept, limit in ((data.params["long"], 6000), (data.tags["error"], 8000)):
-        assert len(kept) == limit
-        assert kept.startswith("00000 00001 ") and kept.endswith("01999 ") and "12000 characters" in kept
+    for recorded, limit in ((data.params["long"], 6000), (data.tags["error"], 8000)):
+        assert len(recorded) == limit
+        assert recorded.startswith("00000 00001 ") and recorded.endswith("01999 ") and "12000 characters" in recorded
 
 
 def test_a_figure_is_wide_enough_to_be_shown(outputs: Path) -> None:
@@ -208,7 +211,7 @@ def test_a_figure_is_wide_enough_to_be_shown(outputs: Path) -> None:
 @pytest.mark.parametrize(
     "statuses", [["FINISHED", "FINISHED"], ["FAILED", "FINISHED"], ["KILLED", "FAILED", "FINISHED"]]
 )
-def test_finish_is_idempotent_and_what_failed_stays_failed(
+def test_finish_is_idempotent_and_a_failed_run_stays_failed(
     outputs: Path, client: MlflowClient, statuses: list[Any]
 ) -> None:
     run = tracker(outputs)
@@ -219,14 +222,14 @@ def test_finish_is_idempotent_and_what_failed_stays_failed(
     assert history(client, run, "x") == [(1, 1.0)]
 
 
-def test_what_fails_after_the_end_is_failed(outputs: Path, client: MlflowClient) -> None:
+def test_a_run_that_fails_after_its_end_has_failed(outputs: Path, client: MlflowClient) -> None:
     run = tracker(outputs)
     assert run.finish("FINISHED")
     assert run.finish("FAILED")
     assert client.get_run(run.run_id).info.status == "FAILED"
 
 
-def test_a_store_that_fails_meanwhile_costs_no_points_and_is_said_once(
+def test_a_store_that_fails_for_a_while_loses_no_points_and_is_logged_once(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(DeliveryThread, "FLUSH_SECONDS", 0.02)
@@ -251,16 +254,16 @@ def test_a_store_that_fails_meanwhile_costs_no_points_and_is_said_once(
     assert run.finish("FINISHED") and len(caplog.messages) == 1
 
 
-def test_a_store_that_hangs_does_not_hold_the_training_up(
+def test_a_store_that_hangs_does_not_block_training(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DeliveryThread, "FLUSH_SECONDS", 0.0)
     run = tracker(outputs)
-    go_on, hangs, log_batch = threading.Event(), threading.Event(), run.client.log_batch
+    release, hangs, log_batch = threading.Event(), threading.Event(), run.client.log_batch
 
     def hang(*args: Any, **options: Any) -> None:
         hangs.set()
-        assert go_on.wait(60)
+        assert release.wait(60)
         log_batch(*args, **options)
 
     monkeypatch.setattr(run.client, "log_batch", hang)
@@ -271,13 +274,13 @@ def test_a_store_that_hangs_does_not_hold_the_training_up(
         run.log({"x": float(step)}, step)
     run.log_text("seed: 3", "config.yaml")
     run.sync()
-    assert time.perf_counter() - start < 20 and not go_on.is_set()
-    go_on.set()
+    assert time.perf_counter() - start < 20 and not release.is_set()
+    release.set()
     assert run.finish("FINISHED")
     assert history(client, run, "x") == [(step, float(step)) for step in range(100)]
 
 
-def test_what_the_store_does_not_take_at_the_end_waits_on_disk_and_is_delivered_later(
+def test_undelivered_points_wait_on_disk_at_the_end_and_are_delivered_later(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(DeliveryThread, "PATIENCE", (0.3, 0.3))
@@ -296,7 +299,7 @@ def test_what_the_store_does_not_take_at_the_end_waits_on_disk_and_is_delivered_
     assert until(lambda: not outbox.exists()) and run.finish("FINISHED")
 
 
-def test_the_end_waits_as_long_as_the_store_gets_on(
+def test_the_end_waits_as_long_as_the_store_makes_progress(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DeliveryThread, "PATIENCE", (0.5, 0.5))
@@ -336,7 +339,7 @@ def test_only_a_full_disk_makes_logging_raise(
     assert run.finish("FINISHED") and history(client, run, "x") == [(2, 2.0)]
 
 
-def test_a_model_that_a_full_disk_has_no_room_for_is_not_kept(
+def test_a_model_is_not_recorded_on_a_full_disk(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tracker(outputs)
@@ -351,7 +354,7 @@ def test_a_model_that_a_full_disk_has_no_room_for_is_not_kept(
     assert run.finish("FINISHED")
 
 
-def test_a_run_that_is_taken_up_goes_on_and_has_what_its_first_process_left(
+def test_a_resumed_run_continues_with_what_its_first_process_left(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DeliveryThread, "FLUSH_SECONDS", 3600.0)
@@ -367,11 +370,11 @@ def test_a_run_that_is_taken_up_goes_on_and_has_what_its_first_process_left(
     second.log({"x": 2.5}, 2)
     assert second.finish("FINISHED")
     assert sorted(history(client, second, "x")) == [(0, 0.5), (1, 1.5), (2, 2.5)]
-    kept = client.get_run(first.run_id)
-    assert kept.data.params == {"a": "1", "b": "2"} and kept.info.status == "FINISHED"
+    recorded = client.get_run(first.run_id)
+    assert recorded.data.params == {"a": "1", "b": "2"} and recorded.info.status == "FINISHED"
 
 
-def test_a_run_that_was_deleted_starts_anew_without_what_waited_for_it(
+def test_a_deleted_run_starts_again_without_its_waiting_operations(
     outputs: Path, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = tracker(outputs)
@@ -389,7 +392,7 @@ def test_a_run_that_was_deleted_starts_anew_without_what_waited_for_it(
     assert first.run_id in caplog.text and "starts a new run" in caplog.text
 
 
-def test_if_the_params_are_not_taken_no_run_is_left_running(
+def test_if_logging_params_fails_no_run_is_left_running(
     outputs: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(StoreError):
@@ -399,7 +402,7 @@ def test_if_the_params_are_not_taken_no_run_is_left_running(
     assert [run.info.status for run in client.search_runs([found.experiment_id])] == ["FAILED"]
 
 
-def test_an_experiment_that_was_deleted_is_said_in_one_line(outputs: Path, client: MlflowClient) -> None:
+def test_an_experiment_that_was_deleted_is_reported_in_one_line(outputs: Path, client: MlflowClient) -> None:
     run = tracker(outputs, experiment="gone")
     run.finish("FINISHED")
     client.delete_experiment(run.experiment_id)
@@ -448,7 +451,7 @@ def test_many_processes_start_at_once_on_a_fresh_folder_and_lose_nothing(
 
 @pytest.fixture
 def mute_server() -> Iterator[int]:
-    """The port of a server that accepts connections and never answers."""
+    """Yield the port of a server that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -456,7 +459,7 @@ def mute_server() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("kind", ["nobody listens", "nobody answers"])
-def test_a_server_that_cannot_be_reached_is_said_soon_in_one_line_without_credentials(
+def test_an_unreachable_server_is_soon_reported_without_credentials(
     kind: str, mute_server: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     port = mute_server if kind == "nobody answers" else free_port()
@@ -473,26 +476,28 @@ def test_a_server_that_cannot_be_reached_is_said_soon_in_one_line_without_creden
 
 
 @pytest.mark.parametrize("below", [".", "deeper"])
-def test_outputs_that_is_a_file_is_said_in_one_line(below: str, tmp_path: Path) -> None:
+def test_outputs_that_is_a_file_is_reported_in_one_line(below: str, tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("a file")
     with pytest.raises(StoreError, match=r"^outputs=[^\n]+(is a file|Not a directory)[^\n]+$"):
         tracker(tmp_path / "outputs" / below)
 
 
-def test_a_store_that_is_no_database_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_is_not_a_database_is_reported_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mlflow.db").write_text("This is not a database, though it is long enough to look like one." * 20)
     with pytest.raises(StoreError, match=r"^outputs=[^\n]+not a database[^\n]+$"):
         tracker(tmp_path)
     assert capfd.readouterr() == ("", "")
 
 
-def test_credentials_are_masked_wherever_they_stand() -> None:
+def test_credentials_are_masked_wherever_they_occur() -> None:
     line = masked("GET http://me:a/b@c@host:5000/api?token=abc&x=1 and postgresql://u:p@db/x?password=secret failed")
     assert line == "GET http://***@host:5000/api?token=***&x=*** and postgresql://***@db/x?password=*** failed"
 
 
 class Policy(nn.Module):
-    """As the bench exports it: observations [B, 8] -> actions [B]."""
+    """Policy as plexp exports it: observations [B, 8] -> actions [B]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -528,13 +533,13 @@ def test_a_model_loads_without_plexp_and_acts_the_same_at_every_batch_size(
     assert run.log_model(policy, torch.zeros(1, 8)) and policy.training
     assert run.finish("FINISHED")
     assert capfd.readouterr() == ("", "")
-    (kept,) = client.get_run(run.run_id).outputs.model_outputs
-    model = client.get_logged_model(kept.model_id)
+    (recorded,) = client.get_run(run.run_id).outputs.model_outputs
+    model = client.get_logged_model(recorded.model_id)
     assert (model.name, str(model.status), model.source_run_id) == ("policy", "READY", run.run_id)
 
     batches = [torch.randn(size, 8) for size in (1, 2, 7)]
     loaded = forks.run(
-        [sqlite_uri(outputs / "mlflow.db"), f"models:/{kept.model_id}"],
+        [sqlite_uri(outputs / "mlflow.db"), f"models:/{recorded.model_id}"],
         code=LOAD,
         text=json.dumps([batch.tolist() for batch in batches]),
         env={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
@@ -544,7 +549,7 @@ def test_a_model_loads_without_plexp_and_acts_the_same_at_every_batch_size(
     assert [json.loads(line) for line in loaded.stdout.splitlines()] == [[actions, actions] for actions in expected]
 
 
-def test_a_policy_that_cannot_be_exported_is_said_in_one_line_and_leaves_no_model(
+def test_a_policy_that_cannot_be_exported_is_logged_and_leaves_no_model(
     outputs: Path, client: MlflowClient, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = tracker(outputs, experiment="untraceable")
@@ -586,7 +591,7 @@ def test_a_new_experiment_has_the_views_that_its_links_open(client: MlflowClient
     assert all(is_same_view(tags[key], view) for key, view in views.items())
 
 
-def test_serve_says_in_one_line_why_it_cannot(
+def test_serve_reports_in_one_line_why_it_cannot_start(
     tmp_path: Path, outputs: Path, client: MlflowClient, mute_server: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert serve(uri=None, outputs=tmp_path) == 2
@@ -601,7 +606,7 @@ def test_serve_says_in_one_line_why_it_cannot(
 
 
 @pytest.mark.server
-def test_serve_prints_links_keeps_runs_over_http_and_ends_with_its_children(
+def test_serve_prints_links_records_runs_over_http_and_ends_its_children(
     server: tuple[subprocess.Popen[str], str, list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     process, address, (older, newer) = server
@@ -634,9 +639,9 @@ def test_serve_prints_links_keeps_runs_over_http_and_ends_with_its_children(
         os.killpg(group, 0)
 
 
-def test_how_to_browse_a_store_names_it_and_no_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_to_browse_a_store_hides_its_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert ui_command(None, Path("outputs")) == ui_command(None, tmp_path / "outputs") == "python -m plexp ui"
     assert ui_command(None, Path("/shared/my runs")) == "python -m plexp ui --outputs '/shared/my runs'"
-    said = ui_command("postgresql://me:secret@db/x", Path("outputs"))
-    assert said == "python -m plexp ui --uri 'postgresql://***@db/x'"
+    command = ui_command("postgresql://me:secret@db/x", Path("outputs"))
+    assert command == "python -m plexp ui --uri 'postgresql://***@db/x'"

@@ -1,4 +1,4 @@
-"""The saved views: what they show, and that their links open them."""
+"""Tests of the saved views: what they show, and that their links open them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_charts_are_of_training_runs_and_the_table_of_all() -> None:
     assert table["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "group"}]
 
 
-def test_a_view_is_the_same_whenever_it_was_made() -> None:
+def test_views_are_equal_whenever_they_were_made() -> None:
     one = saved_views()[f"mlflow.sharedViewState.{TABLE}"]
     later = json.dumps({**json.loads(one), "createdAt": 1, "updatedAt": 2})
     assert is_same_view(one, later)

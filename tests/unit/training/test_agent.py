@@ -1,4 +1,4 @@
-"""The agent: what it makes of rollouts, row by row and by numeric integration."""
+"""Tests of the agent: how it evaluates rollouts, row by row and by numeric integration, and how it acts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def minibatch_of(rollout: Rollout, value_targets: Tensor | None) -> Minibatch:
 
 
 def successor(rollout: Rollout, t: int, n: int) -> Tensor:
-    """The true next observation: the final one where an episode ended in the same step."""
+    """Return the true next observation: the final one where an episode ended in the same step."""
     steps, envs = rollout.rewards.shape
     for k, index in enumerate(rollout.final_index.tolist()):
         if index == t * envs + n:
@@ -91,7 +91,7 @@ def test_log_ratios_are_zero_at_first_and_follow_the_policy() -> None:
 
 
 @pytest.mark.parametrize("share_trunk", [False, True])
-def test_once_there_is_a_target_critic_it_values_the_rollout(share_trunk: bool) -> None:
+def test_a_target_critic_gives_the_values_of_the_rollout(share_trunk: bool) -> None:
     agent, rollout = make_agent(share_trunk=share_trunk), random_rollout(1)
     before = agent.evaluate_trajectory(rollout)
     agent.add_target_critic()
@@ -196,7 +196,7 @@ def test_a_minibatch_is_evaluated_as_the_rollout_was(critic: str, share_trunk: b
     assert agent.evaluate(minibatch_of(evaluated, None)).predictions is None
 
 
-def test_the_agent_acts_as_its_distribution_says_of_normalised_observations() -> None:
+def test_the_agent_acts_by_its_distribution_on_normalised_observations() -> None:
     space = SquashedGaussian(LOW, HIGH)
     agent = make_agent("none", space, normalizer=normalizer())
     observations, noise = torch.randn(6, 4).double(), torch.randn(6, 1)
@@ -209,21 +209,21 @@ def test_the_agent_acts_as_its_distribution_says_of_normalised_observations() ->
 
 
 @pytest.mark.parametrize(("log_std", "initial", "expected"), [("free", -0.5, -0.5), ("identity", -0.5, 0.0)])
-def test_log_std_free_and_identity_do_not_look_at_the_state(log_std: str, initial: float, expected: float) -> None:
+def test_log_std_free_and_identity_do_not_depend_on_the_state(log_std: str, initial: float, expected: float) -> None:
     agent = make_agent("none", DiagonalGaussian(LOW, HIGH), policy={"log_std": log_std, "log_std_init": initial})
     assert torch.equal(agent.policy(torch.randn(5, 4).double())[:, 1], torch.full((5,), expected).double())
     assert ("head.log_std" in dict(agent.named_parameters())) is (log_std == "free")
 
 
 @pytest.mark.parametrize("initial", [0.0, -0.5])
-def test_log_std_of_the_state_starts_about_its_initial_value(initial: float) -> None:
+def test_a_state_dependent_log_std_starts_near_its_initial_value(initial: float) -> None:
     policy = {"log_std": "state", "log_std_init": initial}
     agent = make_agent("none", DiagonalGaussian(LOW, HIGH), initialization="orthogonal", policy=policy)
     deviations = agent.policy(torch.randn(50, 4).double())[:, 1] - initial
     assert 0 < deviations.abs().max() < 0.05 and deviations.std() > 0
 
 
-def test_a_shared_trunk_leaves_no_room_for_a_network_of_the_critics_own() -> None:
+def test_a_shared_trunk_excludes_a_network_of_the_critics_own() -> None:
     net = MLP(**{**NET, "share_trunk": True})
     with pytest.raises(ConfigError, match=r"net\.share_trunk=True"):
         Agent((4,), Categorical(2), net, MLP(**NET), "v", None, np.random.default_rng(0), **POLICY)

@@ -1,4 +1,4 @@
-"""The collector against a plain loop over single environments."""
+"""Tests of the collector against a plain loop over single environments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP]
 
 
 class Linear:
-    """A network whose V is an exact weighted sum of the observation, so that it tells successors apart."""
+    """Network whose V is an exact weighted sum of the observation, so that successors differ in V."""
 
     label, share_trunk = "linear", False
 
@@ -76,7 +76,7 @@ def make_collector(num_envs: int, mode: AutoresetMode, num_steps: int, complete_
 
 @dataclass
 class Plain:
-    """One environment, stepped the slow way, and its rows: (observation, reward, terminated, truncated, valid, successor)."""
+    """One environment in a plain loop; a row is (observation, reward, terminated, truncated, valid, successor)."""
 
     index: int
     mode: AutoresetMode
@@ -97,7 +97,7 @@ class Plain:
 
     def row(self, action: int) -> tuple[Any, ...]:
         before = self.observation
-        if self.ended:  # NEXT_STEP: this step does nothing but reset
+        if self.ended:  # NEXT_STEP: this step only resets
             self.reset()
             return before, 0.0, False, False, False, self.observation
         successor, reward, terminated, truncated, _ = self.env.step(action)
@@ -127,9 +127,7 @@ def assert_rows(rollout: Rollout, plain: list[Plain]) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("num_envs", [1, 4])
-def test_rollouts_are_those_of_a_plain_loop_and_carry_on_where_the_last_one_ended(
-    mode: AutoresetMode, num_envs: int
-) -> None:
+def test_rollouts_match_a_plain_loop_and_continue_where_the_last_one_ended(mode: AutoresetMode, num_envs: int) -> None:
     collector = make_collector(num_envs, mode, num_steps=7)
     plain = [Plain(i, mode) for i in range(num_envs)]
     seen: set[tuple[bool, bool]] = set()
@@ -146,7 +144,7 @@ def test_rollouts_are_those_of_a_plain_loop_and_carry_on_where_the_last_one_ende
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_true_last_observations_are_kept_apart_only_where_the_reset_hides_them(mode: AutoresetMode) -> None:
+def test_final_observations_are_stored_only_where_the_reset_hides_them(mode: AutoresetMode) -> None:
     rollout = make_collector(3, mode, num_steps=12).collect()
     ends = (rollout.terminated | rollout.truncated).flatten().nonzero().flatten()
     if mode == AutoresetMode.NEXT_STEP:
@@ -184,8 +182,8 @@ def test_rollouts_of_complete_episodes_begin_and_end_with_episodes(mode: Autores
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_complete_episodes_are_those_of_a_plain_loop(mode: AutoresetMode) -> None:
-    """The rows until an environment waits; afterwards they are padding."""
+def test_complete_episodes_match_a_plain_loop(mode: AutoresetMode) -> None:
+    """Compare the rows until an environment waits; the rows after that are padding."""
     collector = make_collector(3, mode, 5, complete_episodes=True)
     rollout = collector.agent.evaluate_trajectory(collector.collect())
     for n in range(3):
@@ -237,7 +235,7 @@ def test_the_native_cartpole_resets_in_the_next_step_and_those_rows_are_not_vali
 
 @pytest.mark.parametrize("complete_episodes", [False, True])
 @pytest.mark.parametrize(
-    ("fault", "at", "said"),
+    ("fault", "at", "message"),
     [
         ("step", 3, "the environment raised ValueError in step: the physics broke"),
         ("reset", 1, "the environment raised ValueError in reset: the reset broke"),
@@ -249,22 +247,22 @@ def test_the_native_cartpole_resets_in_the_next_step_and_those_rows_are_not_vali
         ("nan final observation", 0, "environment 0 returned the observation"),
     ],
 )
-def test_a_broken_environment_stops_the_run_with_one_line(
-    fault: str, at: int, said: str, complete_episodes: bool
+def test_a_broken_environment_stops_the_run_with_a_one_line_error(
+    fault: str, at: int, message: str, complete_episodes: bool
 ) -> None:
     make = partial(gymnasium.make, "plexp-tests/Faulty-v0", fault=fault, at=at, disable_env_checker=True)
     env = SyncVectorEnv([make] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
     rng = np.random.default_rng(0)
     with pytest.raises(TrainingError) as raised:
         Collector(env, make_agent(2, 2), rng, None, num_steps=15, complete_episodes=complete_episodes).collect()
-    assert str(raised.value).startswith(said)
+    assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
 
 
 class Breaks(gymnasium.Env[Any, Any]):
-    """Goes wrong as `fault` says in some of its episodes, as their seed says; an episode has 4…8 steps.
+    """Environment that fails as `fault` says in episodes that their seed chooses; an episode has 4…8 steps.
 
-    The observation is (what the seed says, the step, the sum of the actions of the episode).
+    The observation is (a number that the seed determines, the step, the sum of the actions of the episode).
     """
 
     FAULTS: ClassVar[dict[str, str]] = {
@@ -282,7 +280,7 @@ class Breaks(gymnasium.Env[Any, Any]):
     }
     observation_space = spaces.Box(-50, 1e4, (3,), np.float32)
     played: ClassVar[dict[int, list[Any]]] = {}
-    """What was done in each episode, by its seed; of environments in this process."""
+    """Actions of each episode, by its seed; only of environments in this process."""
 
     def __init__(self, fault: str, often: int = 40, continuous: bool = False) -> None:
         self.fault, self.often = fault, often
@@ -326,7 +324,7 @@ def breaks(index: int, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     return SeededEpisodes(gymnasium.make("plexp-tests/Breaks-v0", disable_env_checker=True, **kwargs), index, SEEDS)
 
 
-def breaking(
+def breaking_collector(
     fault: str,
     num_steps: int,
     complete_episodes: bool = False,
@@ -342,8 +340,8 @@ def breaking(
     return Collector(env, agent, rng, None, **sizes, episode_seed=SEEDS, check_bounds=check_bounds)
 
 
-def broken(collector: Callable[[], Collector], rollouts: int = 200) -> EnvironmentFault:
-    """What it raises sooner or later."""
+def fault_of(collector: Callable[[], Collector], rollouts: int = 200) -> EnvironmentFault:
+    """Collect until a fault is raised, and return it."""
     with pytest.raises(EnvironmentFault) as raised:
         made = collector()
         for _ in range(rollouts):
@@ -352,7 +350,7 @@ def broken(collector: Callable[[], Collector], rollouts: int = 200) -> Environme
 
 
 def last_of(seed: int, actions: list[Any], fault: str, **kwargs: Any) -> tuple[int, list[Any]]:
-    """How many of the actions a plain environment took, and what came last: a text if it raised."""
+    """Play actions in a plain environment; return how many it took, and what came last: a text if it raised."""
     env = Breaks(fault, **kwargs)
     dtype = env.action_space.dtype
     taken = 0
@@ -368,7 +366,7 @@ def last_of(seed: int, actions: list[Any], fault: str, **kwargs: Any) -> tuple[i
 
 
 def assert_located(fault: EnvironmentFault, kind: str, **kwargs: Any) -> list[Any]:
-    """Its episode, played in a plain environment, goes wrong in its last step and not before."""
+    """Assert that a fault's episode goes wrong in its last step in a plain environment; return its actions."""
     episode = fault.episode
     assert episode is not None and list(episode) == ["environment", "episode", "seed", "actions"]
     index, number, seed, actions = episode.values()
@@ -398,7 +396,7 @@ def test_a_fault_names_the_episode_that_goes_wrong_in_its_last_step(
     kind: str, num_steps: int, complete_episodes: bool
 ) -> None:
     Breaks.played.clear()
-    fault = broken(lambda: breaking(kind, num_steps, complete_episodes))
+    fault = fault_of(lambda: breaking_collector(kind, num_steps, complete_episodes))
     assert fault.episode is not None
     done = Breaks.played[fault.episode["seed"]]
     actions = assert_located(fault, kind)
@@ -408,7 +406,7 @@ def test_a_fault_names_the_episode_that_goes_wrong_in_its_last_step(
 
 @pytest.mark.parametrize("kind", ["step", "nan", "nan reward at the end", "reset"])
 def test_actions_are_recorded_as_the_environment_got_them(kind: str) -> None:
-    fault = broken(lambda: breaking(kind, 7, continuous=True))
+    fault = fault_of(lambda: breaking_collector(kind, 7, continuous=True))
     actions = assert_located(fault, kind, continuous=True)
     flat = [number for action in actions for number in action]
     assert all(-0.5 <= number <= 0.75 and number == float(np.float32(number)) for number in flat)
@@ -416,59 +414,59 @@ def test_actions_are_recorded_as_the_environment_got_them(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["step", "reset", "nan at the end", "outside"])
-def test_a_fault_in_a_process_of_its_own_names_its_episode_too(kind: str) -> None:
+def test_a_fault_in_a_subprocess_names_its_episode_too(kind: str) -> None:
     made: list[Collector] = []
 
     def make() -> Collector:
-        made.append(breaking(kind, 7, kind=SubprocessVectorEnv))
+        made.append(breaking_collector(kind, 7, kind=SubprocessVectorEnv))
         return made[-1]
 
     try:
-        assert_located(broken(make), kind)
+        assert_located(fault_of(make), kind)
     finally:
         made[0].adapter.env.close()
 
 
 @pytest.mark.parametrize("kind", ["reset", "nan at the beginning", "outside at the beginning"])
-def test_what_is_wrong_from_the_very_beginning_is_located_too(kind: str) -> None:
-    fault = broken(lambda: breaking(kind, 7, often=1))
+def test_a_fault_at_the_very_beginning_is_located_too(kind: str) -> None:
+    fault = fault_of(lambda: breaking_collector(kind, 7, often=1))
     assert assert_located(fault, kind, often=1) == []
     assert fault.episode is not None and (fault.episode["environment"], fault.episode["episode"]) == (0, 0)
 
 
 @pytest.mark.parametrize("kind", ["step", "nan at the end", "outside"])
 @pytest.mark.parametrize("num_steps", [1, 3])
-def test_a_run_that_was_taken_up_names_the_whole_episode(kind: str, num_steps: int) -> None:
+def test_a_fault_of_a_resumed_run_names_the_whole_episode(kind: str, num_steps: int) -> None:
     def stopped_after_each_rollout() -> Collector:
-        collector = breaking(kind, num_steps)
+        collector = breaking_collector(kind, num_steps)
         for _ in range(200):
             collector.collect()
             state = decode(encode(copied(collector.state_dict())))
-            rng, collector = collector.rng, breaking(kind, num_steps)
+            rng, collector = collector.rng, breaking_collector(kind, num_steps)
             collector.rng = rng
             collector.load_state_dict(state)
             assert collector.not_replayed == []
         return collector
 
-    fault, never = broken(stopped_after_each_rollout), broken(lambda: breaking(kind, num_steps))
+    fault, never = fault_of(stopped_after_each_rollout), fault_of(lambda: breaking_collector(kind, num_steps))
     assert_located(fault, kind)
     assert fault.episode == never.episode
 
 
-def test_without_seeds_of_episodes_a_fault_has_none() -> None:
+def test_without_seeds_of_episodes_a_fault_names_no_episode() -> None:
     make = partial(gymnasium.make, "plexp-tests/Faulty-v0", fault="nan reward", at=3, disable_env_checker=True)
     env = SyncVectorEnv([make] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
     agent, rng = make_agent(2, 2), np.random.default_rng(0)
-    fault = broken(lambda: Collector(env, agent, rng, None, num_steps=15, complete_episodes=False))
+    fault = fault_of(lambda: Collector(env, agent, rng, None, num_steps=15, complete_episodes=False))
     assert fault.episode is None and fault.index == 0
 
 
 @pytest.mark.parametrize("kind", ["outside", "outside at the end", "outside at the beginning"])
-def test_an_observation_outside_its_space_ends_the_run_unless_that_is_not_asked_for(kind: str) -> None:
-    fault = broken(lambda: breaking(kind, 50))
+def test_an_observation_outside_its_space_ends_a_run_that_checks_bounds(kind: str) -> None:
+    fault = fault_of(lambda: breaking_collector(kind, 50))
     assert str(fault).endswith("of the rollout: outside its space, as env.check_bounds=true does not allow")
     assert "2.e+04" in str(fault) or "20000" in str(fault)
-    collector = breaking(kind, 50, check_bounds=False)
+    collector = breaking_collector(kind, 50, check_bounds=False)
     highest = 0.0
     for _ in range(20):
         rollout = collector.collect()
@@ -478,16 +476,16 @@ def test_an_observation_outside_its_space_ends_the_run_unless_that_is_not_asked_
 
 
 @pytest.mark.parametrize("kind", ["nan", "nan at the end", "nan reward"])
-def test_what_is_not_finite_ends_the_run_in_any_case(kind: str) -> None:
-    fault = broken(lambda: breaking(kind, 50, check_bounds=False))
+def test_values_that_are_not_finite_always_end_the_run(kind: str) -> None:
+    fault = fault_of(lambda: breaking_collector(kind, 50, check_bounds=False))
     assert str(fault).endswith("of the rollout: not finite")
 
 
-def test_the_sheet_says_whether_bounds_are_checked(build: Callable[..., Any]) -> None:
+def test_the_config_decides_whether_bounds_are_checked(build: Callable[..., Any]) -> None:
     sizes = ("env.num_envs=1", "algo.num_steps=8", "algo.num_minibatches=1")
     assert build("env=cartpole", *sizes).trainer.collector.bounds is not None
     assert build("env=cartpole", *sizes, "env.check_bounds=false").trainer.collector.bounds is None
-    assert build("env=lunarlander", *sizes).trainer.collector.bounds is None, "it leaves its own"
+    assert build("env=lunarlander", *sizes).trainer.collector.bounds is None, "it leaves its own space"
 
 
 Recorded = Callable[..., tuple[Path, EnvironmentFault]]
@@ -495,7 +493,7 @@ Recorded = Callable[..., tuple[Path, EnvironmentFault]]
 
 @pytest.fixture
 def recorded(build: Callable[..., Any], compose: Callable[..., DictConfig], tmp_path: Path) -> Recorded:
-    """The fault of a whole experiment, as it is written, and itself."""
+    """Return a function that records a fault of a whole experiment, and returns the file and the fault."""
 
     def make(kind: str, continuous: bool = False) -> tuple[Path, EnvironmentFault]:
         sizes = ("env.num_envs=4", "algo.num_steps=8", "algo.num_minibatches=1")
@@ -503,7 +501,7 @@ def recorded(build: Callable[..., Any], compose: Callable[..., DictConfig], tmp_
         with open_dict(config):
             config.env.kwargs = {"fault": kind, "continuous": continuous}
         experiment = build(config)
-        fault = broken(lambda: experiment.trainer.collector)
+        fault = fault_of(lambda: experiment.trainer.collector)
         content = {"error": str(fault), "env": experiment.values["env"], **(fault.episode or {})}
         (tmp_path / "fault.json").write_text(json.dumps(content))
         return tmp_path / "fault.json", fault
@@ -530,17 +528,17 @@ SHOWN = {
 
 @pytest.mark.parametrize("continuous", [False, True])
 @pytest.mark.parametrize("kind", SHOWN)
-def test_a_recorded_fault_is_seen_again(kind: str, continuous: bool, recorded: Recorded) -> None:
+def test_a_recorded_fault_is_reproduced(kind: str, continuous: bool, recorded: Recorded) -> None:
     file, fault = recorded(kind, continuous)
     episode = fault.episode
     assert episode is not None
-    said, _, was = resimulate(file).partition("; recorded was: ")
+    message, _, was = resimulate(file).partition("; recorded was: ")
     began = f"seed {episode['seed']}, {len(episode['actions'])} actions: the last step "
-    assert said.startswith(began) and re.fullmatch(SHOWN[kind], said.removeprefix(began)), said
+    assert message.startswith(began) and re.fullmatch(SHOWN[kind], message.removeprefix(began)), message
     assert was == ("" if kind.startswith(("step", "reset")) else str(fault))
 
 
-def test_what_is_mended_since_is_seen_to_be_well(recorded: Recorded) -> None:
+def test_a_fault_that_was_fixed_is_not_reproduced(recorded: Recorded) -> None:
     file, _ = recorded("nan reward")
     content = json.loads(file.read_text())
     content["env"]["kwargs"]["fault"] = "none"
@@ -558,7 +556,7 @@ def test_what_is_mended_since_is_seen_to_be_well(recorded: Recorded) -> None:
         '{"env": {"plugin": "gymnasium"}, "seed": 1, "actions": []}',
     ],
 )
-def test_what_is_no_recorded_episode_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recorded_episode_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     file = tmp_path / "fault.json"
     file.write_text(text)
     with pytest.raises(ConfigError) as raised:
@@ -566,7 +564,7 @@ def test_what_is_no_recorded_episode_is_refused_in_one_line(text: str, tmp_path:
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"^replay=.*none\.json: it cannot be read as a recorded episode \(FileNotFound"
     ):

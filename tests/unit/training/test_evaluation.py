@@ -1,4 +1,4 @@
-"""Greedy evaluation against a plain loop."""
+"""Tests of greedy evaluation against a plain loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = ("env.id=plexp-tests/Counter-v0", "env.num_envs=2", "algo.num_minibat
 
 
 class Problem:
-    """An environment plugin with either kind of automatic reset, which remembers what it made."""
+    """Environment plugin with either kind of automatic reset, which remembers what it made."""
 
     def __init__(self, mode: AutoresetMode, **kwargs: Any) -> None:
         self.mode, self.kwargs, self.made = mode, {"id": "plexp-tests/Counter-v0", **kwargs}, []
@@ -40,7 +40,7 @@ class Problem:
 
 @pytest.fixture
 def experiment(build: Callable[..., Any]) -> Any:
-    """With weights so large that the greedy action depends on the observation."""
+    """Return an experiment whose weights are so small that the greedy action depends on the observation."""
     experiment = build(*SETTINGS)
     for parameter in experiment.agent.trunk.parameters():
         parameter.data.uniform_(-0.01, 0.01, generator=torch.Generator().manual_seed(1))
@@ -48,7 +48,7 @@ def experiment(build: Callable[..., Any]) -> Any:
 
 
 def plain_episode(agent: Any, seed: int) -> tuple[float, int, set[int]]:
-    """Return, length and actions of one greedy episode, played alone."""
+    """Play one greedy episode alone; return its return, its length and the set of its actions."""
     env = gymnasium.make("plexp-tests/Counter-v0")
     observation, ended, rewards, actions = env.reset(seed=seed)[0], False, [], set()
     while not ended:
@@ -62,7 +62,7 @@ def plain_episode(agent: Any, seed: int) -> tuple[float, int, set[int]]:
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
 @pytest.mark.parametrize(("episodes", "num_envs"), [(1, 1), (7, 7), (10, 10), (11, 10), (12, 10), (40, 10)])
-def test_exactly_so_many_greedy_episodes_as_many_of_each_environment_as_was_fixed_before(
+def test_evaluation_plays_exactly_the_episodes_fixed_for_each_environment(
     episodes: int, num_envs: int, mode: AutoresetMode, experiment: Any
 ) -> None:
     problem = Problem(mode)
@@ -78,7 +78,7 @@ def test_exactly_so_many_greedy_episodes_as_many_of_each_environment_as_was_fixe
         assert len(set.union(*[actions for _, _, actions in expected])) > 1, "and more than one action"
 
 
-def test_the_same_evaluation_twice_is_the_same_and_another_one_has_other_episodes(experiment: Any) -> None:
+def test_an_evaluation_is_reproducible_and_another_one_has_other_episodes(experiment: Any) -> None:
     streams, problem = experiment.streams, Problem(AutoresetMode.SAME_STEP)
     first, again, other = (evaluate(experiment.agent, problem, streams.evaluation(i), 10).returns for i in (0, 0, 1))
     assert np.array_equal(first, again)
@@ -109,7 +109,7 @@ def test_evaluation_touches_nothing_that_training_depends_on(
 
 
 def assert_same(one: Any, two: Any) -> None:
-    """Equality of nested lists, dicts, arrays and tensors, bit for bit."""
+    """Assert that nested lists, dicts, arrays and tensors are equal."""
     if isinstance(one, dict):
         assert one.keys() == two.keys()
         one, two = list(one.values()), list(two.values())
@@ -122,9 +122,7 @@ def assert_same(one: Any, two: Any) -> None:
 
 
 @pytest.mark.parametrize("fault", ["step", "reset"])
-def test_an_environment_that_breaks_in_evaluation_is_closed_and_said_in_one_line(
-    fault: str, build: Callable[..., Any]
-) -> None:
+def test_an_environment_that_fails_in_evaluation_is_closed_and_reported(fault: str, build: Callable[..., Any]) -> None:
     agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
     problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=1)
     with pytest.raises(TrainingError, match=r"environment \d raised ValueError in \w+: the \w+ broke") as raised:
@@ -134,7 +132,7 @@ def test_an_environment_that_breaks_in_evaluation_is_closed_and_said_in_one_line
 
 
 @pytest.mark.parametrize("fault", ["step", "nan reward"])
-def test_a_fault_in_evaluation_has_the_episode_that_it_is_in(fault: str, build: Callable[..., Any]) -> None:
+def test_a_fault_in_evaluation_names_its_episode(fault: str, build: Callable[..., Any]) -> None:
     agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
     problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=4)
     with pytest.raises(EnvironmentFault) as raised:
@@ -160,7 +158,7 @@ def test_an_observation_that_is_not_finite_ends_an_evaluation(
     assert found is not None and (found["episode"], len(found["actions"])) == (episode, actions)  # type: ignore[arg-type]
 
 
-def test_an_observation_outside_its_space_ends_an_evaluation_unless_bounds_are_not_checked(
+def test_an_observation_outside_its_space_ends_an_evaluation_that_checks_bounds(
     build: Callable[..., Any],
 ) -> None:
     agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent

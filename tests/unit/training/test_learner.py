@@ -1,4 +1,4 @@
-"""The learner against plain torch on separate parameters, and what it does with each row and each setting."""
+"""Tests of the learner against plain torch on separate parameters, and of what it does with each row and setting."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_metrics_are_means_over_the_minibatches() -> None:
     assert metrics["learning_rate"] == 1e-15 and metrics["grad_norm"] > 0
 
 
-def test_gradient_step_uses_one_norm_over_all_parameters_and_says_what_it_was() -> None:
+def test_gradient_step_uses_one_norm_over_all_parameters_and_returns_it() -> None:
     a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1, 1))
     step = FlatAdam(nn.ParameterList([a, b]), [([a], 0.1), ([b], 0.2)], eps=1e-8, max_grad_norm=1.0)
     leaves, spec = flatten(Minibatch(*[torch.zeros(1)] * 6))
@@ -99,7 +99,7 @@ def test_both_rates_fall_linearly_to_zero_if_they_are_annealed(anneals: bool) ->
 
 
 @pytest.mark.parametrize(("target_kl", "passes"), [(0.06, 1), (0.125, 2), (0.25, 4), (None, 4)])
-def test_no_epoch_begins_once_the_mean_divergence_of_one_exceeds_its_target(
+def test_no_epoch_begins_once_the_mean_divergence_of_one_exceeds_the_target(
     target_kl: float | None, passes: int
 ) -> None:
     agent, divergences = make_agent(), iter([0.0, 0.2, 0.25, 0.25, 0.25, 0.25, 9.0, 9.0])
@@ -162,7 +162,7 @@ def test_advantages_are_standardised_over_their_scope(scope: str) -> None:
         torch.testing.assert_close(seen[0], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_the_advantage_of_a_single_row_is_not_divided() -> None:
+def test_the_advantage_of_a_single_row_is_not_standardised() -> None:
     agent = make_agent()
     spy = Spy(make_learner(agent, ESTIMATOR, standardize_advantages="minibatch"))
     rollout = agent.evaluate_trajectory(random_rollout(0, steps=1, envs=1))

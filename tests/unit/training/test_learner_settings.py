@@ -1,4 +1,4 @@
-"""The learner: critics with epochs, targets and clips of their own, replay, and what it refuses."""
+"""Tests of the learner's settings: epochs, targets and clips of the critic, replay, and what is refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ESTIMATOR = GAE(gamma=0.9, gae_lambda=0.8)
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
-def test_a_critic_with_epochs_of_its_own_is_trained_alone() -> None:
+def test_a_critic_with_epochs_of_its_own_is_trained_separately() -> None:
     agent = make_agent()
     learner = make_learner(agent, ESTIMATOR, critic_epochs=4, critic_learning_rate=3e-2)
     policy = Spy(learner)
@@ -48,7 +48,7 @@ def test_a_critic_with_epochs_of_its_own_is_trained_alone() -> None:
     assert metrics["value_loss"] > 0 and metrics["learning_rate"] == 1e-2
 
 
-def test_a_critic_of_its_own_epochs_takes_plain_adam_steps() -> None:
+def test_a_critic_with_epochs_of_its_own_takes_plain_adam_steps() -> None:
     agent = make_agent()
     twin = copy.deepcopy(agent.critic)
     learner, rollout = make_learner(agent, ESTIMATOR, critic_epochs=5, max_grad_norm=0.1), fresh_rollout(agent, 0)
@@ -91,7 +91,7 @@ def test_with_a_q_critic_predictions_and_old_values_are_those_of_the_action_take
 
 
 @pytest.mark.parametrize(("every", "tau"), [(1, 1.0), (3, 1.0), (1, 0.1), (2, 0.25)])
-def test_the_target_critic_moves_towards_the_critic_when_it_should(every: int, tau: float) -> None:
+def test_the_target_critic_follows_the_critic_on_its_schedule(every: int, tau: float) -> None:
     agent = make_agent()
     learner = make_learner(agent, ESTIMATOR, target_update_every=every, target_tau=tau)
     expected = weights(agent.critic)

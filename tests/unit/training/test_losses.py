@@ -1,4 +1,4 @@
-"""The shared equations, each computed another way."""
+"""Tests of the shared equations, each computed another way."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_discounted_sums_leave_their_arguments_alone() -> None:
 def test_one_step_targets_td_errors_and_continuations_row_by_row() -> None:
     rollout = random_rollout(5, steps=20)
     targets, errors = losses.one_step_targets(rollout, 0.875), losses.td_errors(rollout, 0.875)
-    goes_on = losses.continuations(rollout, 0.875)
+    continuations = losses.continuations(rollout, 0.875)
     for index in np.ndindex(20, 3):
         over, cut = bool(rollout.terminated[index]), bool(rollout.truncated[index])
         future = 0.0 if over else 0.875 * float(rollout.next_values[index])
         assert float(targets[index]) == pytest.approx(float(rollout.rewards[index]) + future, abs=1e-12)
         assert float(errors[index]) == pytest.approx(float(targets[index] - rollout.values[index]), abs=1e-12)
-        assert float(goes_on[index]) == (0.0 if over or cut else 0.875)
+        assert float(continuations[index]) == (0.0 if over or cut else 0.875)
 
 
 def test_policy_gradient_is_minus_the_weighted_advantage_times_the_score() -> None:
@@ -64,7 +64,7 @@ def test_policy_gradient_is_minus_the_weighted_advantage_times_the_score() -> No
         (0.9, -2.0, 1.8, 2.0),
         (1.5, 2.0, -2.4, 0.0),  # has moved far enough in the good direction: no gradient
         (0.5, -2.0, 1.6, 0.0),
-        (0.5, 2.0, -1.0, -2.0),  # has moved in the bad direction: the way back is open
+        (0.5, 2.0, -1.0, -2.0),  # has moved in the bad direction: the gradient leads back
         (1.5, -2.0, 3.0, 2.0),
         (1.5, 0.0, 0.0, 0.0),
     ],
@@ -77,7 +77,7 @@ def test_clipped_surrogate_by_cases(ratio: float, advantage: float, loss: float,
 
 
 def test_clipped_surrogate_is_never_below_the_plain_one() -> None:
-    """It is a pessimistic bound: as a loss, at least the unclipped −rA."""
+    """The clipped loss is a pessimistic bound: at least the unclipped −rA."""
     ratios, advantages = normal(0, 1000).exp(), normal(1, 1000)
     assert (losses.clipped_surrogate(ratios, advantages, 0.2) >= -ratios * advantages).all()
 
@@ -101,7 +101,7 @@ def test_squared_error_is_half_the_square_with_slope_prediction_minus_target() -
         (1.1, 1.0, 3.0, 0.5 * 1.9**2, -1.9),  # within ±0.5 of the old value: the plain error
         (2.0, 1.0, 3.0, 0.5 * 1.5**2, 0.0),  # has moved far enough towards the target
         (0.0, 1.0, -3.0, 0.5 * 3.5**2, 0.0),
-        (0.0, 1.0, 3.0, 0.5 * 3.0**2, -3.0),  # has moved away from the target: the way back is open
+        (0.0, 1.0, 3.0, 0.5 * 3.0**2, -3.0),  # has moved away from the target: the gradient leads back
         (5.0, 1.0, 3.0, 0.5 * 2.0**2, 2.0),  # has overshot it
     ],
 )
@@ -115,7 +115,7 @@ def test_clipped_squared_error_by_cases(
 
 
 def test_approximate_kl_is_unbiased() -> None:
-    """Over samples in exactly the old policy's proportions ½, ¼, ¼ the mean is the divergence itself."""
+    """The mean over samples in exactly the old policy's proportions ½, ¼, ¼ is the divergence itself."""
     old, new = tensor(0.5, 0.25, 0.25), tensor(0.2, 0.7, 0.1)
     samples = torch.tensor([0, 0, 1, 2])
     exact = float((old * (old / new).log()).sum())
@@ -135,7 +135,7 @@ def test_approximate_kl_is_never_negative_and_zero_for_the_same_policy() -> None
     assert losses.approximate_kl(torch.tensor([1e-4, -1e-4])) == pytest.approx(5e-9, rel=1e-2)
 
 
-def test_explained_variance_is_one_zero_and_negative_where_it_should_be() -> None:
+def test_explained_variance_is_one_zero_negative_or_nan_in_known_cases() -> None:
     targets = normal(0, 50)
     assert losses.explained_variance(targets + 7, targets) == pytest.approx(1)
     assert losses.explained_variance(torch.full_like(targets, 3.0), targets) == pytest.approx(0)
@@ -144,7 +144,7 @@ def test_explained_variance_is_one_zero_and_negative_where_it_should_be() -> Non
     assert losses.explained_variance(tensor(1.0), tensor(2.0)).isnan()
 
 
-def test_explained_variance_is_that_of_numpy() -> None:
+def test_explained_variance_matches_numpy() -> None:
     x, y = normal(0, 50).numpy(), normal(1, 50).numpy()
     expected = 1 - np.var(y - x) / np.var(y)
     assert float(losses.explained_variance(torch.from_numpy(x), torch.from_numpy(y))) == pytest.approx(expected)

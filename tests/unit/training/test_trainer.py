@@ -1,4 +1,4 @@
-"""The loop; that a run is its seed; and that it finds what is known to be right."""
+"""Tests of the trainer: its loop, runs that the seed determines, and policies and values that are known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VALUES = ("algo.anneal_learning_rate=false", "algo.max_grad_norm=null", "algo.vf
 
 
 class Script:
-    """A collector and an algorithm that follow a script: so many valid steps and finished episodes an iteration."""
+    """Collector, algorithm and callback that follow a script: valid steps and finished episodes of each iteration."""
 
     def __init__(self, steps: list[int], episodes: list[int] | None = None, broken_at: int | None = None) -> None:
         self.steps, self.ended, self.broken_at = steps, episodes or [0] * len(steps), broken_at
@@ -33,7 +33,7 @@ class Script:
         self.progress: list[float] = []
 
     def collect(self) -> Any:
-        valid = torch.arange(self.steps[0] + 3)[:, None] < self.steps[0]  # three rows that do not count
+        valid = torch.arange(self.steps[0] + 3)[:, None] < self.steps[0]  # three rows that are not valid
         self.episodes = [Episode(1.0, 2)] * self.ended.pop(0)
         observations = torch.where(valid, 1.0, 1000.0)[..., None]
         self.seen.append("collect")
@@ -65,7 +65,7 @@ def run(
     return Trainer(agent, script, script, **limits).run([script])  # type: ignore[arg-type]
 
 
-def test_it_collects_updates_and_tells_until_the_steps_are_used_up() -> None:
+def test_it_collects_updates_and_calls_back_until_the_steps_are_used_up() -> None:
     script = Script([30, 40, 40, 99], [1, 0, 2, 9])
     progress = run(script, 100)
     assert script.seen == [
@@ -94,14 +94,14 @@ def test_a_callback_can_end_the_training_even_before_it_begins() -> None:
     assert script.seen == ["end"]
 
 
-def test_the_end_is_not_told_of_a_run_that_broke() -> None:
+def test_on_end_is_not_called_if_a_run_fails() -> None:
     script = Script([10] * 9, broken_at=2)
     with pytest.raises(ValueError, match="broken"):
         run(script, 100)
     assert script.seen[-1] == "update" and "end" not in script.seen
 
 
-def test_the_normaliser_learns_from_valid_rows_alone_after_the_update() -> None:
+def test_the_normaliser_learns_from_valid_rows_only_after_the_update() -> None:
     normalizer = ObservationNormalizer((1,))
 
     class Watching(Script):
@@ -116,13 +116,13 @@ def test_the_normaliser_learns_from_valid_rows_alone_after_the_update() -> None:
 
 
 def trained(build: Callable[..., Any], *overrides: str, evaluate_every: int | None = None) -> tuple[Any, list[Any]]:
-    """The weights after a short run, and the metrics of every update."""
+    """Train a short run; return its weights, and a log of every update and of the last evaluation."""
     experiment = build("total_timesteps=192", "env.num_envs=2", "net.width=8", *overrides)
-    heard: list[Any] = []
+    logged: list[Any] = []
 
-    class Ear(Script):
+    class Listener(Script):
         def on_iteration(self, progress: TrainingProgress) -> None:
-            heard.append((progress.steps, dict(progress.metrics), list(progress.finished)))
+            logged.append((progress.steps, dict(progress.metrics), list(progress.finished)))
 
     def play(index: int, episodes: int) -> Any:
         return evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(index), episodes)
@@ -131,9 +131,9 @@ def trained(build: Callable[..., Any], *overrides: str, evaluate_every: int | No
     evaluator = Evaluator(
         play, lambda metrics, step: None, every=evaluate_every, profile=experiment.trainer.profile, **settings
     )
-    experiment.trainer.run([Ear([]), evaluator])
+    experiment.trainer.run([Listener([]), evaluator])
     return {name: tensor.clone() for name, tensor in experiment.agent.state_dict().items()}, [
-        *heard,
+        *logged,
         evaluator.final.returns.tolist(),  # type: ignore[union-attr]
     ]
 
@@ -152,28 +152,28 @@ RUNS = {
 
 
 @pytest.mark.parametrize("case", RUNS)
-def test_the_same_seed_is_the_same_run_bit_for_bit_and_another_seed_another(
+def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_does_not(
     case: str, build: Callable[..., Any]
 ) -> None:
-    first, told = trained(build, *RUNS[case], "seed=3")
-    torch.manual_seed(99)  # what happens around a run does not matter
-    again, told_again = trained(build, *RUNS[case], "seed=3")
-    other, told_other = trained(build, *RUNS[case], "seed=4")
-    assert same(first, again) and told == told_again
-    assert not same(first, other) and told != told_other
+    first, log = trained(build, *RUNS[case], "seed=3")
+    torch.manual_seed(99)  # the state of torch's generator does not matter
+    again, log_again = trained(build, *RUNS[case], "seed=3")
+    other, log_other = trained(build, *RUNS[case], "seed=4")
+    assert same(first, again) and log == log_again
+    assert not same(first, other) and log != log_other
 
 
 @pytest.mark.parametrize("case", ["ppo", "a2c with Q(s, a)"])
-def test_how_often_is_evaluated_does_not_change_the_training(case: str, build: Callable[..., Any]) -> None:
-    never, told = trained(build, *RUNS[case])
-    often, told_often = trained(build, *RUNS[case], evaluate_every=50)
-    assert same(never, often) and told[:-1] == told_often[:-1]
+def test_the_interval_of_evaluations_does_not_change_the_training(case: str, build: Callable[..., Any]) -> None:
+    never, log = trained(build, *RUNS[case])
+    often, log_often = trained(build, *RUNS[case], evaluate_every=50)
+    assert same(never, often) and log[:-1] == log_often[:-1]
 
 
-def test_environments_in_processes_of_their_own_are_the_same_run(build: Callable[..., Any]) -> None:
-    sync, told = trained(build, *RUNS["ppo"])
-    apart, told_apart = trained(build, *RUNS["ppo"], "env.vectorization=async")
-    assert same(sync, apart) and told == told_apart
+def test_environments_in_subprocesses_give_the_same_run(build: Callable[..., Any]) -> None:
+    serial, log = trained(build, *RUNS["ppo"])
+    subprocess, log_subprocess = trained(build, *RUNS["ppo"], "env.vectorization=async")
+    assert same(serial, subprocess) and log == log_subprocess
 
 
 ALGORITHMS = {
@@ -198,17 +198,19 @@ def test_every_algorithm_finds_the_best_arm(algo: str, build: Callable[..., Any]
 
 
 CRITICS = {"gae": 0.01, "td": 0.1, "n_step": 0.01, "vtrace": 0.01, "baseline": 0.01, "q": 0.1, "q_baseline": 0.1}
-"""Estimators and how near their critic must come; one-step targets creep backwards, and Q has more to learn."""
+"""Tolerance of each estimator's critic; one-step targets spread slowly, and Q has more to learn."""
 
 
 def learnt_values(experiment: Any, state: int) -> torch.Tensor:
-    """V of a one-hot state, wherever a rollout met it; with a Q critic Σ π Q."""
+    """Return V of a one-hot state wherever a rollout met it; with a Q critic Σ π Q."""
     rollout = experiment.agent.evaluate_trajectory(experiment.trainer.collector.collect())
     return rollout.values[rollout.observations[..., state] == 1]
 
 
-def critic_of(problem: tuple[str, ...], advantage: str, build: Callable[..., Any], train: Callable[..., Any]) -> Any:
-    """An experiment whose critic has had 250 updates; the policy is kept undecided, for Q to meet every action."""
+def with_trained_critic(
+    problem: tuple[str, ...], advantage: str, build: Callable[..., Any], train: Callable[..., Any]
+) -> Any:
+    """Return an experiment after 250 updates of the critic; its policy is kept random, for Q to meet every action."""
     sizes = ("env.num_envs=2", "algo.num_steps=12", "algo.learning_rate=2e-2", "algo.ent_coef=0.1")
     experiment = build("algo=a2c", f"advantage={advantage}", *problem, *sizes, *VALUES)
     train(experiment, 250)
@@ -219,32 +221,32 @@ def critic_of(problem: tuple[str, ...], advantage: str, build: Callable[..., Any
 def test_the_critic_learns_the_values_of_a_chain(
     advantage: str, build: Callable[..., Any], train: Callable[..., Any]
 ) -> None:
-    experiment = critic_of(("env.id=plexp-tests/Chain-v0", "gamma=0.9"), advantage, build, train)
+    experiment = with_trained_critic(("env.id=plexp-tests/Chain-v0", "gamma=0.9"), advantage, build, train)
     learnt = torch.stack([learnt_values(experiment, state).mean() for state in range(5)])
     torch.testing.assert_close(learnt, torch.tensor(Chain.values(0.9)), rtol=0, atol=CRITICS[advantage])
 
 
 @pytest.mark.parametrize("advantage", ["gae", "td", "n_step", "vtrace"])
-def test_what_is_cut_off_is_worth_what_would_have_come_and_not_what_begins_anew(
+def test_truncated_episodes_are_bootstrapped_from_their_own_last_state(
     advantage: str, build: Callable[..., Any], train: Callable[..., Any]
 ) -> None:
-    experiment = critic_of(("env.id=plexp-tests/Cycle-v0", "gamma=0.5"), advantage, build, train)
+    experiment = with_trained_critic(("env.id=plexp-tests/Cycle-v0", "gamma=0.5"), advantage, build, train)
     learnt = torch.stack([learnt_values(experiment, state).mean() for state in range(3)])
     torch.testing.assert_close(learnt, torch.tensor(Cycle.values(0.5)), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize(("terminates", "expected"), [(False, 1 / (1 - 0.9)), (True, (1 - 0.9**5) / (1 - 0.9))])
-def test_a_time_limit_is_bootstrapped_and_an_end_is_not(
+def test_a_time_limit_is_bootstrapped_and_a_termination_is_not(
     terminates: bool, expected: float, build: Callable[..., Any], train: Callable[..., Any]
 ) -> None:
-    """Reward 1 a step. Cut off after 5 steps V is 1/(1 − γ); if it ends there, (1 − γ⁵)/(1 − γ)."""
+    """Each step pays 1: V is 1/(1 − γ) if truncated after 5 steps, and (1 − γ⁵)/(1 − γ) if the episode ends there."""
     problem = ("env.id=plexp-tests/Constant-v0", f"+env.kwargs.terminates={terminates}", "gamma=0.9")
-    experiment = critic_of(problem, "gae", build, train)
+    experiment = with_trained_critic(problem, "gae", build, train)
     assert float(learnt_values(experiment, 0).mean()) == pytest.approx(expected, abs=0.2)
 
 
 class Clock:
-    """Stands still but while something is done that takes time; knows how much each thing took."""
+    """Clock that stands still except during slow calls, and counts the seconds of each activity."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.spent, self.patch = 0.0, Counter[str](), monkeypatch
@@ -255,7 +257,7 @@ class Clock:
         self.spent[what] += seconds
 
     def slows(self, owner: Any, name: str, seconds: int, what: str) -> None:
-        """Calls of `owner.name` take so long from now on."""
+        """Make calls of `owner.name` take this many seconds from now on."""
         done = getattr(owner, name)
 
         def slow(*args: Any, **options: Any) -> Any:
@@ -266,12 +268,12 @@ class Clock:
 
 
 @pytest.mark.parametrize("algo", ["ppo", "reinforce", "a2c"])
-def test_the_profile_is_all_the_time_there_is(
+def test_the_profile_accounts_for_all_time(
     algo: str, build: Any, small: Any, compose: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each second stands under what took it; training's are the run's; callbacks' are tracking, or evaluation."""
-    episodes_end_apart = {"env__max_episode_steps": 100}  # so that environments are reset
-    experiment = build(small(compose(f"algo={algo}"), total_timesteps=100, **episodes_end_apart))
+    """Each second counts for one activity; a run's are those of training; callbacks are tracking or evaluation."""
+    long_episodes = {"env__max_episode_steps": 100}  # episodes end at different times, so that environments are reset
+    experiment = build(small(compose(f"algo={algo}"), total_timesteps=100, **long_episodes))
     trainer, profile = experiment.trainer, experiment.trainer.profile
     profile.load_state_dict(dict.fromkeys(vars(profile), 0.0))  # what building took
     clock = Clock(monkeypatch)

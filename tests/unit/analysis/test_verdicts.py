@@ -78,7 +78,7 @@ def test_speed_is_the_area_if_fewer_than_half_reach_the_threshold() -> None:
     assert "only 3 of 14 runs reached 475: speed is compared by the mean return while learning." in found.notes
     half = compared(a=climbs([1] * 6) + climbs([1], top=400), b=climbs([5]) + climbs([5] * 6, top=400))
     assert {each.measure for each in half.contrasts if each.question == "speed"} == {"steps to 475"}
-    assert not any("speed is judged" in note for note in half.notes)
+    assert not any("speed is compared" in note for note in half.notes)
     less = compared(a=climbs([1] * 6) + climbs([1], top=400), b=climbs([5] * 7, top=400))
     assert any("only 6 of 14 runs reached 475" in note for note in less.notes)
     nobody = compared(a=few, b=few, threshold=501)

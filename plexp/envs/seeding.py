@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,9 @@ class Streams:
 class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Wrapper that gives every `reset` the seed of its episode, whatever seed the vector environment asks for.
 
+    Observations are copies: an environment may change the array that it returned, in the reset that follows an episode's
+    end at the latest, and vector environments do not all copy it before.
+
     Raises EnvironmentFault, which names environment and episode, for an exception in `reset` or `step`.
     """
 
@@ -85,14 +89,16 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Start the next episode with its own seed; `seed` is ignored."""
         self.episode += 1
         try:
-            return self.env.reset(seed=self.episode_seed(self.index, self.episode), options=options)
+            observation, info = self.env.reset(seed=self.episode_seed(self.index, self.episode), options=options)
+            return _copied(observation), info
         except Exception as error:
             raise EnvironmentFault.of(error, "reset", self.index, self.episode) from error
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the environment."""
         try:
-            return self.env.step(action)
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            return _copied(observation), reward, terminated, truncated, info
         except Exception as error:
             raise EnvironmentFault.of(error, "step", self.index, self.episode) from error
 
@@ -122,3 +128,10 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not has_ended and np.array_equal(np.asarray(observation, target.dtype), target, equal_nan=True):
             return observation, True
         return self.reset()[0], False
+
+
+def _copied(observation: Any) -> Any:
+    """Return a copy of an observation; of nested ones, of each of their arrays."""
+    if isinstance(observation, np.ndarray):
+        return observation.copy()
+    return copy.deepcopy(observation)

@@ -49,12 +49,14 @@ class SerialVectorEnv(VectorEnv[Array, Array, Array]):
         """Start new episodes and return their first observations [N, *obs] and an empty info."""
         self.final_frames.clear()
         seeds = seed if isinstance(seed, list) else [seed] * self.num_envs
-        return np.stack([env.reset(seed=s, options=options)[0] for env, s in zip(self.envs, seeds, strict=True)]), {}
+        observations = self._reserve()
+        for row, env, s in zip(observations, self.envs, seeds, strict=True):
+            row[...], _ = env.reset(seed=s, options=options)
+        return observations, {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Step all environments; an episode that ends is reset at once, its last observation is in `info["final_obs"]`."""
-        space = self.single_observation_space
-        observations = np.empty((self.num_envs, *space.shape), space.dtype)  # type: ignore[misc]
+        observations = self._reserve()
         rewards = np.empty(self.num_envs)
         terminated, truncated = np.empty(self.num_envs, np.bool_), np.empty(self.num_envs, np.bool_)
         final_observations: Array | None = None
@@ -65,7 +67,7 @@ class SerialVectorEnv(VectorEnv[Array, Array, Array]):
             if is_terminated or is_truncated:
                 if final_observations is None:
                     final_observations = np.full(self.num_envs, None, object)
-                final_observations[i] = observation
+                final_observations[i] = np.array(observation)  # a copy: the reset may change it in place
                 if self.render_mode == "rgb_array":
                     self.final_frames[i] = env.render()
                 observation, _ = env.reset()
@@ -88,6 +90,11 @@ class SerialVectorEnv(VectorEnv[Array, Array, Array]):
         columns = [column.tolist() if self.is_discrete else column for column in actions]
         results = [env.get_wrapper_attr("resimulate")(episodes, columns, expected) for env in self.envs]
         return np.stack([observation for observation, _ in results]), np.array([equal for _, equal in results])
+
+    def _reserve(self) -> Array:
+        """Return memory for one observation of each environment."""
+        space = self.single_observation_space
+        return np.empty((self.num_envs, *space.shape), space.dtype)  # type: ignore[misc]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close all environments."""

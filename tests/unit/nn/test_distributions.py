@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -247,3 +248,50 @@ def test_encoded_actions_are_inputs_for_a_critic() -> None:
         actions = draw(distribution, torch.zeros(1, distribution.num_parameters), 6)
         assert distribution.encode(actions).shape == (6, distribution.num_features)
         assert distribution.encode(actions).dtype == torch.float32
+
+
+def _log_slope_integrals(mean: float, log_std: float) -> tuple[float, float, float]:
+    """Return H of tanh(N(μ, σ²)) on (−1, 1), ∂H/∂μ and ∂H/∂log σ, by adaptive quadrature."""
+    sigma = math.exp(log_std)
+
+    def expectation(function: Callable[[float, float], float]) -> float:
+        edges = sorted({0.0, *(z for u in (-8, -1, 0, 1, 8) if abs(z := (u - mean) / sigma) < 12)})
+        weighted = lambda z: function(mean + sigma * z, z) * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)  # noqa: E731
+        return float(integrate.quad(weighted, -12, 12, points=edges, limit=500, epsabs=1e-10, epsrel=1e-10)[0])
+
+    log_slope = expectation(lambda u, z: 2 * (math.log(2) - abs(u) - math.log1p(math.exp(-2 * abs(u)))))
+    slope = expectation(lambda u, z: -2 * math.tanh(u))
+    stretch = expectation(lambda u, z: -2 * math.tanh(u) * sigma * z)
+    return 0.5 + 0.5 * math.log(2 * math.pi) + log_std + log_slope, slope, 1 + stretch
+
+
+@pytest.mark.parametrize("log_std", [-5.0, -2.0, -0.6, -0.1, 0.0, 0.1, 1.0, 1.5, 2.0, 3.0, 4.0])
+def test_squashed_entropy_and_its_gradient_are_those_of_adaptive_quadrature(log_std: float) -> None:
+    distribution = SquashedGaussian(np.array([-1.0], np.float32), np.array([1.0], np.float32))
+    for mean in (0.0, 0.3, -1.0, 2.5, -4.3, 5.1, 6.0):
+        parameters = torch.tensor([[mean, log_std]], requires_grad=True)
+        entropy = distribution.evaluate(parameters, torch.zeros(1, 1))[1]
+        gradient = torch.autograd.grad(entropy.sum(), parameters)[0][0].tolist()
+        found = np.array([entropy.item(), *gradient])
+        np.testing.assert_allclose(found, _log_slope_integrals(mean, log_std), rtol=1e-4, atol=1e-4)
+
+
+def test_squashed_entropy_has_the_values_that_were_once_wrong() -> None:
+    expected = {(4.3, 1.5): (None, -3.504), (5.1, 2.0): (-1.013, -8.256), (6.0, 4.0): (-0.175, None)}
+    for (mean, log_std), values in expected.items():
+        _, *gradient = _log_slope_integrals(mean, log_std)
+        for integral, value in zip(gradient, values, strict=True):
+            assert value is None or integral == pytest.approx(value, abs=1e-3)
+
+
+def test_a_squashed_dimension_of_zero_width_is_fixed() -> None:
+    bounds = np.array([-1.0, 0.3], np.float32), np.array([1.0, 0.3], np.float32)
+    distribution, alone = SquashedGaussian(*bounds), SquashedGaussian(bounds[0][:1], bounds[1][:1])
+    parameters = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    actions = distribution.sample(parameters.detach(), torch.randn(5, 2, generator=torch.Generator().manual_seed(1)))
+    assert distribution.to_environment(actions)[:, 1].tolist() == [pytest.approx(0.3)] * 5
+    log_probs, entropy = distribution.evaluate(parameters, actions)
+    expected = alone.evaluate(parameters[:, ::2], actions[:, :1])
+    other = alone.evaluate(parameters[:, 1::2], actions[:, 1:])
+    torch.testing.assert_close((log_probs, entropy), tuple(a + b for a, b in zip(expected, other, strict=True)))
+    assert torch.autograd.grad((log_probs + entropy).sum(), parameters)[0].isfinite().all()

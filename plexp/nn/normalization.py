@@ -20,6 +20,9 @@ class ObservationNormalizer(nn.Module):
     Mean and variance are those of all observations so far, merged rollout by rollout (Chan et al. 1979). They are saved
     with the agent and frozen in evaluation.
 
+    The mean is kept in float64, and subtracted in two parts, `center` and the rest: x − center is exact in float32 where x
+    is near it (Sterbenz's lemma), so that large observations keep their differences.
+
     Args:
         shape: shape of one observation.
     """
@@ -27,21 +30,24 @@ class ObservationNormalizer(nn.Module):
     mean: Tensor
     var: Tensor
     count: Tensor
+    center: Tensor
     scale: Tensor
     offset: Tensor
     CLIP, EPSILON = 10.0, 1e-8
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("var", torch.ones(shape))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("scale", torch.ones(shape))
         self.register_buffer("offset", torch.zeros(shape))
+        self.register_buffer("center", torch.zeros(shape), persistent=False)
+        self.register_load_state_dict_post_hook(lambda module, keys: self._derive())
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return observations [..., *obs] standardized."""
-        return torch.addcmul(self.offset, observations, self.scale).clamp(-self.CLIP, self.CLIP)
+        return torch.addcmul(self.offset, observations - self.center, self.scale).clamp(-self.CLIP, self.CLIP)
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:
@@ -57,8 +63,15 @@ class ObservationNormalizer(nn.Module):
         self.mean.add_(delta * batch / total)
         self.var.copy_(squares / total)
         self.count.copy_(total)
-        self.scale.copy_((self.var + self.EPSILON).rsqrt())
-        self.offset.copy_(-self.mean * self.scale)
+        self._derive()
+
+    @torch.no_grad()
+    def _derive(self) -> None:
+        """Compute what `forward` uses from mean and variance."""
+        scale = (self.var + self.EPSILON).rsqrt()
+        self.center.copy_(self.mean)
+        self.scale.copy_(scale)
+        self.offset.copy_((self.center.double() - self.mean) * scale)
 
 
 class RewardScaler:

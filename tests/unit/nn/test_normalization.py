@@ -33,8 +33,8 @@ def test_statistics_stay_right_far_from_zero_and_over_many_batches() -> None:
     data = torch.from_numpy(rng.normal(1000.0, 1.0, (20_000, 1))).float()
     for batch in data.split(100):
         normalizer.update(batch)
-    torch.testing.assert_close(normalizer.mean, data.mean(0), rtol=1e-6, atol=0)
-    torch.testing.assert_close(normalizer.var, data.double().var(0, correction=0).float(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(normalizer.mean, data.double().mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(normalizer.var, data.double().var(0, correction=0), rtol=1e-9, atol=0)
 
 
 def test_normalised_observations_have_mean_zero_and_deviation_one() -> None:
@@ -50,7 +50,7 @@ def test_normalised_observations_have_mean_zero_and_deviation_one() -> None:
 def test_observations_have_any_shape() -> None:
     normalizer = ObservationNormalizer((2, 3))
     normalizer.update(torch.arange(24.0).view(4, 2, 3))
-    torch.testing.assert_close(normalizer.mean, torch.arange(24.0).view(4, 2, 3).mean(0))
+    torch.testing.assert_close(normalizer.mean, torch.arange(24.0, dtype=torch.float64).view(4, 2, 3).mean(0))
     assert normalizer(torch.zeros(5, 4, 2, 3)).shape == (5, 4, 2, 3)
 
 
@@ -122,9 +122,33 @@ def test_a_rollout_without_a_valid_row_changes_no_statistics() -> None:
     normalizer, (data, none) = ObservationNormalizer((2,)), batches(20, 0)
     normalizer.update(data)
     normalizer.update(none)
-    torch.testing.assert_close(normalizer.mean, data.mean(0))
+    torch.testing.assert_close(normalizer.mean, data.double().mean(0))
     scaler, one = RewardScaler(1, 0.9), np.ones((1, 1), np.bool_)
     scaler(np.array([[1.0], [3.0]]), np.zeros((2, 1), np.bool_), np.ones((2, 1), np.bool_))
     var = scaler.var
     scaler(np.zeros((1, 1)), ~one, ~one)
     assert scaler.var == var
+
+
+@pytest.mark.parametrize("constant", [0.1, -273.15, 50_000.1, 1e6 + 0.5, -1e7])
+@pytest.mark.parametrize("variation", [0.0, 1.0])
+def test_large_constant_observations_are_zero_and_small_variations_of_them_keep_their_size(
+    constant: float, variation: float
+) -> None:
+    normalizer, rng = ObservationNormalizer((1,)), np.random.default_rng(0)
+    rows = (constant + variation * rng.integers(-4, 5, (2000, 1))).astype(np.float32)
+    for part in torch.from_numpy(rows).split(90):
+        normalizer.update(part)
+    exact = rows.astype(np.float64)
+    expected = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-8)
+    np.testing.assert_allclose(normalizer(torch.from_numpy(rows)).numpy(), expected, atol=1e-3)
+
+
+def test_statistics_saved_in_single_precision_normalise_as_before() -> None:
+    """Load an agent of version 1, whose mean is float32."""
+    mean, var = torch.tensor([1e6, -3.0]), torch.tensor([4.0, 0.25])
+    scale = (var + 1e-8).rsqrt()
+    old = {"mean": mean, "var": var, "count": torch.tensor(9.0), "scale": scale, "offset": -mean * scale}
+    normalizer = ObservationNormalizer((2,))
+    normalizer.load_state_dict(old)
+    torch.testing.assert_close(normalizer(torch.tensor([[1e6 + 3, -2.5]])), torch.tensor([[1.5, 1.0]]))

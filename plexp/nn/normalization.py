@@ -5,6 +5,7 @@ Both change only between updates, so that a rollout and its loss see the same sc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,24 +81,34 @@ class RewardScaler:
     Rewards are not shifted: a shift would change which policy is optimal wherever episodes end. The returns that plexp
     reports are those of the environment.
 
+    The divisor is the standard deviation, but at least a fifth of the root mean square of the rewards, so that the typical
+    reward stays within ±5; scaled rewards are then clipped to ±10. While all returns are equal nothing is known of their
+    spread, and 1 stands for the standard deviation.
+
     Args:
         num_envs: N, number of environments.
         gamma: discount of the return.
     """
 
-    EPSILON = 1e-8
+    EPSILON, CLIP, TYPICAL = 1e-8, 10.0, 5.0
+    EQUAL = 1e-6
+    """Returns count as equal while their standard deviation is less than this share of their mean."""
 
     def __init__(self, num_envs: int, gamma: float) -> None:
         self.gamma = gamma
         self.returns = np.zeros(num_envs)
         self.mean, self.var, self.count = 0.0, 1.0, 0.0
+        self.mean_square = 0.0
+        """Mean of the squares of the rewards so far."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"returns": self.returns, "mean": self.mean, "var": self.var, "count": self.count}
+        names = ("returns", "mean", "var", "count", "mean_square")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self.returns = state_dict["returns"].copy()
         self.mean, self.var, self.count = (state_dict[name] for name in ("mean", "var", "count"))
+        self.mean_square = state_dict.get("mean_square", 0.0)  # missing in checkpoints of version 1
 
     def forget(self, environment: int) -> None:
         """Begin a new return for an environment whose episode was abandoned."""
@@ -121,5 +132,12 @@ class RewardScaler:
             delta = rows.mean() - self.mean
             squares = self.var * self.count + rows.var() * batch + delta**2 * self.count * batch / total
             self.mean, self.var, self.count = self.mean + delta * batch / total, squares / total, total
-        scaled: npt.NDArray[np.float32] = (rewards / np.sqrt(self.var + self.EPSILON)).astype(np.float32)
-        return scaled
+            self.mean_square += (np.square(rewards[valid]).mean() - self.mean_square) * batch / total
+        scaled = (rewards / self._divisor()).clip(-self.CLIP, self.CLIP)
+        return scaled.astype(np.float32)
+
+    def _divisor(self) -> float:
+        """Return what rewards are divided by."""
+        is_known = self.var > (self.EQUAL * self.mean) ** 2
+        deviation = math.sqrt(self.var + self.EPSILON) if is_known else 1.0
+        return max(deviation, math.sqrt(self.mean_square) / self.TYPICAL)

@@ -47,7 +47,8 @@ class GymnasiumEnvironment:
         step_timeout: seconds that a step or reset may take before the run fails, with `async`; null: any time.
         check_bounds: an observation outside its space ends the run; false: only one that is not finite does.
         normalize_observations: to mean 0 and deviation 1, by running statistics that belong to the agent.
-        scale_rewards: divide by the running deviation of the discounted return; reported returns stay the environment's.
+        scale_rewards: divide by the running deviation of the discounted return, and clip to ±10; reported returns stay the
+            environment's.
         solved_return: the mean return from which the problem counts as solved; null: there is none.
     """
 

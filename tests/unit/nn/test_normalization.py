@@ -152,3 +152,51 @@ def test_statistics_saved_in_single_precision_normalise_as_before() -> None:
     normalizer = ObservationNormalizer((2,))
     normalizer.load_state_dict(old)
     torch.testing.assert_close(normalizer(torch.tensor([[1e6 + 3, -2.5]])), torch.tensor([[1.5, 1.0]]))
+
+
+def scaled_rewards(
+    rewards: object, steps_of_episode: int, envs: int = 1, rows: int = 1, gamma: float = 0.99
+) -> np.ndarray:
+    """Return rewards scaled rollout by rollout of `rows` rows; episodes end together, all in one length."""
+    scaler, count = RewardScaler(envs, gamma), len(np.asarray(rewards))
+    table = np.broadcast_to(np.asarray(rewards, float).reshape(count, -1), (count, envs))
+    done = np.broadcast_to(((np.arange(count) + 1) % steps_of_episode == 0)[:, None], (count, envs))
+    parts = [slice(start, start + rows) for start in range(0, count, rows)]
+    return np.concatenate([scaler(table[part], done[part], np.ones_like(done[part])) for part in parts])
+
+
+@pytest.mark.parametrize("envs", [1, 8])
+@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize("reward", [1.0, -7.479, 0.01, 3e-5, 40.0])
+def test_equal_rewards_keep_their_order_of_magnitude(reward: float, envs: int, rows: int) -> None:
+    """Check the first reward of a run, and one-step episodes of equal reward, whose returns never have a spread."""
+    scaled = scaled_rewards([reward] * 64, 1, envs, rows)
+    assert (scaled * np.sign(reward) >= abs(reward) / 10).all() and (abs(scaled) <= min(10 * abs(reward), 10)).all()
+
+
+@pytest.mark.parametrize("envs", [1, 8])
+def test_zero_rewards_stay_zero(envs: int) -> None:
+    assert not scaled_rewards([0.0] * 50, 7, envs).any()
+
+
+@pytest.mark.parametrize("envs", [1, 8])
+@pytest.mark.parametrize("rows", [1, 5, 128])
+def test_scaled_rewards_are_bounded_from_the_first_one_on(envs: int, rows: int) -> None:
+    rng = np.random.default_rng(0)
+    for rewards in (np.ones(300), rng.normal(-7, 3, (300, envs)), 1 + 1e-7 * rng.normal(size=(300, envs))):
+        assert abs(scaled_rewards(rewards, 100, envs, rows)).max() <= 10
+    outlier = np.r_[np.zeros(200), 1000.0]
+    assert scaled_rewards(outlier, 300, envs, rows)[-1] == pytest.approx(10)
+
+
+def test_small_differences_of_large_rewards_are_not_clipped_away() -> None:
+    rewards = np.random.default_rng(0).normal(100, 1, 500)
+    scaled = scaled_rewards(rewards, 1, rows=50)[250:, 0]
+    assert scaled.max() < 10 and np.corrcoef(scaled, rewards[250:])[0, 1] > 0.99
+
+
+def test_a_scaler_saved_by_version_1_is_restored() -> None:
+    scaler = RewardScaler(2, 0.9)
+    scaler.load_state_dict({"returns": np.zeros(2), "mean": 1.0, "var": 4.0, "count": 10.0})
+    one = np.ones((1, 2), np.bool_)
+    assert scaler(np.full((1, 2), 3.0), ~one, ~one) == pytest.approx(1.5)

@@ -17,6 +17,9 @@ from plexp.nn.distributions import (
     SquashedGaussian,
 )
 
+NARROWEST = 0.1
+"""Width of an action, in standard deviations of the first policy, below which nearly every action is clipped."""
+
 
 def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"]) -> ActionDistribution:
     """Return the distribution that the policy has over an action space.
@@ -33,7 +36,9 @@ def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"
         case spaces.Box() if np.issubdtype(space.dtype, np.floating):
             if bounds == "clip":
                 return DiagonalGaussian(space.low, space.high)
-            if np.isfinite(space.low).all() and np.isfinite(space.high).all():
+            with np.errstate(over="ignore"):
+                widths = space.high.astype(np.float32) - space.low.astype(np.float32)
+            if np.isfinite(widths).all():
                 return SquashedGaussian(space.low, space.high)
             remedy = "give policy.bounds=clip"
             raise ConfigError(
@@ -43,6 +48,24 @@ def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"
     raise ConfigError(
         Problem("env", ..., f"the action space {space} is not supported", f"wrap it into one of {supported}")
     )
+
+
+def mismatch_of_scale(space: spaces.Space[Any], std: float) -> str:
+    """Return how the bounds of a Box of actions disagree with a policy that starts at 0 ± `std`; empty if they do not.
+
+    They do where the policy starts more than one standard deviation outside, or where a dimension is so narrow that nearly
+    every action is clipped. Dimensions without finite bounds, or of zero width, agree with any policy.
+    """
+    if not isinstance(space, spaces.Box):
+        return ""
+    low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+    is_bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
+    with np.errstate(invalid="ignore"):
+        indices = np.flatnonzero(is_bounded & ((low > std) | (high < -std) | (high - low < NARROWEST * std)))
+    if not len(indices):
+        return ""
+    i = indices[0]
+    return f"action {i} lies in [{low[i]:g}, {high[i]:g}], and the policy starts at 0 ± {std:g}"
 
 
 def observation_shape(space: spaces.Space[Any]) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from plexp.config.schema import RunConfig, check
 from plexp.envs.environment import Environment
 from plexp.envs.film import with_frames
 from plexp.envs.seeding import Streams
-from plexp.envs.spaces import action_distribution, is_image, observation_shape
+from plexp.envs.spaces import action_distribution, is_image, mismatch_of_scale, observation_shape
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.device import device_of, is_compiled
 from plexp.nn.networks import Network
@@ -28,6 +30,8 @@ from plexp.training.interfaces import AdvantageEstimator, Algorithm, Stateful, T
 from plexp.training.learner import Learner
 from plexp.training.progress import Profile
 from plexp.training.trainer import Trainer
+
+log = logging.getLogger("plexp")
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,10 @@ def _agent(
     normalizer = ObservationNormalizer(shape) if environment.normalize_observations else None
     distribution = action_distribution(env.single_action_space, config.policy.bounds)
     policy = config.policy.model_dump()
+    if config.policy.bounds == "clip":
+        std = 1.0 if config.policy.log_std == "identity" else math.exp(config.policy.log_std_init)
+        if mismatch := mismatch_of_scale(env.single_action_space, std):
+            log.warning("policy.bounds=clip: %s; give policy.bounds=tanh, which starts in their middle", mismatch)
     torch.manual_seed(streams.weights)
     agent = Agent(shape, distribution, net, critic_net, advantage.critic, normalizer, streams.actions, **policy)
     _check_shapes(agent, config.net["plugin"], shape, space.dtype)

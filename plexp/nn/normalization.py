@@ -44,7 +44,7 @@ class ObservationNormalizer(nn.Module):
         self.register_buffer("scale", torch.ones(shape))
         self.register_buffer("offset", torch.zeros(shape))
         self.register_buffer("center", torch.zeros(shape), persistent=False)
-        self.register_load_state_dict_post_hook(lambda module, keys: self._derive())
+        self.register_load_state_dict_post_hook(lambda module, keys: self._derive())  # type: ignore[no-untyped-call]
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return observations [..., *obs] standardized."""

@@ -96,6 +96,7 @@ WRONG: dict[str, str] = {
     SPACES.format("'small image'", "discrete")
     + " net=cnn env.normalize_observations=false": "net=cnn: net=cnn takes images",
     SPACES.format("box", "unbounded") + " policy.bounds=tanh": "policy.bounds=tanh: tanh needs finite bounds",
+    SPACES.format("box", "largest") + " policy.bounds=tanh": "policy.bounds=tanh: tanh needs finite bounds",
     "env.id=plexp-tests/Counter-v0 env.vectorization=async env.id=Nope-v0": "env.id=Nope-v0: there is no such environment",
 }
 
@@ -213,3 +214,43 @@ def test_the_agent_has_the_critic_that_the_estimator_needs(build: Build) -> None
 def test_the_reward_scaler_uses_the_discount_of_the_experiment(build: Build) -> None:
     assert build("gamma=0.5").trainer.collector.scaler.gamma == 0.5
     assert build(*QUIET).trainer.collector.scaler is None and build(*QUIET).agent.normalizer is None
+
+
+@pytest.mark.parametrize(
+    ("acts", "policy", "expected"),
+    [
+        (
+            "far",
+            "",
+            "policy.bounds=clip: action 0 lies in [100, 200], and the policy starts at 0 ± 1; give policy.bounds",
+        ),
+        (
+            "narrow",
+            "",
+            "policy.bounds=clip: action 0 lies in [0, 0.001], and the policy starts at 0 ± 1; give policy.bou",
+        ),
+        ("narrow", "policy.log_std_init=-7", None),
+        ("box", "policy.log_std_init=3.5", "action 0 lies in [-1, 1], and the policy starts at 0 ± 33.1155"),
+        ("box", "", None),
+        ("box", "policy.log_std_init=3.5 policy.log_std=identity", None),
+        ("doubles", "", None),
+        ("unbounded", "", None),
+        ("partly fixed", "", None),
+        ("far", "policy.bounds=tanh", None),
+    ],
+)
+def test_a_policy_that_starts_outside_the_bounds_is_warned_of(
+    acts: str, policy: str, expected: str | None, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(*shlex.split(f"env=gymnasium {SPACES.format('box', shlex.quote(acts))} {policy}"))
+    lines = [record.getMessage() for record in caplog.records if "policy.bounds" in record.getMessage()]
+    assert len(lines) == (expected is not None) and (expected or "") in "".join(lines)
+
+
+@pytest.mark.parametrize("bounds", ["clip", "tanh"])
+def test_an_action_of_zero_width_is_always_its_bound(bounds: str, build: Build) -> None:
+    arguments = ("env=gymnasium", *shlex.split(SPACES.format("box", "'partly fixed'")), f"policy.bounds={bounds}")
+    experiment = build(*arguments, *QUIET)
+    taken = experiment.trainer.collector.collect().actions
+    actions = experiment.agent.distribution.to_environment(taken.flatten(0, 1))
+    assert (actions[:, 1] == 2).all() and len(actions[:, 0].unique()) > 10

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+log = logging.getLogger("plexp")
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit statuses: done, a run failed, refused before any run began, Ctrl-C, SIGTERM."""
@@ -102,3 +106,12 @@ def is_full(error: BaseException) -> bool:
     number = error.errno if isinstance(error, OSError) else None
     texts = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
     return number in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in texts)
+
+
+@contextmanager
+def decoration(what: str) -> Iterator[None]:
+    """Log an exception of the block as a warning: what only prints, draws or describes a run decides nothing about it."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s is left out (%s: %s)", what, type(error).__name__, one_line(error))

@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from plexp.analysis import statistics
+from plexp.analysis.drawing import Axes, Figure, MaxNLocator, colormaps
 from plexp.analysis.formatting import natural, number
 from plexp.analysis.model import Comparison, Floats, Group
 from plexp.analysis.statistics import Interval, interquartile_mean, iqm_band

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, Template
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from plexp.analysis.curves import CurveFigures
+from plexp.analysis.drawing import FigureCanvasAgg
 from plexp.analysis.figures import figures
 from plexp.analysis.formatting import number
 from plexp.analysis.model import Comparison, Contrast, Group, Member

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -34,6 +34,7 @@ from plexp.errors import (
     Pruned,
     StoreError,
     TrainingError,
+    decoration,
     nearest,
     one_line,
 )
@@ -46,6 +47,9 @@ from plexp.sweeps.pruning import trial_job_of
 from plexp.sweeps.signals import Preempted, interruptible
 from plexp.sweeps.status import sweep_record
 from plexp.tracking.format import mask_logs, mask_written, masked, ui_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 log = logging.getLogger("plexp")
 
@@ -150,6 +154,12 @@ def _train(job: Job, pruner: Any) -> Outcome:
 
     console = Console(quiet=bool(job.sweep))
     outcome = run_job(job, console, pruner)
+    with decoration("the summary"):
+        _print_summary(job, outcome, console)
+    return outcome
+
+
+def _print_summary(job: Job, outcome: Outcome, console: Console) -> None:
     if job.sweep:
         log.info("%s: %s", outcome.name, summary(outcome))
     speed = outcome.steps / max(outcome.seconds, 1e-9)
@@ -160,7 +170,6 @@ def _train(job: Job, pruner: Any) -> Outcome:
     console.print(
         f"MLflow run {outcome.run_id}; browse it with: {browse}", highlight=False, soft_wrap=True, markup=False
     )
-    return outcome
 
 
 def _finished(cfg: DictConfig, sweep: str) -> tuple[RunFolder, Record] | None:

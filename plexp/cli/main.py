@@ -14,6 +14,7 @@ from pathlib import Path
 import hydra
 
 from plexp.cli import commands, job
+from plexp.cli.streams import durable_output
 from plexp.config.compose import register_search_path
 from plexp.config.paths import CONF
 from plexp.errors import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, ConfigError, StoreError, TrainingError
@@ -26,7 +27,11 @@ from plexp.tracking.format import mask_logs, masked
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command, and return its exit status: 0 done, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with durable_output():
+        return _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: list[str]) -> int:
     if arguments[:1] and arguments[0] in commands.NAMES:
         try:
             status: int = importlib.import_module(f"plexp.cli.commands.{arguments[0]}").main(arguments[1:])

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from plexp.analysis.curves import CurveFigures, as_metrics, curve_figures
 from plexp.envs.environment import EpisodeSeed
+from plexp.errors import decoration
 from plexp.execution.callbacks.episode_log import EpisodeLog
 from plexp.execution.callbacks.evaluator import Evaluator
 from plexp.execution.callbacks.recorder import Recorder
@@ -28,7 +29,10 @@ def record_results(
     progress: TrainingProgress,
     folder: Path,
 ) -> Outcome:
-    """Record the results, and return the outcome; `folder` is for temporary files."""
+    """Record the results, and return the outcome; `folder` is for temporary files.
+
+    The metrics and the agent come first. The picture, the model and the description are left out where they fail.
+    """
     environment, final = experiment.environment, evaluator.final
     assert final is not None
     if len(evaluator.curve) > 1:
@@ -50,15 +54,18 @@ def record_results(
         path = Path(place) / "agent.safetensors"
         save_file({k: v.detach().cpu().clone() for k, v in experiment.agent.state_dict().items()}, path)
         tracker.log_file(path)
-    if evaluator.curve:
-        from plexp.analysis.figures import learning_curve  # with matplotlib, which takes half a second, at the end
+    with decoration("the picture of the learning curve"):
+        if evaluator.curve:
+            from plexp.analysis.figures import learning_curve  # with matplotlib, which takes half a second, at the end
 
-        figure = learning_curve(experiment.name, evaluator.curve, outcome.solved_return)
-        tracker.log_figure(figure, "learning_curve.png")
-    if experiment.config.tracker.log_model:
-        example = torch.from_numpy(experiment.trainer.collector.observations)[:2]
-        tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
-    tracker.describe(describe(experiment.values, outcome))
+            figure = learning_curve(experiment.name, evaluator.curve, outcome.solved_return)
+            tracker.log_figure(figure, "learning_curve.png")
+    with decoration("the model for MLflow"):
+        if experiment.config.tracker.log_model:
+            example = torch.from_numpy(experiment.trainer.collector.observations)[:2]
+            tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
+    with decoration("the run's description"):
+        tracker.describe(describe(experiment.values, outcome))
     return outcome
 
 

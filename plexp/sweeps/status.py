@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from plexp.errors import ConfigError, Problem, nearest
+from plexp.errors import ConfigError, Problem, decoration, nearest
 from plexp.execution.state import Record, RunFolder, list_runs, state_folder
 
 if TYPE_CHECKING:
@@ -92,6 +92,13 @@ def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
     rows = rows_of(folder, runs)
     if not rows:
         return True
+    complete = _is_complete(folder, rows)
+    with decoration("the table of the sweep"):
+        _print_rows(folder, rows, complete, console)
+    return complete
+
+
+def _print_rows(folder: Path, rows: Sequence[Row], complete: bool, console: Console) -> None:
     shared = set.intersection(*(set(row.overrides) for row in rows)) if len(rows) > 1 else set()
     title = " ".join([f"sweep {folder.name}", *sorted(shared)])
     if found := searched(folder):
@@ -103,13 +110,11 @@ def print_sweep(folder: Path, runs: Runs, console: Console) -> bool:
     else:
         _table(title, rows, shared, console)
         _reasons(rows, console)
-    complete = _is_complete(folder, rows)
     if not complete:
         command = f"python -m plexp {shlex.join(sweep_record(folder).get('arguments', ['-m', '…']))}"
         console.print(
             f"{_counts(rows)}; the same command does what is missing: {command}", highlight=False, soft_wrap=True
         )
-    return complete
 
 
 def rows_of(folder: Path, runs: Runs) -> list[Row]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from plexp.errors import decoration
 from plexp.execution.callbacks.evaluator import Evaluator
 from plexp.training.progress import TrainingProgress
 
@@ -31,21 +33,29 @@ class ProgressBar:
     def __init__(self, name: str, evaluator: Evaluator, console: Console) -> None:
         self.name, self.evaluator, self.console = name, evaluator, console
         self.returns: list[float] = []
-        self.display = _display(name, console)
+        self.display: TerminalBar | NotebookBar | Lines | None = _display(name, console)
 
     def on_start(self, progress: TrainingProgress) -> None:
-        self.display.start()
+        self._try(lambda display: display.start())
 
     def on_iteration(self, progress: TrainingProgress) -> None:
         self.returns = (self.returns + [episode.total_reward for episode in progress.finished])[-RECENT_EPISODES:]
-        self.display.show(progress.fraction, self._note(progress))
+        self._try(lambda display: display.show(progress.fraction, self._note(progress)))
 
     def on_end(self, progress: TrainingProgress) -> None:
         self.close()
 
     def close(self) -> None:
         """Give the terminal back; also after an exception."""
-        self.display.stop()
+        self._try(lambda display: display.stop())
+
+    def _try(self, use: Callable[[TerminalBar | NotebookBar | Lines], None]) -> None:
+        """Use the display; one that fails is not used again, and the training continues without."""
+        display, self.display = self.display, None
+        if display is not None:
+            with decoration("the progress bar"):
+                use(display)
+                self.display = display
 
     def _note(self, progress: TrainingProgress) -> str:
         parts = [f"{progress.steps:,} steps", f"{progress.steps / progress.seconds:,.0f}/s"]

@@ -1,0 +1,104 @@
+"""Tests that what only prints, draws, films or describes a run decides nothing about it."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plexp.cli.streams import DurableStream
+from tests.integration.cli.test_cli import CHECKOUT, QUICK, Main, main
+from tests.support.processes import runs
+
+__all__ = ["main"]
+
+DECORATIONS = {
+    "the picture of the learning curve": "plexp.analysis.figures.learning_curve",
+    "the model for MLflow": "plexp.execution.results.GreedyPolicy",
+    "the run's description": "plexp.execution.results.describe",
+    "the progress bar": "plexp.execution.callbacks.progress_bar.ProgressBar._note",
+    "the summary": "plexp.cli.job.summary",
+    "evaluation 0 is not filmed": "plexp.execution.callbacks.films.extremes",
+}
+
+
+def fails(*arguments: Any, **named: Any) -> None:
+    raise RuntimeError("no ink")
+
+
+@pytest.mark.parametrize("what", DECORATIONS)
+def test_a_run_is_finished_whatever_its_decorations_do(
+    what: str, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DECORATIONS[what], fails)
+    quick = [override for override in QUICK if "log_model" not in override and "evaluation.every" not in override]
+    film = "filmed" in what
+    status, lines = main(*quick, f"evaluation.every={64 if film else 32}", f"evaluation.film={str(film).lower()}")
+    (run,) = runs(tmp_path)
+    assert status == 0 and run["status"] == "FINISHED", lines
+    assert "eval/final_return" in run["metrics"] and (run["folder"] / "agent.safetensors").is_file()
+    warnings = [line for line in lines if "no ink" in line]
+    assert warnings and all("WARNING" in line or what in line for line in warnings)
+    assert len(warnings) == 1 or film
+
+
+def test_a_sweep_has_its_exit_status_whatever_its_table_does(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plexp.sweeps.status._table", fails)
+    status, lines = main("-m", "seed=0,1", *QUICK)
+    assert (
+        status == 0 and sum("the table of the sweep is left out (RuntimeError: no ink)" in line for line in lines) == 1
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        {"MPLBACKEND": "module://no_such_package.backend_inline"},
+    ],
+    ids=["ascii", "backend of a notebook"],
+)
+def test_a_narrow_encoding_and_a_missing_backend_change_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    done = plexp(tmp_path, environment)
+    assert done.returncode == 0 and "final return" in done.stdout.decode() and b"Traceback" not in done.stderr
+    (run,) = runs(tmp_path)
+    assert run["status"] == "FINISHED" and (run["folder"] / "learning_curve.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_early_does_not_end_the_run(tmp_path: Path) -> None:
+    done = plexp(tmp_path, {}, pipe=" | head -1; exit ${PIPESTATUS[0]}")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1 and not done.stderr
+    (run,) = runs(tmp_path)
+    assert run["status"] == "FINISHED"
+
+
+def plexp(outputs: Path, environment: dict[str, str], pipe: str = "") -> subprocess.CompletedProcess[bytes]:
+    """Run a short training in a shell."""
+    command = f"{sys.executable} -m plexp {' '.join(QUICK)} outputs={outputs} {pipe}"
+    everything = {**os.environ, "PYTHONPATH": str(CHECKOUT), **environment}
+    return subprocess.run(["bash", "-c", command], cwd=CHECKOUT, env=everything, capture_output=True)
+
+
+def test_characters_that_an_encoding_lacks_become_question_marks() -> None:
+    raw = io.BytesIO()
+    stream = DurableStream(io.TextIOWrapper(raw, "ascii"))
+    assert stream.write("9 ± 1\n") == 6
+    stream.flush()
+    assert raw.getvalue() == b"9 ? 1\n" and stream.encoding == "ascii"
+
+
+def test_output_after_the_reader_is_gone_is_dropped() -> None:
+    reader, writer = os.pipe()
+    stream = DurableStream(os.fdopen(writer, "w"))
+    os.close(reader)
+    for _ in range(3):
+        stream.write("x" * 100_000)
+        stream.flush()
+    stream.stream.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hydra
 
+from plexp._version import __version__
 from plexp.cli import commands, job
 from plexp.cli.streams import durable_output
 from plexp.config.compose import register_search_path
@@ -32,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    if arguments == ["--version"]:  # Hydra would print its own
+        print(f"plexp {__version__}")
+        return OK
     if arguments[:1] and arguments[0] in commands.NAMES:
         try:
             status: int = importlib.import_module(f"plexp.cli.commands.{arguments[0]}").main(arguments[1:])

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+import plexp
 import plexp.execution.run
 from plexp.cli import job
 from plexp.cli import main as cli
@@ -383,3 +384,7 @@ def test_a_tuned_config_that_applies_is_logged_and_can_be_left_out(
         assert status == 0 and any(text.endswith(line) for text in lines) is applies
     rates = {run.params["algo.learning_rate"] for run in open_history(None, tmp_path).runs()}
     assert rates == {"0.002", "0.001"}
+
+
+def test_the_version_is_that_of_plexp(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0 and capsys.readouterr().out == f"plexp {plexp.__version__}\n"

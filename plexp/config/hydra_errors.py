@@ -13,6 +13,7 @@ from typing import Any
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from plexp.config import config_files, registry
 from plexp.config.compose import compose, hydra_configuration, resolve
@@ -80,6 +81,12 @@ def explain(
             return Problem(key, ..., str(error).splitlines()[0], "see python -m plexp --cfg job")
         case ValueError() if text.startswith("Config group override must be"):
             return _no_option(arguments)
+        case MarkedYAMLError() if error.problem_mark is not None:
+            where = f"{error.problem_mark.name}:{error.problem_mark.line + 1}"
+            remedy = "indent with spaces" if "\\t" in str(error.problem) else "close what is open, or correct the line"
+            return Problem(where, ..., f"this is no YAML ({error.problem})", remedy)
+        case UnicodeDecodeError() if place := _undecodable_config():
+            return Problem(place, ..., f"this is not UTF-8 ({error.reason})", "save the file as UTF-8")
         case OSError():
             outputs = [argument.partition("=")[2] for argument in arguments if argument.startswith("outputs=")]
             folder = outputs[-1] if outputs else "outputs"
@@ -89,6 +96,17 @@ def explain(
         cause = f"Hydra cannot compose this ({type(error).__name__}{': ' * bool(text)}{text})"
         return Problem(" ".join(arguments), ..., cause, "see python -m plexp --help")
     return None
+
+
+def _undecodable_config() -> str:
+    """Return file and line of the first config that is not UTF-8; empty if there is none."""
+    for file in (file for folder in conf_folders() for file in sorted(folder.rglob("*.yaml"))):
+        for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"{file}:{number}"
+    return ""
 
 
 def _package_of(error: BaseException) -> str:

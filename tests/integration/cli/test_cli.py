@@ -388,3 +388,37 @@ def test_a_tuned_config_that_applies_is_logged_and_can_be_left_out(
 
 def test_the_version_is_that_of_plexp(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0 and capsys.readouterr().out == f"plexp {plexp.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            b"plugin: mlp\n\tlayers: 2\n",
+            "2: this is no YAML (found character '\\t' that cannot start any token); indent with",
+        ),
+        (b"plugin: [mlp\n", "2: this is no YAML (expected ',' or ']', but got '<stream end>'); close what is open"),
+        (
+            b"label: 1\nplugin: mlp  # \xe4\n",
+            "2: this is not UTF-8 (invalid continuation byte); save the file as UTF-8",
+        ),
+    ],
+    ids=["tab", "bracket", "Latin-1"],
+)
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+def test_a_config_that_cannot_be_read_is_refused_by_file_and_line(
+    content: bytes, line: str, sweep: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "conf" / "net" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "plexp", *sweep, "net=mine"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (message,) = done.stderr.splitlines()
+    assert message.startswith(f"{file}:{line}")

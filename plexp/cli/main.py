@@ -28,8 +28,17 @@ from plexp.tracking.format import mask_logs, masked
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command, and return its exit status: 0 done, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+        _see_current_folder()
     with durable_output():
-        return _main(sys.argv[1:] if arguments is None else arguments)
+        return _main(arguments)
+
+
+def _see_current_folder() -> None:
+    """Let the command `plexp` import modules of the current folder, as `python -m plexp` does."""
+    if not sys.flags.safe_path and "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def _main(arguments: list[str]) -> int:

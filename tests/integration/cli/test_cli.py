@@ -422,3 +422,16 @@ def test_a_config_that_cannot_be_read_is_refused_by_file_and_line(
     assert (done.returncode, done.stdout) == (2, "")
     (message,) = done.stderr.splitlines()
     assert message.startswith(f"{file}:{line}")
+
+
+def test_the_console_script_sees_modules_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise OSError('mine.py was imported')")
+    script = "import sys; sys.path[:] = [p for p in sys.path if p]; from plexp.cli.main import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "env=gymnasium", "env.id=mine:Mine-v0"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "mine.py was imported" in done.stderr

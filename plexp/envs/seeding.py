@@ -75,8 +75,8 @@ class Streams:
 class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Wrapper that gives every `reset` the seed of its episode, whatever seed the vector environment asks for.
 
-    Observations are copies: an environment may change the array that it returned, in the reset that follows an episode's
-    end at the latest, and vector environments do not all copy it before.
+    The first and the last observation of an episode are copies: an environment may change the array that it returned, and
+    vector environments reset it before they hand on the last one.
 
     Raises EnvironmentFault, which names environment and episode, for an exception in `reset` or `step`.
     """
@@ -97,8 +97,10 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the environment."""
         try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            return _copied(observation), reward, terminated, truncated, info
+            result = self.env.step(action)
+            if result[2] or result[3]:
+                return _copied(result[0]), *result[1:]
+            return result
         except Exception as error:
             raise EnvironmentFault.of(error, "step", self.index, self.episode) from error
 
@@ -126,7 +128,7 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
                 break
         target = expected[self.index]
         if not has_ended and np.array_equal(np.asarray(observation, target.dtype), target, equal_nan=True):
-            return observation, True
+            return _copied(observation), True
         return self.reset()[0], False
 
 

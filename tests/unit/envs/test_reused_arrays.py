@@ -22,6 +22,8 @@ from tests.support.environments import Chain
 SEEDS = EpisodeSeeds(3, (3,))
 WAYS = ["serial", "subprocess", "gymnasium same step", "gymnasium next step"]
 
+KINDS = ["whole", "view", "nested", "shared"]
+
 
 class ReusingChain(Chain):
     """Chain that returns the same array every time: `whole`, a `view` of it, `nested` in a dict, or `shared` by all."""
@@ -63,8 +65,11 @@ def vector(way: str, kind: str) -> VectorEnv[Any, Any, Any]:
     return SyncVectorEnv(makers, autoreset_mode=mode)
 
 
-@pytest.mark.parametrize("kind", ["whole", "view", "nested", "shared"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "kind"),
+    # gymnasium's own vector environments read all observations after the last environment has stepped
+    [(way, kind) for way in WAYS for kind in KINDS if kind != "shared" or not way.startswith("gymnasium")],
+)
 def test_an_array_that_an_environment_reuses_is_copied_before_it_changes(way: str, kind: str) -> None:
     adapter = EnvAdapter(vector(way, kind), Categorical(2))
     try:
@@ -82,7 +87,7 @@ def test_an_array_that_an_environment_reuses_is_copied_before_it_changes(way: st
     assert all(final.tolist() == [0, 0, 0, 0, 1] for final in finals) and len(finals) == (2 if adapter.same_step else 0)
 
 
-@pytest.mark.parametrize("kind", ["whole", "view", "nested", "shared"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", ["serial", "subprocess"])
 def test_episodes_of_such_an_environment_are_restored_at_the_right_state(way: str, kind: str) -> None:
     adapter = EnvAdapter(vector(way, kind), Categorical(2))

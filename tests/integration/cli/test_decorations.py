@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,27 @@ def test_a_reader_that_leaves_early_does_not_end_the_run(tmp_path: Path) -> None
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1 and not done.stderr
     (run,) = runs(tmp_path)
     assert run["status"] == "FINISHED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ignored", "exit_status", "status"), [(True, 0, "FINISHED"), (False, 143, "KILLED")])
+def test_a_run_survives_its_terminal_under_nohup_and_is_interrupted_without(
+    ignored: bool, exit_status: int, status: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "plexp", *QUICK, "total_timesteps=8192", f"outputs={tmp_path}"]
+    process, terminal = pty.fork()
+    if process == 0:
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.chdir(CHECKOUT)
+        os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": str(CHECKOUT)})
+    shown = b""
+    while b"steps" not in shown:  # the progress bar, which the terminal's end must not stop
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == exit_status
+    (run,) = runs(tmp_path)
+    assert run["status"] == status
 
 
 def plexp(outputs: Path, environment: dict[str, str], pipe: str = "") -> subprocess.CompletedProcess[bytes]:

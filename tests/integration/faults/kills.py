@@ -1,6 +1,6 @@
 """Fault script: does a run that is SIGKILLed at random moments and resumed equal one that never stopped?
 
-python tests/integration/faults/kills.py [--trials 50] [--seed 0] [--signal KILL|TERM|INT]
+python tests/integration/faults/kills.py [--trials 50] [--seed 0] [--signal KILL|TERM|INT] [device=cuda …]
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ BUDGETS = {("reinforce", "cartpole"): 40_000, ("reinforce", "lunarlander"): 25_0
 BUDGETS |= {("a2c", "lunarlander"): 20_000, ("ppo", "cartpole"): 30_000, ("ppo", "lunarlander"): 25_000}
 
 
+OVERRIDES: list[str] = []
+"""Further overrides of every run, from the command line of the script."""
+
+
 def command(algo: str, env: str, outputs: Path) -> list[str]:
     """Return the arguments of a run that trains for some seconds."""
-    return [f"algo={algo}", f"env={env}", f"total_timesteps={BUDGETS[algo, env]}", *SIZE, f"outputs={outputs}"]
+    budget = f"total_timesteps={BUDGETS[algo, env]}"
+    return [f"algo={algo}", f"env={env}", budget, *SIZE, *OVERRIDES, f"outputs={outputs}"]
 
 
 def reference(case: tuple[str, str], folder: Path) -> tuple[dict[str, Any], float]:
@@ -72,7 +77,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", choices=["KILL", "TERM", "INT"], default="KILL")
     parser.add_argument("--only", nargs=2, metavar=("ALGO", "ENV"))
+    parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
+    OVERRIDES.extend(options.overrides)
     cases = list(BUDGETS) if options.only is None else [tuple(options.only)]
     sent = getattr(signal, f"SIG{options.signal}")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:

@@ -15,6 +15,7 @@ from plexp.analysis.drawing import Axes, Figure, MaxNLocator, colormaps
 from plexp.analysis.formatting import natural, number
 from plexp.analysis.model import Comparison, Floats, Group
 from plexp.analysis.statistics import Interval, interquartile_mean, iqm_band
+from plexp.errors import decoration
 
 
 def learning_curve(name: str, curve: Sequence[tuple[int, float]], solved_return: float | None) -> Figure:
@@ -44,9 +45,16 @@ LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (4, 1, 1, 1, 1, 1)))
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
-    """Return every picture that the data allow, by name; `survival` needs a threshold, `heat_map` a grid of two params."""
-    makers = (learning_curves, survival, speed_stability, distributions, heat_map)
-    return {maker.__name__: figure for maker in makers if (figure := maker(comparison)) is not None}
+    """Return every picture that the data allow, by name; `survival` needs a threshold, `heat_map` a grid of two params.
+
+    One that fails is left out, with a warning.
+    """
+    drawn: dict[str, Figure] = {}
+    for maker in (learning_curves, survival, speed_stability, distributions, heat_map):
+        with decoration(f"the picture {maker.__name__}"):
+            if (figure := maker(comparison)) is not None:
+                drawn[maker.__name__] = figure
+    return drawn
 
 
 def learning_curves(comparison: Comparison) -> Figure:

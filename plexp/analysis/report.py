@@ -17,11 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from plexp.analysis.curves import CurveFigures
-from plexp.analysis.drawing import FigureCanvasAgg
+from plexp.analysis.drawing import Figure, FigureCanvasAgg
 from plexp.analysis.figures import figures
 from plexp.analysis.formatting import number
 from plexp.analysis.model import Comparison, Contrast, Group, Member
 from plexp.analysis.statistics import Interval
+from plexp.errors import decoration
 
 
 class Column(NamedTuple):
@@ -182,19 +183,28 @@ def _context(comparison: Comparison, pictures: Mapping[str, bytes]) -> dict[str,
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write `report.html` and each picture as PNG into `folder`, and return the files, the page first."""
+    """Write `report.html` and each picture as PNG into `folder`, and return the files, the page first.
+
+    A picture that cannot be drawn is left out, with a warning.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for name, figure in figures(comparison).items():
-        if engine := figure.get_layout_engine():
-            engine.execute(figure)
-            figure.set_layout_engine("none")  # it is laid out
-        FigureCanvasAgg(figure).print_png(buffer := BytesIO())  # type: ignore[no-untyped-call]  # savefig draws it twice
-        pictures[name] = buffer.getvalue()
-        (folder / f"{name}.png").write_bytes(pictures[name])
+        with decoration(f"the picture {name}"):
+            pictures[name] = _as_png(figure)
+    for name, png in pictures.items():
+        (folder / f"{name}.png").write_bytes(png)
     page = folder / "report.html"
     page.write_text(html(comparison, pictures), encoding="utf-8")
     return [page, *(folder / f"{name}.png" for name in pictures)]
+
+
+def _as_png(figure: Figure) -> bytes:
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")  # it is laid out
+    FigureCanvasAgg(figure).print_png(buffer := BytesIO())  # type: ignore[no-untyped-call]  # savefig draws it twice
+    return buffer.getvalue()
 
 
 def _facts(comparison: Comparison) -> str:

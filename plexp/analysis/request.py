@@ -15,7 +15,7 @@ from plexp.analysis.compare import compare
 from plexp.analysis.grouping import select
 from plexp.analysis.model import Comparison
 from plexp.analysis.report import print_comparison, write
-from plexp.errors import Problem, StoreError
+from plexp.errors import Problem, StoreError, decoration
 from plexp.tracking.format import cause
 from plexp.tracking.history import NO_CURVE, RecordedRun, open_history
 
@@ -92,7 +92,8 @@ def _keep(
     try:
         for file in files:
             tracker.log_file(file)
-        tracker.describe("\n".join(f"- {sentence}" for sentence in comparison.verdicts))
+        with decoration("the description of the comparison"):
+            tracker.describe("\n".join(f"- {sentence}" for sentence in comparison.verdicts))
     except BaseException:
         tracker.finish("FAILED")
         raise

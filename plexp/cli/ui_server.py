@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.request import ProxyHandler, Request, build_opener
 
+from plexp.errors import decoration
 from plexp.tracking import views as ui_views
 from plexp.tracking.format import cause, masked, sqlite_uri
 
@@ -111,9 +112,10 @@ def _experiments(address: str) -> Iterator[str]:
         if key not in newest_starts:
             continue
         tags = {tag["key"]: tag["value"] for tag in experiment.get("tags", [])}
-        for tag, value in ui_views.saved_views().items():
-            if not ui_views.is_same_view(tags.get(tag, ""), value):
-                post("experiments/set-experiment-tag", experiment_id=key, key=tag, value=value)
+        with decoration(f"the saved view of the experiment {experiment['name']}"):
+            for tag, value in ui_views.saved_views().items():
+                if not ui_views.is_same_view(tags.get(tag, ""), value):
+                    post("experiments/set-experiment-tag", experiment_id=key, key=tag, value=value)
         yield f"  {experiment['name']}: {ui_views.link(address, key)}"
         yield f"    as a table: {ui_views.link(address, key, ui_views.TABLE)}"
         for run in newest(key, filter="tags.kind = 'comparison'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from plexp.cli import ui_server
 from plexp.cli.streams import DurableStream
 from tests.integration.cli.test_cli import CHECKOUT, QUICK, Main, main
 from tests.support.processes import runs
@@ -125,3 +127,22 @@ def test_output_after_the_reader_is_gone_is_dropped() -> None:
         stream.write("x" * 100_000)
         stream.flush()
     stream.stream.close()
+
+
+def test_links_to_experiments_do_not_need_their_saved_views(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = {"runs": [{"info": {"start_time": 1, "run_id": "r1"}}]}
+    answers = {"experiments/search": {"experiments": [{"experiment_id": "1", "name": "cartpole"}]}, "runs/search": runs}
+
+    class Server:
+        def open(self, request: Any, timeout: float) -> io.BytesIO:
+            return io.BytesIO(json.dumps(answers[request.full_url.partition("mlflow/")[2]]).encode())
+
+    monkeypatch.setattr(ui_server, "build_opener", lambda *_: Server())
+    monkeypatch.setattr(ui_server.ui_views, "saved_views", fails)
+    lines = list(ui_server._experiments("http://server"))
+    assert lines[0].startswith("  cartpole: http://server/#/experiments/1/") and len(lines) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "the saved view of the experiment cartpole is left out (RuntimeError: no ink)"
+    ]

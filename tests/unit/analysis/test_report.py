@@ -242,3 +242,19 @@ def test_writing_makes_the_page_and_its_pictures(tmp_path: Path) -> None:
         assert struct.unpack(">I", content[16:20])[0] >= 1000, "pixels wide"
     assert sorted(page.parent.iterdir()) == sorted([page, *pictures])
     assert write(comparison, page.parent)[0] == page
+
+
+@pytest.mark.parametrize("where", ["plexp.analysis.figures.survival", "plexp.analysis.report._as_png"])
+def test_a_report_is_written_without_the_pictures_that_fail(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no ink")
+
+    comparison = make_comparison(labelled(2), 5, 475.0)
+    whole = write(comparison, tmp_path / "whole")
+    monkeypatch.setattr(where, fails)
+    page, *pictures = write(comparison, tmp_path / "part")
+    assert "Verdict" in page.read_text()
+    assert len(whole) - 1 - len(pictures) == len(caplog.records) > 0
+    assert all(record.getMessage().endswith("is left out (RuntimeError: no ink)") for record in caplog.records)

@@ -174,8 +174,8 @@ def _print_summary(job: Job, outcome: Outcome, console: Console) -> None:
 
 def _finished(cfg: DictConfig, sweep: str) -> tuple[RunFolder, Record] | None:
     """Return the finished run that a job of a sweep can skip; None if there is none."""
-    with suppress(OmegaConfBaseException, KeyError, TypeError):  # of which `resolve` and `build` will say more
-        return resume.finished(OmegaConf.to_container(cfg, resolve=True), sweep)  # type: ignore[arg-type]
+    with suppress(ConfigError, OmegaConfBaseException, KeyError, TypeError):  # of which `_train` will say more
+        return resume.finished(resolve(cfg), sweep)
     return None
 
 

@@ -16,6 +16,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from plexp.config.paths import CONF, conf_folders
+from plexp.config.schema import with_counts
 from plexp.errors import ConfigError, Problem, one_line
 
 
@@ -70,7 +71,7 @@ def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """Return the values of a composed configuration, interpolations resolved.
+    """Return the values of a composed configuration, interpolations resolved and counts such as 1e5 and 100k read.
 
     Raises ConfigError for values that are missing.
     """
@@ -79,7 +80,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(missing)
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return with_counts({str(key): value for key, value in values.items()})
 
 
 def apply_changes(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def apply_changes(values: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     if wrong := [override for override in overrides if "=" not in override]:
         raise ConfigError(Problem(wrong[0], ..., "this is not key=value", "give env=NAME or env.KEY=VALUE"))
     assert isinstance(merged, dict)
-    return {str(key): value for key, value in merged.items()}
+    return with_counts({str(key): value for key, value in merged.items()})
 
 
 def hydra_configuration(*overrides: str) -> DictConfig:

@@ -6,12 +6,13 @@ Importing this needs neither Hydra nor torch; checking imports the chosen plugin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from plexp.config import registry
+from plexp.config import counts, registry
 from plexp.config.fields import ActionBounds, LogStd, PositiveInt, UnitInterval
 from plexp.errors import ConfigError, Problem
 
@@ -139,6 +140,34 @@ def flattened(
             yield f"{prefix}{key}", value
         if is_section:
             yield from flattened(value, f"{prefix}{key}.", with_sections=with_sections)
+
+
+def with_counts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return resolved values, or some sections of them, with counts such as 1e5 and 100k as integers; see `counts`."""
+    result = counts.converted(values, lambda: ROOT)
+    for name, section in values.items():
+        if name == "callbacks" and isinstance(section, Mapping):
+            result[name] = {
+                key: counts.converted(callback, partial(_plugin_types, "callbacks", callback))
+                if isinstance(callback, Mapping)
+                else callback
+                for key, callback in section.items()
+            }
+        elif name in SECTIONS and isinstance(section, Mapping):
+            result[name] = counts.converted(section, SECTIONS[name].types)
+        elif name in PLUGIN_SECTIONS and isinstance(section, Mapping):
+            group = {"critic_net": "net"}.get(name, name)
+            result[name] = counts.converted(section, partial(_plugin_types, group, section))
+    return result
+
+
+def _plugin_types(group: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the type of each value of a plugin's section; none if there is no such plugin, which `check` refuses."""
+    try:
+        types = registry.parameters(registry.find(group, section.get("plugin")))
+    except ConfigError:
+        return {}
+    return types | (registry.ENV_PRESET_FIELDS if group == "env" else {})
 
 
 def check(values: Mapping[str, Any]) -> RunConfig:

@@ -95,7 +95,7 @@ class OptunaSweeper(Sweeper):
         untuned = self._compose(self.fixed)
         ranges = [range_of(key, override, untuned) for key, override in overrides.items()]
         self._check(ranges)
-        self.values: dict[str, Any] = OmegaConf.to_container(untuned, resolve=True)  # type: ignore[assignment]
+        self.values = resolve(untuned)
         self.fixed = [override for override in self.fixed if not override.startswith("seed=")]
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         self._wait_for_earlier_jobs()
@@ -168,10 +168,8 @@ class OptunaSweeper(Sweeper):
         objectives: dict[str, list[float | None]] = {}
         if best is not None and seeds:
             points: dict[str, list[str]] = {"confirmation": self._point(best), "baseline": []}
-            configurations = [
-                OmegaConf.to_container(self._compose([*self.fixed, *point]), resolve=True) for point in points.values()
-            ]
-            if identity(configurations[0]) == identity(configurations[1]):  # type: ignore[arg-type]
+            configurations = [resolve(self._compose([*self.fixed, *point])) for point in points.values()]
+            if identity(configurations[0]) == identity(configurations[1]):
                 del points["baseline"]  # the best trial is the untuned configuration
             first = self.settings["seeds_per_trial"]
             jobs = [

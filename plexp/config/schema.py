@@ -49,6 +49,7 @@ class EvaluationConfig(Section):
     every: PositiveInt | None
     episodes: PositiveInt
     final_episodes: PositiveInt
+    max_steps: PositiveInt | None
     stop_when_solved: bool
     film: bool
 
@@ -88,6 +89,7 @@ class RunConfig(Section):
     gamma: UnitInterval
     total_timesteps: PositiveInt
     total_episodes: PositiveInt | None
+    max_rollout_steps: PositiveInt | None
     device: str
     compile: Literal["auto"] | bool
     torch_threads: PositiveInt

@@ -117,6 +117,7 @@ def build(values: Mapping[str, Any]) -> Experiment:
             RewardScaler(env.num_envs, config.gamma) if environment.scale_rewards else None,
             num_steps=algorithm.num_steps,
             complete_episodes=algorithm.complete_episodes or advantage.complete_episodes,
+            max_rollout_steps=config.max_rollout_steps,
             profile=profile,
             episode_seed=streams.training,
             check_bounds=getattr(environment, "check_bounds", True),

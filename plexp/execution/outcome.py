@@ -28,6 +28,8 @@ class Outcome:
     """Value that a sweep optimises; None: the run has no metric of that name."""
     logged: list[str]
     """Names of all metrics."""
+    num_cut_off: int = 0
+    """Number of episodes of the final evaluation that were cut off at `evaluation.max_steps`."""
 
 
 def objective(name: str, logged: Mapping[str, float], threshold: float | None) -> float | None:
@@ -52,6 +54,8 @@ def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
 def summary(outcome: Outcome) -> str:
     """Return a line: `final return 251.3 ± 40.1 (mean ± deviation over episodes); solved (≥ 200) at step 350,000`."""
     text = f"final return {outcome.final_return:.1f} ± {outcome.final_return_std:.1f} (mean ± deviation over episodes)"
+    if outcome.num_cut_off:
+        text += f", {outcome.num_cut_off} of them cut off"
     if outcome.solved_return is None:
         return text
     mark = f"(≥ {outcome.solved_return:g})"

@@ -49,6 +49,7 @@ def record_results(
         environment.solved_return,
         objective(experiment.config.objective, tracker.last, environment.solved_return),
         sorted(tracker.last),
+        final.num_cut_off,
     )
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "agent.safetensors"

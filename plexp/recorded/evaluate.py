@@ -13,7 +13,7 @@ from plexp.analysis.statistics import Interval, interquartile_mean, mean_interva
 from plexp.errors import ConfigError, Problem
 from plexp.recorded.restore import environment_for, restored
 from plexp.tracking.lookup import RunHandle
-from plexp.training.evaluation import EvaluationResult, evaluate
+from plexp.training.evaluation import EvaluationResult, StepLimit, evaluate
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class LaterEvaluation:
         if self.solved is not None:
             share = f"{self.solved.value:.0%} [{self.solved.low:.0%}, {self.solved.high:.0%}]"
             lines[-1] += f"; {share} of the episodes reach {self.solved_return:g}"
+        if self.result.num_cut_off:
+            lines.append(
+                f"{self.result.num_cut_off} of the episodes were cut off: their returns count as far as they went"
+            )
         return lines
 
     def __str__(self) -> str:
@@ -92,7 +96,8 @@ def evaluate_run(
         environment = environment_for(experiment, overrides)
         sampling = np.random.default_rng([seed, experiment.config.seed]) if sampled else None
         seeds = experiment.streams.later(seed)
-        result = evaluate(experiment.agent, environment, seeds, episodes, sampling)
+        limit = StepLimit(experiment.config.evaluation.max_steps)
+        result = evaluate(experiment.agent, environment, seeds, episodes, sampling, limit=limit)
     label = environment.label if overrides else experiment.environment.label
     evaluation = LaterEvaluation(run.name, label, sampled, seed, result, environment.solved_return)
     _record(run, evaluation, overrides)
@@ -105,6 +110,8 @@ def _record(run: RunHandle, evaluation: LaterEvaluation, overrides: Sequence[str
     numbers = {"return": mean.value, "return_low": mean.low, "return_high": mean.high}
     prefix = "/".join(["evaluate", *where])
     numbers["length"] = float(evaluation.result.lengths.mean())
+    if evaluation.result.num_cut_off:
+        numbers["cut_off"] = float(evaluation.result.num_cut_off)
     run.log_metrics({f"{prefix}/{name}": value for name, value in numbers.items()}, step=evaluation.seed)
     record = {
         "environment": evaluation.environment,
@@ -113,5 +120,6 @@ def _record(run: RunHandle, evaluation: LaterEvaluation, overrides: Sequence[str
         "seed": evaluation.seed,
         "returns": evaluation.result.returns.tolist(),
         "lengths": evaluation.result.lengths.tolist(),
+        "cut_off": evaluation.result.num_cut_off,
     }
     run.log_text(json.dumps(record), f"evaluations/{'-'.join([*where, f'seed{evaluation.seed}'])}.json")

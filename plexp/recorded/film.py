@@ -19,7 +19,7 @@ from plexp.execution.callbacks.episode_log import NAME, episode_of
 from plexp.execution.experiment import Experiment
 from plexp.recorded.restore import rebuilt, restored
 from plexp.tracking.lookup import RunHandle
-from plexp.training.evaluation import evaluate
+from plexp.training.evaluation import StepLimit, evaluate
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def _scenes(experiment: Experiment, environment: Environment, request: Request) 
     """Return the best, the median and the worst of the episodes that `plexp evaluate` plays with this seed."""
     seeds = experiment.streams.later(request.seed)
     sampling = np.random.default_rng([request.seed, experiment.config.seed]) if request.sampled else None
-    result = evaluate(experiment.agent, environment, seeds, request.episodes, sampling)
+    limit = StepLimit(experiment.config.evaluation.max_steps)
+    result = evaluate(experiment.agent, environment, seeds, request.episodes, sampling, limit=limit)
     assert result.played is not None, "environments of films have SAME_STEP resets"
     prefix, how = ("sampled-", " sampled") if request.sampled else ("", "")
     return [

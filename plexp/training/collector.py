@@ -16,7 +16,7 @@ from plexp.envs.adapter import EnvAdapter
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import Episode, EpisodesInProgress
 from plexp.envs.faults import bounds_of, find_fault, locate
-from plexp.errors import EnvironmentFault, TrainingError
+from plexp.errors import EnvironmentFault, Problem, TrainingError
 from plexp.nn.normalization import RewardScaler
 from plexp.training.agent import Agent
 from plexp.training.progress import Profile
@@ -71,6 +71,7 @@ class Collector:
         rng: source of the policy's noise.
         scaler: scales the rewards of the trajectory; None: they stay as they are.
         num_steps: T, steps of each environment in a trajectory.
+        max_rollout_steps: steps that an environment may need to end its episode, with `complete_episodes`; None: any number.
         profile: gets the seconds spent stepping and acting.
         episode_seed: seeds of the episodes, to say in an error which episode it was.
         check_bounds: whether observations outside their declared bounds are an error.
@@ -85,6 +86,7 @@ class Collector:
         *,
         num_steps: int,
         complete_episodes: bool,
+        max_rollout_steps: int | None = None,
         profile: Profile | None = None,
         episode_seed: EpisodeSeed | None = None,
         check_bounds: bool = True,
@@ -92,6 +94,7 @@ class Collector:
         self.adapter, self.agent, self.rng, self.scaler = EnvAdapter(env, agent.distribution), agent, rng, scaler
         self.num_steps, self.complete_episodes, self.profile = num_steps, complete_episodes, profile or Profile()
         self.episode_seed, self.bounds = episode_seed, bounds_of(env.single_observation_space) if check_bounds else None
+        self.max_rollout_steps = max_rollout_steps if complete_episodes else None
         self.device = agent.device
         self.on_cpu = self.device.type == "cpu"
         self.block_steps = BLOCK_STEPS if complete_episodes else num_steps
@@ -110,7 +113,7 @@ class Collector:
     def collect(self) -> Trajectory:
         """Return T steps of N environments.
 
-        Raises TrainingError if an environment raises or returns a number that is not finite.
+        Raises TrainingError if an environment raises or returns a number that is not finite, and if an episode does not end.
         """
         started = self.profile.start()
         if self.complete_episodes and not self.fresh:
@@ -144,10 +147,19 @@ class Collector:
             step += 1
             if self.complete_episodes and step >= self.num_steps:
                 waiting |= terminated | truncated
+                self._check_length(step, waiting)
             self.observations = block.observations[t + 1]
         trajectory = self._trajectory(_Block.join(blocks), actions, finals, final_index)
         self.profile.stop("acting", started)
         return trajectory
+
+    def _check_length(self, step: int, waiting: Array) -> None:
+        """Raise TrainingError if a trajectory of whole episodes has too many steps."""
+        limit = self.max_rollout_steps
+        if limit is not None and step >= self.num_steps - 1 + limit and not waiting.all():
+            where = f"the episode of environment {int(np.argmin(waiting))} has not ended, and the updates need whole episodes"
+            remedy = "give env.max_episode_steps for a time limit, or algo=a2c or ppo with advantage=gae"
+            raise TrainingError(str(Problem("max_rollout_steps", limit, where, remedy)))
 
     def _draw_noise(self) -> tuple[Tensor, ...]:
         """Return the policy's noise for every step of a block."""

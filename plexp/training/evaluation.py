@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from plexp.envs.adapter import EnvAdapter
-from plexp.envs.environment import Array, Environment
+from plexp.envs.environment import Array, Environment, EpisodeSeed
 from plexp.envs.episodes import EpisodesInProgress, PlayedEpisode
 from plexp.envs.faults import Bounds, bounds_of, find_fault, locate
 from plexp.envs.seeding import EpisodeSeeds
@@ -20,6 +22,34 @@ from plexp.training.agent import Agent
 
 PARALLEL = 10
 """Environments stepped side by side."""
+
+log = logging.getLogger("plexp")
+
+
+class StepLimit:
+    """Limit of an evaluation episode, which warns the first time that it cuts one off.
+
+    Args:
+        steps: steps after which an episode is cut off; None: none is.
+    """
+
+    def __init__(self, steps: int | None) -> None:
+        self.steps, self.has_warned = steps, False
+
+    def reached(self, steps: Array) -> Array:
+        """Return which episodes of so many steps [N] are cut off."""
+        if self.steps is None:
+            return np.zeros(len(steps), np.bool_)
+        is_long: Array = steps >= self.steps
+        return is_long
+
+    def warn(self) -> None:
+        """Log, once, that an episode was cut off."""
+        if not self.has_warned:
+            cause = "an evaluation episode has not ended by then and is cut off: its return counts as far as it went"
+            remedy = "give env.max_episode_steps for a time limit, or another evaluation.max_steps"
+            log.warning("evaluation.max_steps=%s: %s; %s", self.steps, cause, remedy)
+            self.has_warned = True
 
 
 @dataclass(frozen=True)
@@ -32,6 +62,22 @@ class EvaluationResult:
     """[E] lengths in steps."""
     played: Sequence[PlayedEpisode] | None = None
     """[E] episodes to re-simulate; None where episodes have no seed of their own (NEXT_STEP resets)."""
+    num_cut_off: int = 0
+    """Number of episodes that were cut off at the limit of an evaluation, whose returns are not those of whole episodes."""
+
+
+@dataclass(frozen=True)
+class _LaterSeeds:
+    """Seeds of the episodes that are left of an evaluation: of some of its environments, after their first episodes."""
+
+    seeds: EpisodeSeeds
+    environments: tuple[int, ...]
+    """[N] index of each environment in the evaluation."""
+    played: tuple[int, ...]
+    """[N] number of episodes that each has played."""
+
+    def __call__(self, environment: int, episode: int) -> int:
+        return self.seeds(self.environments[environment], self.played[environment] + episode)
 
 
 def evaluate(
@@ -40,10 +86,13 @@ def evaluate(
     seeds: EpisodeSeeds,
     episodes: int,
     sampling: np.random.Generator | None = None,
+    *,
+    limit: StepLimit,
 ) -> EvaluationResult:
     """Play exactly `episodes` episodes and return their returns and lengths.
 
-    The number of episodes of each environment is fixed beforehand, so that short episodes are not favoured.
+    The number of episodes of each environment is fixed beforehand, so that short episodes are not favoured. Environments
+    whose episode is cut off are replaced by new ones, which play the episodes that are left.
 
     Args:
         agent: the agent that acts.
@@ -51,17 +100,33 @@ def evaluate(
         seeds: seeds of the episodes.
         episodes: E, number of episodes.
         sampling: source of noise for actions sampled from the policy; None: the most likely action is taken.
+        limit: limit of the steps of an episode.
 
     Raises TrainingError if an environment raises, or returns something invalid.
     """
     num_envs = min(PARALLEL, episodes)
     quotas = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
-    env = environment.make(num_envs, seeds)
-    bounds = bounds_of(env.single_observation_space) if getattr(environment, "check_bounds", True) else None
-    try:
-        return _play(_actor(agent, num_envs, sampling), EnvAdapter(env, agent.distribution), quotas, seeds, bounds)
-    finally:
-        env.close()
+    outcomes: list[list[_Outcome]] = [[] for _ in range(num_envs)]
+    episode_seed: EpisodeSeed = seeds
+    while left := [i for i, quota in enumerate(quotas) if len(outcomes[i]) < quota]:
+        if any(outcomes):
+            episode_seed = _LaterSeeds(seeds, tuple(left), tuple(len(outcomes[i]) for i in left))
+        env = environment.make(len(left), episode_seed)
+        bounds = bounds_of(env.single_observation_space) if getattr(environment, "check_bounds", True) else None
+        act, adapter = _actor(agent, len(left), sampling), EnvAdapter(env, agent.distribution)
+        try:
+            played = _play(act, adapter, [quotas[i] - len(outcomes[i]) for i in left], episode_seed, bounds, limit)
+        finally:
+            env.close()
+        for i, more in zip(left, played, strict=True):
+            outcomes[i] += more
+    rows = [outcome for column in outcomes for outcome in column]
+    return EvaluationResult(
+        np.array([row.total_reward for row in rows]),
+        np.array([row.length for row in rows], np.int64),
+        [row.played for row in rows if row.played is not None] or None,
+        sum(row.is_cut_off for row in rows),
+    )
 
 
 def _actor(agent: Agent, num_envs: int, sampling: np.random.Generator | None) -> Callable[[Array], Tensor]:
@@ -78,14 +143,29 @@ def _actor(agent: Agent, num_envs: int, sampling: np.random.Generator | None) ->
     return act
 
 
+class _Outcome(NamedTuple):
+    """An episode of an evaluation."""
+
+    total_reward: float
+    length: int
+    is_cut_off: bool
+    played: PlayedEpisode | None
+
+
 def _play(
-    act: Callable[[Array], Tensor], adapter: EnvAdapter, quotas: list[int], seeds: EpisodeSeeds, bounds: Bounds | None
-) -> EvaluationResult:
+    act: Callable[[Array], Tensor],
+    adapter: EnvAdapter,
+    quotas: list[int],
+    seeds: EpisodeSeed,
+    bounds: Bounds | None,
+    limit: StepLimit,
+) -> list[list[_Outcome]]:
+    """Return the episodes of each environment: as many as its quota, or those up to the one that is cut off."""
     num_envs = adapter.num_envs
     totals, steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
     returns: list[list[float]] = [[] for _ in range(num_envs)]
     lengths: list[list[int]] = [[] for _ in range(num_envs)]
-    ended = np.zeros(num_envs, np.bool_)
+    ended, cut_off = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
     acted: list[Tensor] = []
     ends: list[Array] = []
 
@@ -108,7 +188,8 @@ def _play(
     except EnvironmentFault as fault:
         raise located(fault) from fault
     check("observation", observations, bounds)
-    while any(len(played) < quota for played, quota in zip(returns, quotas, strict=True)):
+    is_playing = np.ones(num_envs, np.bool_)
+    while is_playing.any():
         actions = act(observations)
         counted = np.ones(num_envs, np.bool_) if adapter.same_step else ~ended
         acted.append(actions)
@@ -122,24 +203,23 @@ def _play(
         ended = terminated | truncated
         ends.append(ended)
         check("observation", observations, bounds)
-        for i in np.flatnonzero(ended):
-            if len(returns[i]) < quotas[i]:
-                returns[i].append(float(totals[i]))
-                lengths[i].append(int(steps[i]))
-            totals[i], steps[i] = 0, 0
-    played = _played(returns, lengths, adapter, acted, seeds) if adapter.same_step else None
-    return EvaluationResult(np.concatenate(returns), np.concatenate(lengths), played)
-
-
-def _played(
-    returns: list[list[float]], lengths: list[list[int]], adapter: EnvAdapter, acted: list[Tensor], seeds: EpisodeSeeds
-) -> list[PlayedEpisode]:
-    """Return the episodes of each environment, each of which begins where the one before it ended."""
-    actions = adapter.distribution.to_environment(torch.cat(acted)).numpy()
-    table = actions.reshape(len(acted), adapter.num_envs, *actions.shape[1:])
-    played = []
-    for i, (totals, steps) in enumerate(zip(returns, lengths, strict=True)):
-        parts = np.split(table[:, i], np.cumsum(steps))  # the last part is of an episode that does not count
-        episodes = enumerate(zip(parts, totals, strict=False))
-        played += [PlayedEpisode(seeds(i, number), part, total) for number, (part, total) in episodes]
-    return played
+        for i in np.flatnonzero((ended | limit.reached(steps)) & is_playing):
+            returns[i].append(float(totals[i]))
+            lengths[i].append(int(steps[i]))
+            cut_off[i] = not ended[i]
+            is_playing[i] = ended[i] and len(returns[i]) < quotas[i]
+        totals[ended], steps[ended] = 0, 0
+        if cut_off.any():
+            limit.warn()
+    taken = adapter.distribution.to_environment(torch.cat(acted)).numpy()
+    table = taken.reshape(len(acted), num_envs, *taken.shape[1:])
+    outcomes: list[list[_Outcome]] = [[] for _ in range(num_envs)]
+    for index, column in enumerate(outcomes):
+        parts = np.split(
+            table[:, index], np.cumsum(lengths[index])
+        )  # the last part is of an episode that does not count
+        for number, (total, length) in enumerate(zip(returns[index], lengths[index], strict=True)):
+            played = PlayedEpisode(seeds(index, number), parts[number], total) if adapter.same_step else None
+            is_cut_off = bool(cut_off[index]) and number == len(returns[index]) - 1
+            column.append(_Outcome(total, length, is_cut_off, played))
+    return outcomes

@@ -141,6 +141,29 @@ class Constant(gymnasium.Env[Any, Any]):
         return np.eye(self.LENGTH + 1, dtype=np.float32)[self.time if self.terminates else 0]
 
 
+class Endless(gymnasium.Env[Any, Any]):
+    """Environment whose episodes end after three steps or never, by chance; it pays 1 a step and observes its step.
+
+    Args:
+        share: share of the episodes that never end.
+    """
+
+    observation_space = spaces.Box(0, np.inf, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.share = share
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.never_ends = 0, bool(self.np_random.random() < self.share)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        return np.full(1, self.time, np.float32), 1.0, self.time == 3 and not self.never_ends, False, {}
+
+
 class Faulty(gymnasium.Env[Any, Any]):
     """Environment with one fault, at its `at`-th step or reset; otherwise it pays 1 a step, ten steps an episode."""
 
@@ -219,5 +242,5 @@ class Any2Any(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), float(self.np_random.normal()), self.time == 6, False, {}
 
 
-for cls in (Counter, Bandit, Chain, Cycle, Constant, Faulty, Any2Any):
+for cls in (Counter, Bandit, Chain, Cycle, Constant, Endless, Faulty, Any2Any):
     gymnasium.register(f"plexp-tests/{cls.__name__}-v0", f"{__name__}:{cls.__name__}")

@@ -12,7 +12,7 @@ from plexp.execution.callbacks.evaluator import Evaluator, Film, Pruning, Prunin
 from plexp.execution.callbacks.progress_bar import ProgressBar
 from plexp.execution.callbacks.recorder import Log, Recorder
 from plexp.execution.experiment import Experiment
-from plexp.training.evaluation import EvaluationResult, evaluate
+from plexp.training.evaluation import EvaluationResult, StepLimit, evaluate
 from plexp.training.interfaces import TrainingCallback
 
 Evaluate = Callable[[int, int], EvaluationResult]
@@ -59,9 +59,11 @@ def default_callbacks(
         rule: rule of the search that the run belongs to.
     """
     config, profile = experiment.config, experiment.trainer.profile
+    limit = StepLimit(config.evaluation.max_steps)
 
     def play_greedily(index: int, episodes: int) -> EvaluationResult:
-        return evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(index), episodes)
+        seeds = experiment.streams.evaluation(index)
+        return evaluate(experiment.agent, experiment.environment, seeds, episodes, limit=limit)
 
     evaluator = Evaluator(
         play or play_greedily,

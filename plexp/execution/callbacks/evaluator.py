@@ -73,7 +73,10 @@ class Evaluator:
     def on_end(self, progress: TrainingProgress) -> None:
         self.final = self.evaluate(self.count, self.final_episodes)
         mean, deviation = float(self.final.returns.mean()), float(self.final.returns.std())
-        self.log({"eval/final_return": mean, "eval/final_return_std": deviation}, progress.steps)
+        metrics = {"eval/final_return": mean, "eval/final_return_std": deviation}
+        if self.final.num_cut_off:
+            metrics["eval/final_cut_off"] = float(self.final.num_cut_off)
+        self.log(metrics, progress.steps)
         if self.film is not None:
             self.film(self.final, self.count, None)
 
@@ -96,6 +99,8 @@ class Evaluator:
         mean = float(result.returns.mean())
         metrics = {"eval/return": mean, "eval/return_std": float(result.returns.std())}
         metrics |= {"eval/length": float(result.lengths.mean()), "eval/seconds": progress.seconds}
+        if result.num_cut_off:
+            metrics["eval/cut_off"] = float(result.num_cut_off)
         for step in points:
             self.log(metrics, step)
             self.curve.append((step, mean))

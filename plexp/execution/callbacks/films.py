@@ -10,7 +10,7 @@ from typing import Protocol
 from plexp.envs.film import FOLDER, extremes, film, middle, with_frames
 from plexp.errors import one_line
 from plexp.execution.experiment import Experiment
-from plexp.training.evaluation import EvaluationResult, evaluate
+from plexp.training.evaluation import EvaluationResult, StepLimit, evaluate
 
 log = logging.getLogger("plexp")
 
@@ -45,7 +45,8 @@ class EvaluationFilms:
     def _film(self, result: EvaluationResult, index: int, step: int | None) -> None:
         if result.played is None:  # EnvPool has no seeds for episodes: the same policy, where there are some
             seeds = self.experiment.streams.evaluation(index)
-            result = evaluate(self.experiment.agent, self.environment, seeds, len(result.returns))
+            limit = StepLimit(self.experiment.config.evaluation.max_steps)
+            result = evaluate(self.experiment.agent, self.environment, seeds, len(result.returns), limit=limit)
         assert result.played is not None
         chosen = extremes(result.returns) if step is None else {"median": middle(result.returns)}
         for which, place in chosen.items():

@@ -183,8 +183,25 @@ def test_a_run_of_an_older_plexp_gets_current_values_for_what_it_lacks(run: Run,
     for file in folder.glob("outputs/artifacts/**/config.yaml"):
         values = yaml.safe_load(file.read_text())
         del values["algo"]["target_kl"], values["evaluation"]["film"], values["torch_threads"]
+        del values["evaluation"]["max_steps"], values["max_rollout_steps"]
         file.write_text(yaml.safe_dump(values))
     assert run("evaluate", NAME, "--episodes", "1")[0] == 0
+    assert run("reproduce", NAME)[0] == 0
+    assert run("film", NAME, "--episodes", "1")[0] == 0
+    assert run("film", NAME, "--episode", "1")[0] == 0
+    assert run("export", NAME)[0] == 0
+
+
+def test_evaluate_says_how_many_episodes_were_cut_off(run: Run, folder: Path) -> None:
+    for file in folder.glob("outputs/artifacts/**/config.yaml"):
+        values = yaml.safe_load(file.read_text())
+        values["evaluation"]["max_steps"] = 2
+        file.write_text(yaml.safe_dump(values))
+    status, lines, _ = run("evaluate", NAME, "--episodes", "3")
+    assert status == 0 and "length 2.0 steps on average" in lines[2]
+    assert lines[3] == "3 of the episodes were cut off: their returns count as far as they went"
+    with open_run(NAME, outputs=folder / "outputs", uri=None) as recorded:
+        assert recorded.metrics["evaluate/cut_off"] == 3
 
 
 def test_a_run_is_reproduced_bit_for_bit(run: Run, folder: Path) -> None:

@@ -21,7 +21,7 @@ from plexp.envs.vector import SerialVectorEnv
 from plexp.envs.video import Frame, Title
 from plexp.errors import ConfigError
 from plexp.execution.callbacks.films import EvaluationFilms
-from plexp.training.evaluation import EvaluationResult, evaluate
+from plexp.training.evaluation import EvaluationResult, StepLimit, evaluate
 
 SETTINGS: dict[str, Any] = {
     "kwargs": {},
@@ -232,7 +232,7 @@ def test_an_evaluation_returns_its_episodes_as_seeds_and_actions(build: Callable
     experiment = build(
         "env=gymnasium", "env.id=LunarLander-v3", "env.max_episode_steps=50", "net.width=8", "env.check_bounds=false"
     )
-    result = evaluate(experiment.agent, experiment.environment, SEEDS, 13)
+    result = evaluate(experiment.agent, experiment.environment, SEEDS, 13, limit=StepLimit(None))
     assert result.played is not None and len(result.played) == 13
     env = gymnasium.make("LunarLander-v3", max_episode_steps=50)
     for episode, total, length in zip(result.played, result.returns, result.lengths, strict=True):
@@ -260,7 +260,9 @@ def test_the_median_episode_is_filmed_and_finally_the_best_and_worst_too(
         logged.append(f"{folder}/{path.name}")
 
     films = EvaluationFilms(experiment, log_file, tmp_path)
-    result = evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(1), 5)
+    result = evaluate(
+        experiment.agent, experiment.environment, experiment.streams.evaluation(1), 5, limit=StepLimit(None)
+    )
     films(result, 1, 25_000)
     assert logged == ["films/step-000025000.mp4", "films/step-000025000.gif"]
     assert recorded[0][0][-1].total_reward == pytest.approx(float(np.median(result.returns)))
@@ -278,7 +280,9 @@ def test_without_seeds_other_episodes_with_seeds_are_played_and_filmed(
     films = EvaluationFilms(experiment, lambda path, folder=None: None, tmp_path)
     unseeded = EvaluationResult(np.array([1.0, 2.0, 3.0]), np.array([7, 7, 7]), None)
     films(unseeded, 4, 100)
-    expected = evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(4), 3)
+    expected = evaluate(
+        experiment.agent, experiment.environment, experiment.streams.evaluation(4), 3, limit=StepLimit(None)
+    )
     assert recorded[0][0][-1].total_reward == pytest.approx(float(np.median(expected.returns)))
     assert recorded[0][2].warning == ""
 
@@ -289,7 +293,9 @@ def test_a_film_that_fails_is_logged_and_training_continues(
     def full(path: Path, folder: str | None = None) -> None:
         raise OSError("no room")
 
-    result = evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(1), 3)
+    result = evaluate(
+        experiment.agent, experiment.environment, experiment.streams.evaluation(1), 3, limit=StepLimit(None)
+    )
     with caplog.at_level(logging.WARNING):
         EvaluationFilms(experiment, full, tmp_path)(result, 1, 100)
     assert [record.message for record in caplog.records] == ["evaluation 1 is not filmed: OSError: no room"]

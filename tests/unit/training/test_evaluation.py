@@ -15,10 +15,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from plexp.envs.seeding import EpisodeSeeds, SeededEpisodes
 from plexp.errors import EnvironmentFault, TrainingError
-from plexp.training.evaluation import PARALLEL, evaluate
+from plexp.training.evaluation import PARALLEL, StepLimit, evaluate
 from tests.support.environments import QUIET
 
 SEEDS = EpisodeSeeds(2, (4, 0))
+NO_LIMIT = StepLimit(None)
 SETTINGS = ("env.id=plexp-tests/Counter-v0", "env.num_envs=2", "algo.num_minibatches=1", "algo.num_steps=4", *QUIET)
 
 
@@ -66,7 +67,7 @@ def test_evaluation_plays_exactly_the_episodes_fixed_for_each_environment(
     episodes: int, num_envs: int, mode: AutoresetMode, experiment: Any
 ) -> None:
     problem = Problem(mode)
-    result = evaluate(experiment.agent, problem, SEEDS, episodes)
+    result = evaluate(experiment.agent, problem, SEEDS, episodes, limit=NO_LIMIT)
     quotas = [len(range(i, episodes, num_envs)) for i in range(num_envs)]
     assert problem.made[0].num_envs == num_envs <= PARALLEL
     expected = [plain_episode(experiment.agent, SEEDS(i, k)) for i in range(num_envs) for k in range(quotas[i])]
@@ -80,7 +81,9 @@ def test_evaluation_plays_exactly_the_episodes_fixed_for_each_environment(
 
 def test_an_evaluation_is_reproducible_and_another_one_has_other_episodes(experiment: Any) -> None:
     streams, problem = experiment.streams, Problem(AutoresetMode.SAME_STEP)
-    first, again, other = (evaluate(experiment.agent, problem, streams.evaluation(i), 10).returns for i in (0, 0, 1))
+    first, again, other = (
+        evaluate(experiment.agent, problem, streams.evaluation(i), 10, limit=NO_LIMIT).returns for i in (0, 0, 1)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -104,7 +107,7 @@ def test_evaluation_touches_nothing_that_training_depends_on(
         return copy.deepcopy([envs, randomness, tensors, scaler, collector.observations, collector.returns])
 
     before = state()
-    evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(0), 10)
+    evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(0), 10, limit=NO_LIMIT)
     assert_same(state(), before)
 
 
@@ -126,7 +129,7 @@ def test_an_environment_that_fails_in_evaluation_is_closed_and_reported(fault: s
     agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
     problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=1)
     with pytest.raises(TrainingError, match=r"environment \d raised ValueError in \w+: the \w+ broke") as raised:
-        evaluate(agent, problem, SEEDS, 3)
+        evaluate(agent, problem, SEEDS, 3, limit=NO_LIMIT)
     assert "\n" not in str(raised.value)
     assert problem.made[0].closed
 
@@ -136,7 +139,7 @@ def test_a_fault_in_evaluation_names_its_episode(fault: str, build: Callable[...
     agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
     problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=4)
     with pytest.raises(EnvironmentFault) as raised:
-        evaluate(agent, problem, SEEDS, 3)
+        evaluate(agent, problem, SEEDS, 3, limit=NO_LIMIT)
     episode = raised.value.episode
     assert episode is not None and episode["episode"] == 0
     assert episode["seed"] == SEEDS(raised.value.index, 0) and len(episode["actions"]) == 4  # type: ignore[arg-type]
@@ -153,7 +156,7 @@ def test_an_observation_that_is_not_finite_ends_an_evaluation(
     with pytest.raises(
         EnvironmentFault, match=r"returned the observation \[nan nan\] in step \d of the evaluation"
     ) as raised:
-        evaluate(agent, problem, SEEDS, 23)
+        evaluate(agent, problem, SEEDS, 23, limit=NO_LIMIT)
     found = raised.value.episode
     assert found is not None and (found["episode"], len(found["actions"])) == (episode, actions)  # type: ignore[arg-type]
 
@@ -164,6 +167,6 @@ def test_an_observation_outside_its_space_ends_an_evaluation_that_checks_bounds(
     agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
     problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault="outside", at=3)
     with pytest.raises(EnvironmentFault, match=r"outside its space, as env\.check_bounds=true"):
-        evaluate(agent, problem, SEEDS, 3)
+        evaluate(agent, problem, SEEDS, 3, limit=NO_LIMIT)
     problem.check_bounds = False
-    assert evaluate(agent, problem, SEEDS, 3).lengths.tolist() == [10, 10, 10]
+    assert evaluate(agent, problem, SEEDS, 3, limit=NO_LIMIT).lengths.tolist() == [10, 10, 10]

@@ -16,7 +16,7 @@ from plexp.execution.callbacks.evaluator import Evaluator
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.training import batches as batch
 from plexp.training import learner
-from plexp.training.evaluation import evaluate
+from plexp.training.evaluation import StepLimit, evaluate
 from plexp.training.progress import TrainingProgress
 from plexp.training.trainer import Trainer
 from tests.support.environments import QUIET, Bandit, Chain, Cycle
@@ -125,7 +125,13 @@ def trained(build: Callable[..., Any], *overrides: str, evaluate_every: int | No
             logged.append((progress.steps, dict(progress.metrics), list(progress.finished)))
 
     def play(index: int, episodes: int) -> Any:
-        return evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(index), episodes)
+        return evaluate(
+            experiment.agent,
+            experiment.environment,
+            experiment.streams.evaluation(index),
+            episodes,
+            limit=StepLimit(None),
+        )
 
     settings: dict[str, Any] = {"episodes": 3, "final_episodes": 3, "solved_return": None, "stop_when_solved": False}
     evaluator = Evaluator(

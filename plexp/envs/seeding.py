@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 
+from plexp.envs import generators
 from plexp.envs.environment import Array, EpisodeSeed
+from plexp.envs.generators import GlobalUse, OwnGenerators
 from plexp.errors import EnvironmentFault
 
 
@@ -26,6 +27,8 @@ class EpisodeSeeds:
     """Root of all seeds of the run."""
     stream: tuple[int, ...]
     """Spawn key of the stream below the root."""
+    use: GlobalUse = field(default_factory=GlobalUse, compare=False, repr=False)
+    """Record of the global generators that the environments with these seeds draw from, shared by those of a run."""
 
     def __call__(self, environment: int, episode: int) -> int:
         """Return the seed, a 32-bit integer, of the given episode of the given environment."""
@@ -36,8 +39,8 @@ class EpisodeSeeds:
 class Streams:
     """Random streams of a run: children of one `numpy.random.SeedSequence(seed)`, so that using one never shifts another.
 
-    The spawn keys (0 weights, 1 actions, 2 minibatches, 3 training, 4 evaluation, 5 later) must not change: with another
-    key a recorded run is no longer reproduced.
+    The spawn keys (0 weights, 1 actions, 2 minibatches, 3 training, 4 evaluation, 5 later, 6 global generators) must not
+    change: with another key a recorded run is no longer reproduced.
     """
 
     def __init__(self, seed: int) -> None:
@@ -49,27 +52,33 @@ class Streams:
         """Source of the policy's noise in training."""
         self.minibatches = np.random.Generator(np.random.PCG64(minibatches))
         """Source of the order of the rows in minibatches."""
-        self.training = EpisodeSeeds(seed, (3,))
+        self.use = GlobalUse()
+        """Global generators that the run's environments draw from."""
+        self.training = EpisodeSeeds(seed, (3,), self.use)
         """Seeds of the training episodes."""
 
+    def seed_global_generators(self) -> None:
+        """Seed the generators of `random`, `numpy.random` and torch, for plugins that draw from them."""
+        generators.seed(np.random.SeedSequence(self.seed, spawn_key=(6,)))
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of the generators, and torch's global one for plugins that draw from it."""
-        generators = {"actions": self.actions.bit_generator.state, "minibatches": self.minibatches.bit_generator.state}
-        return {**generators, "torch": torch.get_rng_state()}
+        """Return the states of the generators, and of the global ones for plugins that draw from them."""
+        own = {"actions": self.actions.bit_generator.state, "minibatches": self.minibatches.bit_generator.state}
+        return {**own, "global": generators.states()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the generators, torch's global one included."""
+        """Restore the generators, the global ones included."""
         self.actions.bit_generator.state = state_dict["actions"]
         self.minibatches.bit_generator.state = state_dict["minibatches"]
-        torch.set_rng_state(state_dict["torch"])
+        generators.restore(state_dict["global"])
 
     def evaluation(self, index: int) -> EpisodeSeeds:
         """Return the seeds of the run's `index`-th evaluation: new episodes each time, none of them a training episode."""
-        return EpisodeSeeds(self.seed, (4, index))
+        return EpisodeSeeds(self.seed, (4, index), self.use)
 
     def later(self, number: int) -> EpisodeSeeds:
         """Return seeds for evaluating the recorded run, one set per `number`, apart from all that the run itself used."""
-        return EpisodeSeeds(self.seed, (5, number))
+        return EpisodeSeeds(self.seed, (5, number), self.use)
 
 
 class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -84,12 +93,15 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], index: int, episode_seed: EpisodeSeed) -> None:
         super().__init__(env)
         self.index, self.episode_seed, self.episode = index, episode_seed, -1
+        self.own_generators = OwnGenerators(getattr(episode_seed, "use", None) or GlobalUse(warns=False))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the next episode with its own seed; `seed` is ignored."""
         self.episode += 1
         try:
-            observation, info = self.env.reset(seed=self.episode_seed(self.index, self.episode), options=options)
+            seed = self.episode_seed(self.index, self.episode)
+            self.own_generators.seed(seed)
+            observation, info = self.own_generators.call(self.env, self.env.reset, seed=seed, options=options)
             return _copied(observation), info
         except Exception as error:
             raise EnvironmentFault.of(error, "reset", self.index, self.episode) from error
@@ -97,7 +109,10 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the environment."""
         try:
-            result = self.env.step(action)
+            if self.own_generators.use.is_idle:
+                result = self.env.step(action)
+            else:
+                result = self.own_generators.call(self.env, self.env.step, action)
             if result[2] or result[3]:
                 return _copied(result[0]), *result[1:]
             return result

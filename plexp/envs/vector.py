@@ -17,6 +17,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space
 
 from plexp.envs.environment import Array
+from plexp.envs.generators import construct
 from plexp.errors import EnvironmentFault
 
 EnvMaker: TypeAlias = Callable[[], gymnasium.Env[Any, Any]]
@@ -30,7 +31,7 @@ class SerialVectorEnv(VectorEnv[Array, Array, Array]):
     """
 
     def __init__(self, makers: Sequence[EnvMaker]) -> None:
-        self.envs = [make() for make in makers]
+        self.envs = [construct(make) for make in makers]
         self.num_envs = len(self.envs)
         first = self.envs[0]
         self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
@@ -187,7 +188,7 @@ def _make_in_worker(make: EnvMaker) -> gymnasium.Env[Any, Any]:
     if _is_worker():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return make()
+    return construct(make)
 
 
 def _is_worker() -> bool:

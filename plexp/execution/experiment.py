@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv
 
 from plexp.config import registry
 from plexp.config.schema import RunConfig, check
+from plexp.envs import generators
 from plexp.envs.environment import Environment
 from plexp.envs.film import with_frames
 from plexp.envs.seeding import Streams
@@ -54,6 +55,8 @@ class Experiment:
     """Callback plugins, by the names of their sections."""
     group: str
     """Name of the run without its seed, such as `ppo-mlp2x64-gae-cartpole`."""
+    outer: generators.States
+    """States of the global generators before the experiment seeded them."""
 
     def __enter__(self) -> Experiment:
         return self
@@ -62,8 +65,9 @@ class Experiment:
         self.close()
 
     def close(self) -> None:
-        """Close the environments of the training."""
+        """Close the environments of the training, and give the global generators the states back that they had before."""
         self.training_env.close()
+        generators.restore(self.outer)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -79,9 +83,11 @@ class Experiment:
 def build(values: Mapping[str, Any]) -> Experiment:
     """Check resolved values, and return the objects of one experiment.
 
-    Raises ConfigError with all problems at once; nothing has been created or written by then.
+    The global generators of `random`, `numpy.random` and torch are seeded, until the experiment is closed. Raises
+    ConfigError with all problems at once; nothing has been created or written by then.
     """
     config = check(values)
+    outer = generators.states()
     torch.set_num_threads(config.torch_threads)
     device, streams, classes = device_of(config.device), Streams(config.seed), config.classes
     advantage: AdvantageEstimator = make(classes["advantage"], config.advantage)
@@ -97,8 +103,10 @@ def build(values: Mapping[str, Any]) -> Experiment:
         critic_net = make(classes["critic_net"], config.critic_net)
     profile = Profile()
     compiled = is_compiled(config, advantage, environment)
-    env = environment.make(environment.num_envs, streams.training)
     with ExitStack() as undo:
+        undo.callback(generators.restore, outer)
+        streams.seed_global_generators()
+        env = environment.make(environment.num_envs, streams.training)
         undo.callback(env.close)
         agent = _agent(config, environment, env, net, critic_net, advantage, streams).to(device)
         if compiled:
@@ -135,7 +143,7 @@ def build(values: Mapping[str, Any]) -> Experiment:
     if stateful is not None:
         stateful = {"agent": agent, **stateful, "streams": streams, "collector": collector}
     parts = [config.algo["plugin"], net.label, config.advantage["plugin"], environment.label]
-    return Experiment(config, environment, agent, trainer, env, streams, stateful, callbacks, "-".join(parts))
+    return Experiment(config, environment, agent, trainer, env, streams, stateful, callbacks, "-".join(parts), outer)
 
 
 def make(cls: type, parameters: Mapping[str, Any], **wired: Any) -> Any:

@@ -77,6 +77,10 @@ def reproduce(run: RunHandle, console: Console, *, to_the_end: bool = False) -> 
             _compare_weights(load_file(weights), experiment.agent.state_dict(), comparison)
         except Differs:
             pass
+        if names := experiment.streams.use.names:
+            reproduction.changes.append(
+                f"the environment draws from the global generator of {' and '.join(sorted(names))}, not from self.np_random"
+            )
     word = "identical" if reproduction.identical else reproduction.lines()[0]
     run.set_tags({"reproduced": f"{time.strftime('%Y-%m-%d %H:%M')} on {provenance()['host.name']}: {word}"})
     return reproduction

@@ -19,6 +19,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from plexp.envs.environment import Environment
+from plexp.envs.generators import GlobalUse
+from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import ConfigError
 from plexp.execution.callbacks.default import default_callbacks
 from plexp.execution.experiment import Experiment, make
@@ -110,20 +112,23 @@ def _steps_of_environments(experiment: Experiment, cls: type) -> Iterator[str]:
     if missing := [name for name in names if not hasattr(environment, name)]:
         yield f"it needs {', '.join(missing)}: see plexp.Environment"
         return
-    rounds = [_step_randomly(environment, seed) for seed in (0, 0, 1)]
+    use = GlobalUse(watched=10 * STEPS, warns=False)
+    rounds = [_step_randomly(environment, EpisodeSeeds(seed, (), use)) for seed in (0, 0, 1)]
     yield from dict.fromkeys(fault for faults, _ in rounds for fault in faults)
     if not np.array_equal(rounds[0][1], rounds[1][1], equal_nan=True):
         yield "the same seeds and actions give other episodes: draw from self.np_random only, and forget all in reset"
+    if use.names:
+        yield f"it draws from the global generator of {' and '.join(sorted(use.names))}: draw from self.np_random only"
 
 
-def _step_randomly(environment: Environment, seed: int) -> tuple[list[str], Any]:
+def _step_randomly(environment: Environment, seeds: EpisodeSeeds) -> tuple[list[str], Any]:
     """Return the faults that random actions meet, and all that was observed and rewarded."""
-    env = environment.make(2, lambda index, episode: 1000 * seed + 100 * index + episode)
+    env = environment.make(2, seeds)
     space, mode, faults, rows, ended = env.single_observation_space, env.metadata.get("autoreset_mode"), [], [], 0
     try:
         if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
             faults.append('metadata["autoreset_mode"] is neither SAME_STEP nor NEXT_STEP')
-        env.action_space.seed(seed)
+        env.action_space.seed(seeds.entropy)
         observations, _ = env.reset()
         for step in range(STEPS):
             observations, rewards, terminated, truncated, info = env.step(env.action_space.sample())

@@ -6,9 +6,11 @@ A check yields one line for each fault; an exception of the plugin is a fault to
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -82,6 +84,25 @@ class Subject:
 Check: TypeAlias = Callable[[Subject], Iterator[str]]
 
 
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """Log a warning that several experiments repeat only once."""
+    log, seen = logging.getLogger("plexp"), set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_first = text not in seen
+        seen.add(text)
+        return is_first
+
+    log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_new)
+
+
+@_each_warning_once()
 def check(group: str, name: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[Result]:
     """Check a plugin, and return the result of each check in order.
 

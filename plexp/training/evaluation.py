@@ -16,6 +16,7 @@ from plexp.envs.adapter import EnvAdapter
 from plexp.envs.environment import Array, Environment, EpisodeSeed
 from plexp.envs.episodes import EpisodesInProgress, PlayedEpisode
 from plexp.envs.faults import Bounds, bounds_of, find_fault, locate
+from plexp.envs.generators import GlobalUse
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import EnvironmentFault
 from plexp.training.agent import Agent
@@ -75,6 +76,11 @@ class _LaterSeeds:
     """[N] index of each environment in the evaluation."""
     played: tuple[int, ...]
     """[N] number of episodes that each has played."""
+
+    @property
+    def use(self) -> GlobalUse:
+        """Record of the global generators that the environments draw from."""
+        return self.seeds.use
 
     def __call__(self, environment: int, episode: int) -> int:
         return self.seeds(self.environments[environment], self.played[environment] + episode)

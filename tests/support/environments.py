@@ -5,11 +5,13 @@ On a command line that is run in the checkout: `env.id=tests.support.environment
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 
 QUIET = ("env.normalize_observations=false", "env.scale_rewards=false", "net.layers=1", "net.width=16")
@@ -164,6 +166,47 @@ class Endless(gymnasium.Env[Any, Any]):
         return np.full(1, self.time, np.float32), 1.0, self.time == 3 and not self.never_ends, False, {}
 
 
+class Globals(gymnasium.Env[Any, Any]):
+    """Environment whose observations, rewards and lengths are drawn from a global generator, and not from `np_random`.
+
+    Args:
+        generator: `random`, `numpy.random` or `torch`, or `none` for `np_random`.
+        where: `reset`, `step` or `constructor`; what the other two observe is 0.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, generator: str, where: str = "step") -> None:
+        self.generator, self.where = generator, where
+        self.layout = self._draw("constructor")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.start = 0, self._draw("reset")
+        return self._observation(0.0), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        noise = self._draw("step")
+        length = 4 + abs(int(3 * self.start)) + abs(int(3 * self.layout))
+        return self._observation(noise), noise + self.start + int(action), self.time >= length or noise > 2, False, {}
+
+    def _draw(self, where: str) -> float:
+        if where != self.where:
+            return 0.0
+        draw = {
+            "random": lambda: random.gauss(0, 1),
+            "numpy.random": np.random.randn,
+            "torch": lambda: torch.randn(()),
+            "none": lambda: self.np_random.normal(),
+        }
+        return float(draw[self.generator]())
+
+    def _observation(self, noise: float) -> np.ndarray:
+        return np.array([noise, self.start, self.layout, self.time], np.float32)
+
+
 class Faulty(gymnasium.Env[Any, Any]):
     """Environment with one fault, at its `at`-th step or reset; otherwise it pays 1 a step, ten steps an episode."""
 
@@ -242,5 +285,5 @@ class Any2Any(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), float(self.np_random.normal()), self.time == 6, False, {}
 
 
-for cls in (Counter, Bandit, Chain, Cycle, Constant, Endless, Faulty, Any2Any):
+for cls in (Counter, Bandit, Chain, Cycle, Constant, Endless, Globals, Faulty, Any2Any):
     gymnasium.register(f"plexp-tests/{cls.__name__}-v0", f"{__name__}:{cls.__name__}")

@@ -219,6 +219,16 @@ def test_a_run_is_reproduced_bit_for_bit(run: Run, folder: Path) -> None:
     assert status == 0 and message in lines, lines
 
 
+def test_reproduce_says_that_an_environment_draws_from_a_global_generator(run: Run, folder: Path) -> None:
+    settings = ("env=gymnasium", "env.id=plexp-tests/Globals-v0", "+env.kwargs.generator=numpy.random", *SHORT)
+    assert run(*settings, "evaluation.final_episodes=4", "tracker.log_model=false", "total_timesteps=1100")[0] == 0
+    status, lines, _ = run("reproduce", "last")
+    assert status == 0 and lines[-2].startswith("identical: ")
+    assert lines[-1] == (
+        "although the environment draws from the global generator of numpy.random, not from self.np_random"
+    )
+
+
 def altered_weights(folder: Path) -> None:
     for file in folder.glob("outputs/artifacts/**/agent.safetensors"):
         weights = load_file(file)

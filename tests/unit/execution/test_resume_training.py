@@ -104,6 +104,7 @@ def without_clocks(state: dict[str, Any]) -> bytes:
     return encode({**state, "progress": progress})
 
 
+GLOBALS = "env.id=plexp-tests/Globals-v0"
 CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "ppo": (("algo=ppo",), {}),
     "a2c": (("algo=a2c",), {}),
@@ -112,6 +113,9 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "actor_critic": (("algo=actor_critic",), {}),
     "subprocesses": (("algo=ppo", "env.vectorization=async"), {}),
     "whole episodes, subprocesses": (("algo=reinforce", "env.vectorization=async"), {}),
+    "numpy's global generator": ((GLOBALS, "+env.kwargs.generator=numpy.random"), {}),
+    "python's global generator": ((GLOBALS, "+env.kwargs.generator=random", "env.vectorization=async"), {}),
+    "torch's global generator": ((GLOBALS, "+env.kwargs.generator=torch", "algo=reinforce"), {}),
     "target critic": (("algo=ppo",), {"algo__target_update_every": 2, "algo__target_tau": 0.5}),
     "replayed rollouts": (("algo=a2c", "advantage=vtrace"), {"algo__replay_rollouts": 2}),
     "the critic's own epochs": (("algo=ppo",), {"algo__critic_epochs": 3, "algo__critic_learning_rate": 0.01}),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import gymnasium.spaces as spaces
 import numpy as np
+import torch
 
 from plexp.errors import ConfigError, Problem
 from plexp.nn.distributions import (
@@ -17,23 +19,28 @@ from plexp.nn.distributions import (
     SquashedGaussian,
 )
 
+MOST_CHOICES = 4096
+"""Integers of a Box, of all its dimensions together, up to which the policy has a logit for each; larger: more memory."""
 NARROWEST = 0.1
 """Width of an action, in standard deviations of the first policy, below which nearly every action is clipped."""
 
 
 def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"]) -> ActionDistribution:
-    """Return the distribution that the policy has over an action space.
+    """Return the distribution that the policy has over an action space; each integer of a Box is a choice.
 
     Raises ConfigError for an unsupported space, and for `bounds=tanh` on a Box without finite bounds.
     """
     match space:
         case spaces.Discrete():
-            return Categorical(int(space.n), int(space.start))
+            return Categorical(int(space.n), int(space.start), _dtype(space))
         case spaces.MultiDiscrete():
-            return MultiCategorical(space.nvec, space.start)
+            return MultiCategorical(space.nvec, space.start, _dtype(space))
         case spaces.MultiBinary():
             return Bernoulli(space.shape)
-        case spaces.Box() if np.issubdtype(space.dtype, np.floating):
+        case spaces.Box() if _number_of_choices(space) <= MOST_CHOICES:
+            low, high = space.low.astype(np.int64), space.high.astype(np.int64)
+            return MultiCategorical(high - low + 1, low, _dtype(space))
+        case spaces.Box() if space.dtype in (np.float16, np.float32, np.float64):
             if bounds == "clip":
                 return DiagonalGaussian(space.low, space.high)
             with np.errstate(over="ignore"):
@@ -44,10 +51,22 @@ def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"
             raise ConfigError(
                 Problem("policy.bounds", bounds, f"tanh needs finite bounds, and the actions are {space}", remedy)
             )
-    supported = "Discrete, Box of floats, MultiDiscrete and MultiBinary"
+    supported = f"Discrete, Box of floats, MultiDiscrete, MultiBinary and Box of at most {MOST_CHOICES:,} integers"
     raise ConfigError(
         Problem("env", ..., f"the action space {space} is not supported", f"wrap it into one of {supported}")
     )
+
+
+def _number_of_choices(space: spaces.Box) -> float:
+    """Return the number of integers in all dimensions of a Box; infinity for one of floats."""
+    if not np.issubdtype(space.dtype, np.integer):
+        return math.inf
+    return float((space.high.astype(np.float64) - space.low.astype(np.float64) + 1).sum())
+
+
+def _dtype(space: spaces.Space[Any]) -> torch.dtype:
+    """Return the type of a space's actions."""
+    return torch.from_numpy(np.zeros(1, space.dtype)).dtype
 
 
 def mismatch_of_scale(space: spaces.Space[Any], std: float) -> str:
@@ -56,7 +75,7 @@ def mismatch_of_scale(space: spaces.Space[Any], std: float) -> str:
     They do where the policy starts more than one standard deviation outside, or where a dimension is so narrow that nearly
     every action is clipped. Dimensions without finite bounds, or of zero width, agree with any policy.
     """
-    if not isinstance(space, spaces.Box):
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         return ""
     low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
     is_bounded = np.isfinite(low) & np.isfinite(high) & (high > low)

@@ -48,7 +48,7 @@ class ActionDistribution(Protocol):
         ...
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        """Return actions as the environment takes them, [B, *space.shape]."""
+        """Return actions as the environment takes them, [B, *space.shape], in the type of its space and within its bounds."""
         ...
 
 
@@ -58,11 +58,12 @@ class Categorical:
     Args:
         n: number of actions.
         start: first action of the space.
+        dtype: type of the actions that the environment gets.
     """
 
-    def __init__(self, n: int, start: int = 0) -> None:
+    def __init__(self, n: int, start: int = 0, dtype: torch.dtype = torch.int64) -> None:
         self.num_parameters = self.num_features = n
-        self.start = start
+        self.start, self.dtype = start, dtype
 
     def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
         return rng.gumbel(size=(*shape, self.num_parameters)).astype(np.float32)
@@ -86,17 +87,24 @@ class Categorical:
         return functional.one_hot(actions, self.num_features).float()
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        return actions + self.start if self.start else actions
+        return (actions + self.start if self.start else actions).to(self.dtype)
 
 
 class MultiCategorical:
-    """Independent softmax policies over several choices (MultiDiscrete), whose log-probabilities add up."""
+    """Independent softmax policies over several choices (MultiDiscrete), whose log-probabilities add up.
 
-    def __init__(self, sizes: Array, start: Array) -> None:
+    Args:
+        sizes: number of choices of each, in the shape of an action.
+        start: first choice of each.
+        dtype: type of the actions that the environment gets.
+    """
+
+    def __init__(self, sizes: Array, start: Array, dtype: torch.dtype = torch.int64) -> None:
         self.parts = [Categorical(int(n)) for n in sizes.reshape(-1)]
         self.sizes = [part.num_parameters for part in self.parts]
         self.num_parameters = self.num_features = sum(self.sizes)
         self.shape, self.start = sizes.shape, torch.as_tensor(start.reshape(-1), dtype=torch.int64)
+        self.dtype = dtype
 
     def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
         return rng.gumbel(size=(*shape, self.num_parameters)).astype(np.float32)
@@ -117,7 +125,7 @@ class MultiCategorical:
         return torch.cat([part.encode(action) for part, action in rows], -1)
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        return (actions + self.start.to(actions.device)).reshape(-1, *self.shape)
+        return (actions + self.start.to(actions.device)).reshape(-1, *self.shape).to(self.dtype)
 
 
 class Bernoulli:
@@ -155,7 +163,7 @@ class DiagonalGaussian:
     in implementations of policy gradients.
 
     Args:
-        low, high: bounds of the actions.
+        low, high: bounds of the actions, in the type that the environment gets: float16, float32 or float64.
     """
 
     LOG_STD_RANGE = (-10.0, 4.0)
@@ -164,8 +172,9 @@ class DiagonalGaussian:
         self.shape = low.shape
         self.num_features = low.size
         self.num_parameters = 2 * low.size
-        self.low = torch.from_numpy(-_float32_below(-low.reshape(-1)))
-        self.high = torch.from_numpy(_float32_below(high.reshape(-1)))
+        most = np.finfo(low.dtype).max
+        self.low = torch.from_numpy(np.maximum(low.reshape(-1), -most))
+        self.high = torch.from_numpy(np.minimum(high.reshape(-1), most))
 
     def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
         return rng.standard_normal(size=(*shape, self.num_features), dtype=np.float32)
@@ -192,14 +201,9 @@ class DiagonalGaussian:
         return actions
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        bounded = torch.minimum(torch.maximum(actions, self.low.to(actions.device)), self.high.to(actions.device))
+        low, high = self.low.to(actions.device), self.high.to(actions.device)
+        bounded = torch.minimum(torch.maximum(actions.to(low.dtype), low), high)  # after rounding, which may leave them
         return bounded.reshape(-1, *self.shape)
-
-
-def _float32_below(numbers: Array) -> Array:
-    """Return the largest float32 that is not above each number."""
-    near = numbers.astype(np.float32)
-    return np.where(near > numbers, np.nextafter(near, np.float32(-np.inf)), near)
 
 
 class SquashedGaussian(DiagonalGaussian):
@@ -222,7 +226,8 @@ class SquashedGaussian(DiagonalGaussian):
 
     def __init__(self, low: Array, high: Array) -> None:
         super().__init__(low, high)
-        self.half_width = (self.high - self.low) / 2
+        self.lowest = self.low.float()
+        self.half_width = self.high.float() / 2 - self.lowest / 2
         self.log_scale = torch.where(self.half_width > 0, self.half_width, 1.0).log()
         hermite, legendre = np.polynomial.hermite_e.hermegauss(self.NODES), np.polynomial.legendre.leggauss(self.NODES)
         tables = (
@@ -270,5 +275,5 @@ class SquashedGaussian(DiagonalGaussian):
         return actions.tanh()
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        low, half = self.low.to(actions.device), self.half_width.to(actions.device)
+        low, half = self.lowest.to(actions.device), self.half_width.to(actions.device)
         return super().to_environment(low + half * (actions.tanh() + 1))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -76,7 +77,7 @@ def export(experiment: Experiment, formats: list[str], folder: Path, title: str)
             cause = f"cannot be written ({error.strerror or one_line(error)})"
             raise ConfigError(Problem("--to", folder, cause, "choose a folder that can be written")) from error
         difference = compare(act, policy, observations)
-        if difference > TOLERANCE:
+        if difference > _tolerance(experiment.training_env.single_action_space.dtype):
             file.unlink()
             cause = f"what it gives acts differently from the agent (by {difference:.2g})"
             raise ConfigError(Problem("--format", kind, cause, f"give --format {'pt2' if kind == 'onnx' else 'onnx'}"))
@@ -130,6 +131,11 @@ def _write_onnx(policy: nn.Module, example: Tensor, file: Path) -> Act:
     )
     session = onnxruntime.InferenceSession(file)
     return lambda observations: torch.from_numpy(session.run(None, {"observations": observations.numpy()})[0])
+
+
+def _tolerance(dtype: Any) -> float:
+    """Return the largest relative difference of actions of a type: `TOLERANCE`, or one step of a coarser type."""
+    return max(TOLERANCE, float(np.finfo(dtype).eps)) if np.issubdtype(dtype, np.floating) else TOLERANCE
 
 
 @torch.no_grad()

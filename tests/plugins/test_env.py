@@ -181,11 +181,12 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 RAW = {"env__normalize_observations": False}
 SEEN = ["matrix", "doubles", "integers", "bytes", *FLAT]
+TYPED = ("halves", "unbounded halves", "few integers", "discrete of 32 bits", "multidiscrete of 32 bits")
 PROBLEMS: list[tuple[str, str, str, dict[str, Any]]] = [
     *((sees, "discrete", "mlp", {}) for sees in SEEN),
     *((sees, "box", "mlp", RAW) for sees in ("bytes", "integers", "image")),
-    *(("box", acts, "mlp", {}) for acts in ("multidiscrete", "multibinary", "matrix", "doubles", "unbounded")),
-    *(("box", acts, "mlp", {"policy__bounds": "tanh"}) for acts in ("matrix", "doubles")),
+    *(("box", acts, "mlp", {}) for acts in ("multidiscrete", "multibinary", "matrix", "doubles", "unbounded", *TYPED)),
+    *(("box", acts, "mlp", {"policy__bounds": "tanh"}) for acts in ("matrix", "doubles", "halves")),
     *((sees, "discrete", "cnn", RAW) for sees in ("image", "channels first")),
 ]
 

@@ -245,6 +245,12 @@ SPACES: dict[str, spaces.Space[Any]] = {
     "matrix": spaces.Box(-1, 1, (2, 3), np.float32),
     "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
     "doubles": spaces.Box(-2, 3, (2,), np.float64),
+    "halves": spaces.Box(np.array([-0.1, 1000.0], np.float16), np.array([0.1, 1003.0], np.float16), dtype=np.float16),
+    "unbounded halves": spaces.Box(-np.inf, np.inf, (2,), np.float16),
+    "many integers": spaces.Box(0, 5000, (2,), np.int64),
+    "few integers": spaces.Box(np.array([-2, 7]), np.array([3, 9]), dtype=np.int32),
+    "discrete of 32 bits": spaces.Discrete(3, start=5, dtype=np.int32),
+    "multidiscrete of 32 bits": spaces.MultiDiscrete([2, 3], np.int32, start=[4, -1]),
     "largest": spaces.Box(-3.4e38, 3.4e38, (2,), np.float32),
     "far": spaces.Box(100, 200, (2,), np.float32),
     "narrow": spaces.Box(0, 1e-3, (2,), np.float32),
@@ -280,7 +286,8 @@ class Any2Any(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        assert self.action_space.contains(action), f"the action {action!r} is not in {self.action_space}"
+        is_typed = isinstance(action, int) or action.dtype == self.action_space.dtype
+        assert is_typed and self.action_space.contains(action), f"the action {action!r} is not in {self.action_space}"
         self.time += 1
         return self.observation_space.sample(), float(self.np_random.normal()), self.time == 6, False, {}
 

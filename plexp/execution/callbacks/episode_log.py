@@ -182,7 +182,7 @@ class EpisodeLog:
 
 
 def action_type(space: spaces.Space[Any]) -> np.dtype[Any]:
-    """Return the smallest type that holds every action of a space: float32 for a Box, else an integer."""
+    """Return the smallest type that holds every action of a space: an integer, or that of a Box of floats."""
     match space:
         case spaces.Discrete():
             bounds = (int(space.start), int(space.start + space.n - 1))
@@ -190,8 +190,10 @@ def action_type(space: spaces.Space[Any]) -> np.dtype[Any]:
             bounds = (int(np.min(space.start)), int(np.max(space.start + space.nvec - 1)))
         case spaces.MultiBinary():
             bounds = (0, 1)
+        case spaces.Box() if np.issubdtype(space.dtype, np.integer):
+            bounds = (int(space.low.min()), int(space.high.max()))
         case _:
-            return np.dtype(np.float32)
+            return np.dtype(space.dtype)
     types = (np.uint8, np.int8, np.int16, np.int32, np.int64)
     fitting = (kind for kind in types if np.iinfo(kind).min <= bounds[0] and bounds[1] <= np.iinfo(kind).max)
     return np.dtype(next(fitting))

@@ -25,6 +25,16 @@ SUPPORTED: list[tuple[spaces.Space[Any], Any, type]] = [
     (BOX, "tanh", SquashedGaussian),
     (spaces.Box(-np.inf, np.inf, (2,)), "clip", DiagonalGaussian),
     (spaces.Box(-1.0, 1.0, (), np.float64), "clip", DiagonalGaussian),
+    (spaces.Box(-0.1, 0.1, (2,), np.float64), "tanh", SquashedGaussian),
+    (spaces.Box(-0.1, 0.3, (2,), np.float16), "clip", DiagonalGaussian),
+    (spaces.Box(1000, 1003, (2,), np.float16), "tanh", SquashedGaussian),
+    (spaces.Box(-np.inf, np.inf, (2,), np.float16), "clip", DiagonalGaussian),
+    (spaces.Box(0, 5, (2,), np.int64), "clip", MultiCategorical),
+    (spaces.Box(np.array([[-3, 7]]), np.array([[-1, 7]]), dtype=np.int16), "tanh", MultiCategorical),
+    (spaces.Box(0, 255, (4,), np.uint8), "clip", MultiCategorical),
+    (spaces.Box(0, 9, (), np.uint16), "clip", MultiCategorical),
+    (spaces.Discrete(3, start=-1, dtype=np.int32), "clip", Categorical),
+    (spaces.MultiDiscrete([2, 5], np.int32, start=[3, -3]), "clip", MultiCategorical),
 ]
 
 
@@ -37,7 +47,24 @@ def test_sampled_and_greedy_actions_lie_in_the_space(space: spaces.Space[Any], b
     sampled = policy.sample(parameters, torch.from_numpy(policy.draw_noise(rng, 300)))
     for actions in (sampled, policy.mode(parameters)):
         for action in policy.to_environment(actions).numpy():
-            assert space.contains(np.asarray(action, space.dtype) if isinstance(space, spaces.Box) else action)
+            assert action.dtype == space.dtype
+            assert space.contains(np.asarray(action) if isinstance(space, spaces.Box) else action)
+
+
+@pytest.mark.parametrize("bounds", ["clip", "tanh"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_bounds_of_every_type_are_reached_and_kept(dtype: Any, bounds: Any) -> None:
+    """0.1 lies between two numbers of each type; so do most actions near the bounds of [1000, 1003] in float16."""
+    for low, high in ((-0.1, 0.1), (1000.0, 1003.0), (-1e-3, 1e-3), (0.3, 2000.7)):
+        space = spaces.Box(low, high, (1,), dtype)
+        middle, half = (low + high) / 2, (high - low) / 2
+        latents = (
+            np.linspace(-9, 9, 2001) if bounds == "tanh" else np.linspace(middle - 2 * half, middle + 2 * half, 2001)
+        )
+        actions = action_distribution(space, bounds).to_environment(torch.from_numpy(latents[:, None]).float()).numpy()
+        assert actions.dtype == dtype and all(space.contains(action) for action in actions)
+        reached = (float(actions.min()), float(actions.max()))
+        assert reached == pytest.approx((float(space.low[0]), float(space.high[0])), abs=1e-6 * (high - low))
 
 
 @pytest.mark.parametrize("bounds", ["clip", "tanh"])
@@ -48,7 +75,15 @@ def test_bounds_in_double_precision_are_kept_too(bounds: Any) -> None:
         assert space.contains(action_distribution(space, bounds).to_environment(torch.tensor([[latent]]))[0].numpy())
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 3], start=[4, -1])])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(3, start=5),
+        spaces.MultiDiscrete([2, 3], start=[4, -1]),
+        spaces.Box(np.array([-2, 7]), np.array([-1, 9]), dtype=np.int32),
+    ],
+    ids=str,
+)
 def test_every_action_of_a_finite_space_can_be_sampled(space: spaces.Space[Any]) -> None:
     policy = action_distribution(space, "clip")
     noise = torch.from_numpy(policy.draw_noise(np.random.default_rng(0), 200))
@@ -60,7 +95,9 @@ def test_every_action_of_a_finite_space_can_be_sampled(space: spaces.Space[Any])
 @pytest.mark.parametrize(
     "space",
     [
-        spaces.Box(0, 5, (2,), np.int64),
+        spaces.Box(0, 5000, (2,), np.int64),
+        spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64),
+        spaces.Box(0, 1, (2,), np.longdouble),
         spaces.Tuple([spaces.Discrete(2)]),
         spaces.Dict({"a": spaces.Discrete(2)}),
         spaces.Text(5),

@@ -244,14 +244,18 @@ def test_with_next_step_resets_no_actions_are_logged(build: Build, tmp_path: Pat
         (spaces.MultiDiscrete([2, 300]), np.int16),
         (spaces.MultiDiscrete([2, 3], start=[1, -1]), np.int8),
         (spaces.MultiBinary(4), np.uint8),
-        (spaces.Box(-1, 1, (2,), np.float64), np.float32),
+        (spaces.Box(-1, 1, (2,), np.float64), np.float64),
+        (spaces.Box(-1, 1, (2,), np.float16), np.float16),
+        (spaces.Box(-1, 200, (2,), np.int64), np.int16),
     ],
 )
 def test_the_type_of_actions_is_the_smallest_that_holds_them(space: spaces.Space[Any], expected: Any) -> None:
     assert action_type(space) == np.dtype(expected)
 
 
-@pytest.mark.parametrize("acts", ["discrete", "multidiscrete", "multibinary", "box", "matrix", "doubles"])
+@pytest.mark.parametrize(
+    "acts", ["discrete", "multidiscrete", "multibinary", "box", "matrix", "doubles", "halves", "few integers"]
+)
 def test_actions_of_every_space_are_logged_as_the_environment_got_them(acts: str, build: Build, tmp_path: Path) -> None:
     spaces_of = ("env=gymnasium", "env.id=plexp-tests/Any2Any-v0", "+env.kwargs.sees=box", f"+env.kwargs.acts={acts}")
     run = Run(build(*A2C, *spaces_of, *SMALL[:3], "total_timesteps=200", "compile=false"), tmp_path / "episodes")

@@ -88,7 +88,7 @@ WRONG: dict[str, str] = {
     "env.id=plexp-tests/Faulty-v0 +env.kwargs.fault=constructor": "env.id=plexp-tests/Faulty-v0: cannot be made (",
     SPACES.format("box", "text"): "env: the action space Text(",
     SPACES.format("box", "dict"): "env: the action space Dict(",
-    SPACES.format("box", "integers"): "env: the action space Box(",
+    SPACES.format("box", "'many integers'"): "env: the action space Box(",
     SPACES.format("sequence", "box"): "env.id=plexp-tests/Any2Any-v0: the observation space Sequence(",
     SPACES.format(
         "image", "discrete"

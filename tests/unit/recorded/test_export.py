@@ -32,6 +32,9 @@ AGENTS = {
     "small pictures, channels first": (ANY, "+env.kwargs.sees=channels first", "+env.kwargs.acts=box"),
     "dict": (ANY, "+env.kwargs.sees=dict", "+env.kwargs.acts=doubles"),
     "several choices": (ANY, "+env.kwargs.sees=tuple", "+env.kwargs.acts=multidiscrete"),
+    "halves": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=halves", "policy.bounds=tanh"),
+    "integers": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=few integers"),
+    "choice of 32 bits": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=discrete of 32 bits"),
     "coins": (ANY, "+env.kwargs.sees=matrix", "+env.kwargs.acts=multibinary"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,14 @@ def with_frames(environment: Environment, config: Mapping[str, Any]) -> Environm
     return filmable
 
 
-def film(environment: Environment, episode: PlayedEpisode, title: str, stem: Path, speed: float = 1.0) -> Film:
+def film(
+    environment: Environment,
+    episode: PlayedEpisode,
+    title: str,
+    stem: Path,
+    speed: float = 1.0,
+    watch: Callable[[float], None] | None = None,
+) -> Film:
     """Re-simulate an episode, and write `stem`.mp4 and `stem`.gif.
 
     Args:
@@ -78,14 +85,21 @@ def film(environment: Environment, episode: PlayedEpisode, title: str, stem: Pat
         title: first line of the caption.
         stem: path of the files without suffix.
         speed: factor on the frame rate; 2 shows the episode twice as fast as it was.
+        watch: gets, after each step, the share of the work that is done, 0…1; None: nothing.
 
     Raises OSError if the files cannot be written.
     """
     from plexp.envs.video import Title, record
 
-    total, length, rate = _resimulate(environment, episode)
+    steps = 2 * max(1, len(episode.actions))
+
+    def report(done: int) -> None:
+        if watch is not None:
+            watch(done / steps)
+
+    total, length, rate = _resimulate(environment, episode, report)
     stride = max(1, math.ceil(rate * speed / RATE))
-    frames = _frames(environment, episode, length, stride)
+    frames = _frames(environment, episode, length, stride, lambda done: report(steps - length + done))
     count = math.ceil(length / stride) + 1
     files = record(frames, count, rate * speed / stride, Title(title, _difference(episode, total)), stem)
     return Film(files, episode, total)
@@ -98,21 +112,32 @@ def _difference(episode: PlayedEpisode, total: float) -> str:
     return f"not the recorded episode: return {total:.1f}, recorded {episode.total_reward:.1f}"
 
 
-def _resimulate(environment: Environment, episode: PlayedEpisode) -> tuple[float, int, float]:
-    """Return the episode's return and length when it is re-simulated, and the number of steps per second."""
+def _resimulate(
+    environment: Environment, episode: PlayedEpisode, count: Callable[[int], None]
+) -> tuple[float, int, float]:
+    """Return the episode's return and length when it is re-simulated, and the number of steps per second.
+
+    `count` gets the number of steps so far.
+    """
     total, length = 0.0, 0
     with closing(environment.make(1, lambda index, number: episode.seed)) as env:
         env.reset()
         for action in episode.actions:
             _, rewards, terminated, truncated, _ = env.step(_batch(env, action))
             total, length = total + float(rewards[0]), length + 1
+            count(length)
             if terminated[0] or truncated[0]:
                 break
         return total, length, float(env.metadata.get("render_fps") or RATE)
 
 
-def _frames(environment: Environment, episode: PlayedEpisode, length: int, stride: int) -> Iterator[Frame]:
-    """Re-simulate the episode, and yield frames of its start, every `stride`-th step and its end."""
+def _frames(
+    environment: Environment, episode: PlayedEpisode, length: int, stride: int, count: Callable[[int], None]
+) -> Iterator[Frame]:
+    """Re-simulate the episode, and yield frames of its start, every `stride`-th step and its end.
+
+    `count` gets the number of steps so far.
+    """
     from plexp.envs.video import Frame
 
     total = 0.0
@@ -121,6 +146,7 @@ def _frames(environment: Environment, episode: PlayedEpisode, length: int, strid
         yield Frame(_render(env), 0, total)
         for step, action in enumerate(episode.actions[:length], 1):
             total += float(env.step(_batch(env, action))[1][0])
+            count(step)
             if step % stride == 0 or step == length:
                 yield Frame(_render(env), step, total)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,8 +74,23 @@ class LaterEvaluation:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
+def playing(episodes: int, show: Callable[[str, float], None]) -> Callable[[int, int], None]:
+    """Return the watcher of an evaluation that shows how many of its episodes and steps are played."""
+
+    def watch(ended: int, steps: int) -> None:
+        show(f"{ended} of {episodes} episodes played, step {steps:,}", ended / episodes)
+
+    return watch
+
+
 def evaluate_run(
-    run: RunHandle, *, episodes: int, sampled: bool = False, seed: int = 0, overrides: Sequence[str] = ()
+    run: RunHandle,
+    *,
+    episodes: int,
+    sampled: bool = False,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    show: Callable[[str, float], None] = lambda what, fraction: None,
 ) -> LaterEvaluation:
     """Play episodes with the agent of a run, in its environment or another one, and record them with the run.
 
@@ -87,6 +102,7 @@ def evaluate_run(
         sampled: whether actions are sampled from the policy; False: the most likely one is taken.
         seed: seed of the episodes.
         overrides: another environment, as `env=NAME` or `env.KEY=VALUE`.
+        show: gets, after each step, what is being done, and how much of it is done, 0…1.
 
     Raises ConfigError for a run without an agent, and for an environment that its agent cannot play in.
     """
@@ -97,7 +113,9 @@ def evaluate_run(
         sampling = np.random.default_rng([seed, experiment.config.seed]) if sampled else None
         seeds = experiment.streams.later(seed)
         limit = StepLimit(experiment.config.evaluation.max_steps)
-        result = evaluate(experiment.agent, environment, seeds, episodes, sampling, limit=limit)
+        result = evaluate(
+            experiment.agent, environment, seeds, episodes, sampling, limit=limit, watch=playing(episodes, show)
+        )
     label = environment.label if overrides else experiment.environment.label
     evaluation = LaterEvaluation(run.name, label, sampled, seed, result, environment.solved_return)
     _record(run, evaluation, overrides)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from plexp.envs.film import FOLDER, Film, extremes, film, with_frames
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.callbacks.episode_log import NAME, episode_of
 from plexp.execution.experiment import Experiment
+from plexp.recorded.evaluate import playing
 from plexp.recorded.restore import rebuilt, restored
 from plexp.tracking.lookup import RunHandle
 from plexp.training.evaluation import StepLimit, evaluate
@@ -88,8 +90,12 @@ class Films(tuple[RecordedFilm, ...]):
         return "".join(film._repr_html_() for film in self)
 
 
-def film_run(run: RunHandle, request: Request) -> Iterator[RecordedFilm]:
+def film_run(
+    run: RunHandle, request: Request, show: Callable[[str, float], None] = lambda what, fraction: None
+) -> Iterator[RecordedFilm]:
     """Film episodes of a run one after the other, and record each film with the run as soon as it is made.
+
+    `show` gets, after each step, what is being done, and how much of it is done, 0…1.
 
     Raises ConfigError, before anything is played, for what cannot be filmed.
     """
@@ -105,9 +111,11 @@ def film_run(run: RunHandle, request: Request) -> Iterator[RecordedFilm]:
         if number is not None:
             scenes = [Scene(f"episode-{number:06d}", f"training episode {number:,}, {run.name}", training_episode)]
         else:
-            scenes = _scenes(experiment, environment, request)
-    for scene in scenes:
-        made = film(environment, scene.episode, scene.title, request.folder / scene.name, request.speed)
+            scenes = _scenes(experiment, environment, request, show)
+    for number, scene in enumerate(scenes, 1):
+        show_film = partial(show, f"film {number} of {len(scenes)}")
+        stem = request.folder / scene.name
+        made = film(environment, scene.episode, scene.title, stem, request.speed, show_film)
         for file in made.files:
             run.log_file(file, FOLDER)
         yield RecordedFilm(scene.title, made)
@@ -118,12 +126,15 @@ def default_folder(run: RunHandle, outputs: Path) -> Path:
     return outputs / FOLDER / f"{run.name}-{run.run_id[:8]}"
 
 
-def _scenes(experiment: Experiment, environment: Environment, request: Request) -> list[Scene]:
+def _scenes(
+    experiment: Experiment, environment: Environment, request: Request, show: Callable[[str, float], None]
+) -> list[Scene]:
     """Return the best, the median and the worst of the episodes that `plexp evaluate` plays with this seed."""
     seeds = experiment.streams.later(request.seed)
     sampling = np.random.default_rng([request.seed, experiment.config.seed]) if request.sampled else None
     limit = StepLimit(experiment.config.evaluation.max_steps)
-    result = evaluate(experiment.agent, environment, seeds, request.episodes, sampling, limit=limit)
+    watch = playing(request.episodes, show)
+    result = evaluate(experiment.agent, environment, seeds, request.episodes, sampling, limit=limit, watch=watch)
     assert result.played is not None, "environments of films have SAME_STEP resets"
     prefix, how = ("sampled-", " sampled") if request.sampled else ("", "")
     return [

@@ -94,6 +94,7 @@ def evaluate(
     sampling: np.random.Generator | None = None,
     *,
     limit: StepLimit,
+    watch: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Play exactly `episodes` episodes and return their returns and lengths.
 
@@ -107,6 +108,7 @@ def evaluate(
         episodes: E, number of episodes.
         sampling: source of noise for actions sampled from the policy; None: the most likely action is taken.
         limit: limit of the steps of an episode.
+        watch: gets, after each step, the number of episodes that have ended and of steps of each environment; None: nothing.
 
     Raises TrainingError if an environment raises, or returns something invalid.
     """
@@ -121,7 +123,14 @@ def evaluate(
         bounds = bounds_of(env.single_observation_space) if getattr(environment, "check_bounds", True) else None
         act, adapter = _actor(agent, len(left), sampling), EnvAdapter(env, agent.distribution)
         try:
-            played = _play(act, adapter, [quotas[i] - len(outcomes[i]) for i in left], episode_seed, bounds, limit)
+            left_over = [quotas[i] - len(outcomes[i]) for i in left]
+            before = episodes - sum(left_over)
+
+            def count(ended: int, steps: int, before: int = before) -> None:
+                if watch is not None:
+                    watch(before + ended, steps)
+
+            played = _play(act, adapter, left_over, episode_seed, bounds, limit, count)
         finally:
             env.close()
         for i, more in zip(left, played, strict=True):
@@ -165,6 +174,7 @@ def _play(
     seeds: EpisodeSeed,
     bounds: Bounds | None,
     limit: StepLimit,
+    count: Callable[[int, int], None],
 ) -> list[list[_Outcome]]:
     """Return the episodes of each environment: as many as its quota, or those up to the one that is cut off."""
     num_envs = adapter.num_envs
@@ -217,6 +227,7 @@ def _play(
         totals[ended], steps[ended] = 0, 0
         if cut_off.any():
             limit.warn()
+        count(sum(map(len, returns)), len(acted))
     taken = adapter.distribution.to_environment(torch.cat(acted)).numpy()
     table = taken.reshape(len(acted), num_envs, *taken.shape[1:])
     outcomes: list[list[_Outcome]] = [[] for _ in range(num_envs)]

@@ -17,18 +17,24 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episodes; another one plays others")
     options = parser.parse_intermixed_args(arguments)
+    from plexp.cli.waiting import LateBar
     from plexp.recorded.evaluate import evaluate_run
     from plexp.tracking.format import ui_command
     from plexp.tracking.lookup import open_run
 
     with open_run(options.run, outputs=options.outputs, uri=options.uri, env=options.env) as run:
-        evaluation = evaluate_run(
-            run,
-            episodes=options.episodes,
-            sampled=options.sampled,
-            seed=options.seed,
-            overrides=options.overrides,
-        )
+        bar = LateBar(run.name)
+        try:
+            evaluation = evaluate_run(
+                run,
+                episodes=options.episodes,
+                sampled=options.sampled,
+                seed=options.seed,
+                overrides=options.overrides,
+                show=bar.show,
+            )
+        finally:
+            bar.close()
         print(evaluation)
         print(f"recorded with run {run.run_id}; browse it with: {ui_command(options.uri, options.outputs)}")
     return 0

@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--speed", type=_speed, default=1.0, help="2 is twice as fast as the environment; 1")
     options = parser.parse_args(arguments)
+    from plexp.cli.waiting import LateBar
     from plexp.envs.film import FOLDER
     from plexp.recorded.film import Request, default_folder, film_run
     from plexp.tracking.format import ui_command
@@ -39,8 +40,13 @@ def main(arguments: list[str]) -> int:
     with open_run(options.run, outputs=options.outputs, uri=options.uri, env=options.env) as run:
         folder = options.to or default_folder(run, options.outputs)
         what = {name: getattr(options, name) for name in ("episode", "episodes", "sampled", "seed", "speed")}
-        for film in film_run(run, Request(folder, **what)):
-            print(film, flush=True)
+        bar = LateBar(run.name)
+        try:
+            for film in film_run(run, Request(folder, **what), bar.show):
+                bar.close()
+                print(film, flush=True)
+        finally:
+            bar.close()
         browse = ui_command(options.uri, options.outputs)
         print(f"recorded with run {run.run_id} in {FOLDER}/; browse it with: {browse}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 
+from plexp.cli import main as cli
 from tests.integration.cli.test_cli import QUICK, Main, main
 from tests.integration.resume.test_resume import LONG, stop_at
 from tests.support import forks
@@ -140,6 +143,32 @@ def test_a_training_episode_is_filmed_by_its_row_in_episodes_csv(finished: Path,
         assert f": return {total:.1f} in 7 steps; " in lines[0]
         assert (tmp_path / f"episode-{number:06d}.mp4").exists()
         assert f"episode-{number:06d}.gif" in films(run["folder"])
+
+
+@pytest.mark.parametrize(
+    ("command", "last_words"), [("film", "film 3 of 3"), ("evaluate", "5 of 5 episodes played, step 7")]
+)
+def test_a_slow_command_says_on_a_terminal_how_far_it_is(
+    command: str,
+    last_words: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [command, "last", "--outputs", str(finished), "--episodes", "5"]
+    arguments += ["--to", str(tmp_path)] if command == "film" else []
+    printed = []
+    for patience, is_terminal, has_bar in ((0.0, True, True), (0.0, False, False), (600.0, True, False)):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=is_terminal, width=200)
+        monkeypatch.setattr("plexp.cli.waiting.PATIENCE", patience)
+        monkeypatch.setattr("plexp.cli.waiting.Console", lambda stderr, console=console: console)
+        assert cli.main(arguments) == 0
+        printed.append(capsys.readouterr().out)
+        text = screen.getvalue()
+        assert bool(text) == (last_words in text) == has_bar
+    assert printed[0] == printed[1] == printed[2] and "return" in printed[0], "on standard output"
 
 
 REFUSED = {

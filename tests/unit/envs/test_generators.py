@@ -112,7 +112,7 @@ def test_an_episode_is_resimulated_alone_from_its_seed_and_actions(
     assert result.played is not None and (where == "constructor" or len(set(result.returns)) > 3)
     for episode in result.played:
         disturb(episode.seed)
-        total, length, _ = _resimulate(alone, episode)
+        total, length, _ = _resimulate(alone, episode, lambda done: None)
         assert total == pytest.approx(episode.total_reward, rel=1e-12) and length == len(episode.actions)
 
 

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from plexp.config import plain
 from plexp.config.compose import resolve
 from plexp.config.paths import find_plugins
 from plexp.errors import (
@@ -236,7 +237,7 @@ def _evidence(error: Exception, cfg: DictConfig, folder: Path) -> str:
             return f" (traceback in {file})"
         fault = folder / "fault.json"
         env: Mapping[str, Any] = OmegaConf.to_container(cfg.env, resolve=True)  # type: ignore[assignment]
-        fault.write_text(json.dumps(error.recorded(dict(env)), indent=1))
+        fault.write_text(plain.dumps(error.recorded(dict(env)), indent=1))
         return f" (traceback in {file}; see it again: python -m plexp replay {fault})"
     except OSError as full:
         return f" (no traceback: {full.strerror})"

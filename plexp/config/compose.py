@@ -29,8 +29,12 @@ class UserConf(SearchPathPlugin):
 
 
 def register_search_path() -> None:
-    """Let Hydra find the configs of plexp, of packages with plugins and of the current folder."""
+    """Let Hydra find the configs of plexp, of packages with plugins and of the current folder.
+
+    `/open@KEY` in a defaults list makes a section take any key without `+`: a flag that YAML cannot give.
+    """
     Plugins.instance().register(UserConf)
+    ConfigStore.instance().store("open", OmegaConf.create({}, flags={"struct": False}))
     _rename_packaged_launchers()
 
 

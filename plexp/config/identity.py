@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from plexp._version import __version__
-from plexp.config import registry
+from plexp.config import plain, registry
 from plexp.config.paths import conf_folders
 
 IGNORED_KEYS = ("outputs", "tracker", "checkpoint", "resume", "rerun", "objective")
@@ -56,5 +55,5 @@ def _code(group: str, name: str) -> str:
 
 
 def _digest(facts: Any) -> str:
-    text = json.dumps(facts, sort_keys=True, default=str)
+    text = plain.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]

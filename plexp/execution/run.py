@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import traceback
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from plexp.config import plain
 from plexp.config.schema import flattened
 from plexp.errors import EnvironmentFault, Problem, Pruned, StoreError, TrainingError, is_full, one_line
 from plexp.execution import checkpoint, results
@@ -208,7 +208,7 @@ class Run:
             self.tracker.set_tags({"error": line})
             self.tracker.log_text(traceback.format_exc(), "traceback.txt")
             if isinstance(error, EnvironmentFault) and error.episode is not None:
-                self.tracker.log_text(json.dumps(error.recorded(self.experiment.config.env), indent=1), "fault.json")
+                self.tracker.log_text(plain.dumps(error.recorded(self.experiment.config.env), indent=1), "fault.json")
         with suppress(StoreError, OSError):
             self._close("FAILED", [line])
         if full:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -49,9 +50,16 @@ def _as_code(arguments: Mapping[str, Any]) -> list[str]:
     """Return keyword arguments as Python code; those whose names are no identifiers by `**`."""
     others = {key: value for key, value in arguments.items() if not key.isidentifier()}
     texts = [f"{key}={_literal(value)}" for key, value in arguments.items() if key not in others]
-    return [*texts, f"**{others!r}"] if others else texts
+    return [*texts, f"**{_literal(others)}"] if others else texts
 
 
 def _literal(value: object) -> str:
+    """Return a value as Python code, which has no literal of an infinite number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_literal(key)}: {_literal(part)}' for key, part in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
     is_plain = isinstance(value, str) and value.isprintable() and not set(value) & {'"', "\\"}
     return f'"{value}"' if is_plain else repr(value)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from plexp.config.fields import PositiveFraction as PositiveFraction
     from plexp.config.fields import PositiveInt as PositiveInt
     from plexp.config.fields import UnitInterval as UnitInterval
+    from plexp.config.plain import unrecordable as unrecordable
     from plexp.config.registry import register as register
     from plexp.envs.environment import Environment as Environment
     from plexp.envs.environment import EpisodeSeed as EpisodeSeed
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from plexp.errors import StoreError as StoreError
     from plexp.errors import TrainingError as TrainingError
     from plexp.errors import one_line as one_line
+    from plexp.errors import with_place as with_place
     from plexp.nn.networks import CriticKind as CriticKind
     from plexp.nn.networks import Network as Network
     from plexp.nn.optimizer import Terms as Terms
@@ -62,12 +64,13 @@ _HOMES = {
         *("Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveFraction", "PositiveInt"),
         "UnitInterval",
     ),
+    "plexp.config.plain": ("unrecordable",),
     "plexp.config.registry": ("register",),
     "plexp.envs.environment": ("Environment", "EpisodeSeed", "Filmable"),
     "plexp.envs.envpool": ("make_pool",),
     "plexp.envs.seeding": ("SeededEpisodes",),
     "plexp.envs.vector": ("SerialVectorEnv", "SubprocessVectorEnv"),
-    "plexp.errors": ("ConfigError", "Problem", "StoreError", "TrainingError", "one_line"),
+    "plexp.errors": ("ConfigError", "Problem", "StoreError", "TrainingError", "one_line", "with_place"),
     "plexp.nn.networks": ("CriticKind", "Network"),
     "plexp.nn.optimizer": ("Terms",),
     "plexp.training": ("losses",),

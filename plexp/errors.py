@@ -6,9 +6,14 @@ import difflib
 import errno
 import logging
 import os
+import sysconfig
+import textwrap
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
 log = logging.getLogger("plexp")
 
@@ -37,8 +42,10 @@ class Problem:
 class ConfigError(Exception):
     """A configuration that cannot be run, with all its problems. Exit status 2; no run is created."""
 
-    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
-        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+    def __init__(self, problems: Problem | Iterable[Problem] | ConfigError) -> None:
+        # gymnasium raises the exception of a worker process again as type(exception)(exception)
+        given = problems.problems if isinstance(problems, ConfigError) else problems
+        self.problems: list[Problem] = [given] if isinstance(given, Problem) else list(given)
         super().__init__("\n".join(map(str, self.problems)))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
@@ -47,6 +54,10 @@ class ConfigError(Exception):
 
 class TrainingError(RuntimeError):
     """A run that cannot continue: an environment that raises or returns NaN, a loss that is not finite. Exit status 1."""
+
+
+class Unusable(Exception):
+    """Something that an environment returned and nobody can use: what came, and what was expected."""
 
 
 class EnvironmentFault(TrainingError):
@@ -68,11 +79,16 @@ class EnvironmentFault(TrainingError):
         return {"error": str(self), "env": env, **(self.episode or {})}
 
     @classmethod
-    def of(cls, error: Exception, where: str, index: int, number: int) -> EnvironmentFault:
+    def of(cls, error: BaseException, where: str, index: int, number: int) -> EnvironmentFault:
         """Return an environment's exception as a fault with its text, which every process can pass on."""
         if isinstance(error, EnvironmentFault):
             return error
-        return cls(f"environment {index} raised {type(error).__name__} in {where}: {one_line(error)}", index, number)
+        if isinstance(error, Unusable):
+            return cls(f"environment {index} returned from {where} {error}", index, number)
+        text = with_place(error)
+        if isinstance(error, TypeError) and where == "reset" and "unexpected keyword argument" in text:
+            text += "; expected reset(self, *, seed=None, options=None)"
+        return cls(f"environment {index} raised {type(error).__name__} in {where}: {text}", index, number)
 
 
 class Pruned(Exception):
@@ -99,6 +115,49 @@ def nearest(word: str, words: list[str]) -> str:
 def one_line(error: BaseException) -> str:
     """Return the text of an exception in one line."""
     return " ".join(str(error).split())
+
+
+LONGEST = 400
+"""Length from which the text of an exception of others is cut."""
+MACHINERY = ("plexp", "gymnasium", "importlib", "_frozen_importlib", "_frozen_importlib_external")
+"""Packages whose lines are not where an author's mistake is, but for the environments in two of them."""
+
+
+def with_place(error: BaseException) -> str:
+    """Return the text of an exception in its author's code, with file and line: `'x' (my_env.py:42)`.
+
+    An exception without a text has its line of source instead. The line is the last one of the package of the first
+    caller, or of a file that belongs to no library; there is none if neither plexp nor gymnasium called any other code.
+    """
+    text, frames = one_line(error), list(traceback.walk_tb(error.__traceback__))[1:]
+    authors = [(frame, number) for frame, number in frames if not _is_machinery(frame)]
+    if not authors or isinstance(error, SyntaxError):  # whose text has the place
+        return textwrap.shorten(text, LONGEST, placeholder=" …")
+    package = _package(authors[0][0])
+    own = [pair for pair in authors if _package(pair[0]) == package or not _is_library(pair[0])]
+    frame, number = own[-1]
+    place = traceback.FrameSummary(frame.f_code.co_filename, number, frame.f_code.co_name)
+    text = textwrap.shorten(text or place.line or "", LONGEST, placeholder=" …")
+    return f"{text} ({Path(place.filename).name}:{number})"
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _package(frame: FrameType) -> str:
+    return _module(frame).partition(".")[0]
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    module = _module(frame)
+    is_environment = module.startswith(("plexp.plugins.", "gymnasium.envs.")) and not module.endswith(".registration")
+    return _package(frame) in MACHINERY and not is_environment
+
+
+def _is_library(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    return file.startswith(("<", sysconfig.get_path("stdlib"), *map(sysconfig.get_path, ("purelib", "platlib"))))
 
 
 def is_full(error: BaseException) -> bool:

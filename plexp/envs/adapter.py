@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plexp.envs.environment import Array
 from plexp.envs.spaces import is_image
-from plexp.errors import EnvironmentFault, TrainingError, one_line
+from plexp.errors import EnvironmentFault, TrainingError, with_place
 from plexp.nn.distributions import ActionDistribution
 
 
@@ -27,6 +27,7 @@ class EnvAdapter:
         """Whether the step that ends an episode also resets; otherwise the next step only resets (NEXT_STEP)."""
         self.dtype = np.uint8 if is_image(env.single_observation_space) else np.float32
         """Type of the observations that are returned: uint8 for images, float32 otherwise."""
+        self.shape = (self.num_envs, *(env.single_observation_space.shape or ()))
 
     def reset(self) -> Array:
         """Return the first observations [N, *obs] of new episodes."""
@@ -35,8 +36,10 @@ class EnvAdapter:
         except EnvironmentFault:
             raise
         except Exception as error:
-            raise TrainingError(f"the environment raised {type(error).__name__} in reset: {one_line(error)}") from error
-        return np.array(observations, self.dtype)
+            raise TrainingError(
+                f"the environment raised {type(error).__name__} in reset: {with_place(error)}"
+            ) from error
+        return self._converted(observations, "reset")
 
     def resimulate(self, episodes: Sequence[int], actions: Sequence[Tensor], expected: Array) -> tuple[Array, Array]:
         """Restore the episodes in progress by stepping each again from its seed with its actions.
@@ -72,5 +75,18 @@ class EnvAdapter:
         except EnvironmentFault:
             raise
         except Exception as error:
-            raise TrainingError(f"the environment raised {type(error).__name__} in step: {one_line(error)}") from error
-        return np.array(observations, self.dtype), rewards, terminated, truncated, info
+            raise TrainingError(
+                f"the environment raised {type(error).__name__} in step: {with_place(error)}"
+            ) from error
+        if np.shape(rewards) != self.shape[:1]:
+            shape = f"of shape {np.shape(rewards)}; expected {self.shape[:1]}"
+            raise TrainingError(f"the vector environment returned from step rewards {shape}")
+        return self._converted(observations, "step"), rewards, terminated, truncated, info
+
+    def _converted(self, observations: Any, method: str) -> Array:
+        """Return a copy of observations [N, *obs] as arrays of the type that is promised."""
+        converted = np.array(observations, self.dtype)
+        if converted.shape != self.shape:
+            shape = f"of shape {converted.shape}; expected {self.shape}"
+            raise TrainingError(f"the vector environment returned from {method} observations {shape}")
+        return converted

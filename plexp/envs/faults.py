@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from plexp.envs.checked import entry
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import EpisodesInProgress
 from plexp.errors import EnvironmentFault
 from plexp.nn.distributions import ActionDistribution
 
-Bounds: TypeAlias = tuple[Array, Array]
-"""Lower and upper bounds [*obs] of observations."""
+log = logging.getLogger("plexp")
+SHOWN = 5
+"""Number of entries outside their bounds that a warning names."""
 
 
 class InvalidValue(NamedTuple):
@@ -28,35 +31,83 @@ class InvalidValue(NamedTuple):
     """True if it is an observation that the next step begins with: of a new episode, if one ended in `step`."""
 
 
-def find_fault(
-    what: str, array: Array, bounds: Bounds | None, first: int = 0, where: str = "of the rollout"
-) -> InvalidValue | None:
-    """Return the first value in `array` [T, N, …] that is not finite or not within bounds; None if there is none.
+def find_fault(what: str, array: Array, first: int = 0, resets: Array | None = None) -> InvalidValue | None:
+    """Return the first value in `array` [T, N, …] that is not finite; None if there is none.
 
     Args:
         what: name of the values, for the message.
         array: [T, N, …] rewards or observations.
-        bounds: bounds of the values; None: only finiteness is checked.
         first: step of the first row; −1 for the observations that a rollout began with.
-        where: end of the message.
+        resets: [T, N] whether `reset` returned the value; None: `step` returned all of them.
     """
-    is_valid = np.isfinite(array)
-    reason = "not finite"
-    if is_valid.all() and bounds is not None:
-        is_valid = (array >= bounds[0]) & (array <= bounds[1])
-        reason = "outside its space, as env.check_bounds=true does not allow"
-    if is_valid.all():
+    is_wrong = ~np.isfinite(array)
+    if not is_wrong.any():
         return None
-    step, env = (int(index) for index in np.argwhere(~is_valid)[0][:2])
-    value = f"{what} {' '.join(str(array[step, env]).split())} in step {step + first} {where}"
-    fault = EnvironmentFault(f"environment {env} returned the {value}: {reason}", env)
+    step, env = (int(index) for index in np.argwhere(is_wrong)[0][:2])
+    method = "reset" if resets is not None and resets[step, env] else "step"
+    came = f"{what}{entry(array[step, env], is_wrong[step, env])}; expected finite numbers"
+    fault = EnvironmentFault(f"environment {env} returned from {method} {came}", env)
     return InvalidValue(step + first, fault, first < 0)
 
 
-def bounds_of(space: Any) -> Bounds | None:
-    """Return the bounds of a Box of observations as float32; None if none of them is finite."""
-    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-    return (low, high) if np.isfinite(low).any() or np.isfinite(high).any() else None
+class DeclaredBounds:
+    """Bounds that a Box of observations declares: counts the observations that leave them, and warns of the first.
+
+    Such observations are used as they are. One object serves a run, so that there is one warning.
+
+    Args:
+        space: the Box.
+        label: name of the environment, for the warnings.
+    """
+
+    def __init__(self, space: Any, label: str) -> None:
+        dtype = np.uint8 if space.dtype == np.uint8 else np.float32
+        with np.errstate(over="ignore"):
+            self.low, self.high = space.low.astype(dtype), space.high.astype(dtype)
+        least, most = (0, 255) if dtype == np.uint8 else (-np.inf, np.inf)
+        self.label, self.is_bounded = label, bool((self.low > least).any() or (self.high < most).any())
+        self.seen, self.outside = 0, 0
+        """Numbers of observations that were looked at, and of those that left the bounds."""
+        self.has_warned = False
+
+    def look(self, observations: Array) -> None:
+        """Look at observations [..., *obs], and warn if they are the first that leave the bounds."""
+        if not self.is_bounded:
+            return
+        rows = observations.reshape(-1, *self.low.shape)
+        self.seen += len(rows)
+        is_outside = (rows < self.low) | (rows > self.high)
+        if not is_outside.any():
+            return
+        if not self.has_warned:
+            log.warning("%s: %s", self.label, self._first(rows, is_outside))
+            self.has_warned = True
+        self.outside += int(is_outside.reshape(len(rows), -1).any(1).sum())
+
+    def report(self) -> None:
+        """Warn of the number of observations that left the bounds, if any did."""
+        if self.outside:
+            count, share = f"{self.outside:,} of {self.seen:,}", self.outside / self.seen
+            log.warning("%s: %s observations (%.3g %%) left their declared bounds", self.label, count, 100 * share)
+
+    def _first(self, rows: Array, is_outside: Array) -> str:
+        """Return which entries left which bounds, and how far."""
+        numbers = rows.reshape(len(rows), -1).astype(np.float64)
+        low, high = self.low.reshape(-1), self.high.reshape(-1)
+        excess = np.where(is_outside.reshape(numbers.shape), np.maximum(low - numbers, numbers - high), 0.0)
+        farthest = excess.max(0)
+        entries = np.flatnonzero(farthest)
+        i = int(farthest.argmax())
+        value = numbers[excess[:, i].argmax(), i]
+        names = ", ".join(map(self._name, entries[:SHOWN])) + ", …" * (len(entries) > SHOWN)
+        count = f"{len(entries)} of {len(low)} entries" if len(entries) > 1 else "entry"
+        example = f"{self._name(i)} = {value:.6g}, bounds [{low[i]:g}, {high[i]:g}]"
+        leave = "observations leave their declared bounds, and are used as they are"
+        return f"{leave}: {count} {names}, by up to {farthest[i]:.3g} ({example})"
+
+    def _name(self, i: int) -> str:
+        """Return the index of an entry, given its place among all entries."""
+        return str([int(index) for index in np.unravel_index(i, self.low.shape)])
 
 
 def locate(

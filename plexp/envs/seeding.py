@@ -11,8 +11,10 @@ import gymnasium
 import numpy as np
 
 from plexp.envs import generators
+from plexp.envs.checked import checked
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.generators import GlobalUse, OwnGenerators
+from plexp.envs.spaces import flattened
 from plexp.errors import EnvironmentFault
 
 
@@ -84,14 +86,17 @@ class Streams:
 class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Wrapper that gives every `reset` the seed of its episode, whatever seed the vector environment asks for.
 
+    Observations are flattened to one array, and what the environment returns is checked; see CheckedEnv.
+
     The first and the last observation of an episode are copies: an environment may change the array that it returned, and
     vector environments reset it before they hand on the last one.
 
-    Raises EnvironmentFault, which names environment and episode, for an exception in `reset` or `step`.
+    Raises EnvironmentFault, which names environment and episode, for an exception in `reset` or `step` and for what they
+    return that cannot be used; ConfigError for observations that cannot be flattened.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], index: int, episode_seed: EpisodeSeed) -> None:
-        super().__init__(env)
+        super().__init__(checked(flattened(env)))
         self.index, self.episode_seed, self.episode = index, episode_seed, -1
         self.own_generators = OwnGenerators(getattr(episode_seed, "use", None) or GlobalUse(warns=False))
 
@@ -103,7 +108,7 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
             self.own_generators.seed(seed)
             observation, info = self.own_generators.call(self.env, self.env.reset, seed=seed, options=options)
             return _copied(observation), info
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise EnvironmentFault.of(error, "reset", self.index, self.episode) from error
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -116,7 +121,7 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
             if result[2] or result[3]:
                 return _copied(result[0]), *result[1:]
             return result
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise EnvironmentFault.of(error, "step", self.index, self.episode) from error
 
     def resimulate(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Iterator
 from typing import Any, Literal
 
+import gymnasium
 import gymnasium.spaces as spaces
 import numpy as np
 import torch
+from gymnasium.wrappers import FlattenObservation
 
 from plexp.errors import ConfigError, Problem
 from plexp.nn.distributions import (
@@ -21,6 +25,8 @@ from plexp.nn.distributions import (
 
 MOST_CHOICES = 4096
 """Integers of a Box, of all its dimensions together, up to which the policy has a logit for each; larger: more memory."""
+READABLE = "Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of these"
+HOW = "register that as Name-v0 in a module, and give env.id=module:Name-v0"
 NARROWEST = 0.1
 """Width of an action, in standard deviations of the first policy, below which nearly every action is clipped."""
 
@@ -51,10 +57,9 @@ def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"
             raise ConfigError(
                 Problem("policy.bounds", bounds, f"tanh needs finite bounds, and the actions are {space}", remedy)
             )
-    supported = f"Discrete, Box of floats, MultiDiscrete, MultiBinary and Box of at most {MOST_CHOICES:,} integers"
-    raise ConfigError(
-        Problem("env", ..., f"the action space {space} is not supported", f"wrap it into one of {supported}")
-    )
+    supported = f"Discrete, Box of floats, MultiDiscrete, MultiBinary or Box of at most {MOST_CHOICES:,} integers"
+    cause = f"the action space {described(space)} is not supported"
+    raise ConfigError(Problem("env", ..., cause, f"wrap it into {supported}, {HOW}"))
 
 
 def _number_of_choices(space: spaces.Box) -> float:
@@ -94,10 +99,78 @@ def observation_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
     """
     if isinstance(space, spaces.Box) and space.shape:
         return space.shape
-    supported = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
-    raise ConfigError(
-        Problem("env", ..., f"the observation space {space} is not supported", f"wrap it into one of {supported}")
-    )
+    cause = f"the observation space {described(space)} is not supported"
+    raise ConfigError(Problem("env", ..., cause, f"wrap it into {READABLE}, {HOW}"))
+
+
+def flattened(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Return an environment whose observations are one array: composite and discrete ones, flattened to a vector.
+
+    Raises ConfigError for an observation space that has a part without a fixed number of entries, and for one that is
+    missing, or no space of gymnasium's.
+    """
+    problem = _without_spaces(env) or _unreadable(env)
+    if problem is not None:
+        raise ConfigError(problem)
+    is_array = isinstance(env.observation_space, spaces.Box) and bool(env.observation_space.shape)
+    return env if is_array else FlattenObservation(env)
+
+
+def described(space: spaces.Space[Any]) -> str:
+    """Return a space in one short line: without the bounds of each entry of an array, and cut where it is long."""
+    if isinstance(space, spaces.Box):
+        bounds = [text if text and "[" not in text else "…" for text in (space.low_repr, space.high_repr)]
+        return f"Box({', '.join(bounds)}, {space.shape}, {space.dtype})"
+    return textwrap.shorten(str(space), 120, placeholder=" …)")
+
+
+def _without_spaces(env: gymnasium.Env[Any, Any]) -> Problem | None:
+    """Return the problem of an environment that lacks one of its spaces; None if it has both."""
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, spaces.Space):
+            came = "missing" if space is None else f"a {type(space).__module__}.{type(space).__name__}"
+            return Problem(*_key(env), f"its {name} is {came}", f"set self.{name} to a space of gymnasium.spaces")
+    return None
+
+
+def _unreadable(env: gymnasium.Env[Any, Any]) -> Problem | None:
+    """Return the problem of an environment with observations that no network reads; None if it has none."""
+    space = env.observation_space
+    unreadable = next(_unreadable_parts(space, "observation"), None)
+    if unreadable is None:
+        return None
+    part, name = unreadable
+    cause = f"its {name} is a {type(part).__name__}, which has no fixed number of entries"
+    if isinstance(part, spaces.Box):
+        cause = f"its {name} is a Box of {part.dtype}"
+    wrapper = "gymnasium.wrappers.TransformObservation"
+    if isinstance(space, spaces.Dict):
+        others = [key for key, other in space.items() if not any(_unreadable_parts(other, ""))]
+        wrapper = f"gymnasium.wrappers.FilterObservation(env, {others})" if others else wrapper
+    return Problem(*_key(env), cause, f"wrap it into {READABLE}, such as by {wrapper}, {HOW}")
+
+
+def _unreadable_parts(space: spaces.Space[Any], name: str) -> Iterator[tuple[spaces.Space[Any], str]]:
+    """Yield the parts of a space that cannot be flattened to a vector, each with its name."""
+    match space:
+        case spaces.Dict():
+            for key, part in space.spaces.items():
+                yield from _unreadable_parts(part, f"{name}[{key!r}]")
+        case spaces.Tuple():
+            for i, part in enumerate(space.spaces):
+                yield from _unreadable_parts(part, f"{name}[{i}]")
+        case spaces.Box() if np.issubdtype(space.dtype, np.number) or space.dtype == np.bool_:
+            return
+        case spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
+            return
+        case _:
+            yield space, name
+
+
+def _key(env: gymnasium.Env[Any, Any]) -> tuple[str, str]:
+    """Return the key and the value that name an environment."""
+    return ("env", type(env.unwrapped).__name__) if env.spec is None else ("env.id", env.spec.id)
 
 
 def is_image(space: spaces.Space[Any]) -> bool:

@@ -13,14 +13,15 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 from gymnasium.vector.utils import batch_space
 
 from plexp.envs.environment import Array
 from plexp.envs.generators import construct
-from plexp.errors import EnvironmentFault
+from plexp.errors import ConfigError, EnvironmentFault, Problem
 
 EnvMaker: TypeAlias = Callable[[], gymnasium.Env[Any, Any]]
+UNEQUAL = Problem("env", ..., "its environments have different spaces", "let each have the same, whatever its seed is")
 
 
 class SerialVectorEnv(VectorEnv[Array, Array, Array]):
@@ -34,6 +35,10 @@ class SerialVectorEnv(VectorEnv[Array, Array, Array]):
         self.envs = [construct(make) for make in makers]
         self.num_envs = len(self.envs)
         first = self.envs[0]
+        for env in self.envs:
+            if (env.observation_space, env.action_space) != (first.observation_space, first.action_space):
+                self.close()
+                raise ConfigError(UNEQUAL)
         self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
         self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -117,7 +122,14 @@ class SubprocessVectorEnv(AsyncVectorEnv):
     def __init__(self, makers: Sequence[EnvMaker], *, step_timeout: float | None = None) -> None:
         gymnasium.logger.min_level = gymnasium.logger.ERROR + 1  # it prints the tracebacks of what it raises anyway
         self.step_timeout, self.is_broken = step_timeout, False
-        super().__init__([partial(_make_in_worker, make) for make in makers], autoreset_mode=AutoresetMode.SAME_STEP)
+        try:
+            makers = [partial(_make_in_worker, make) for make in makers]
+            super().__init__(makers, autoreset_mode=AutoresetMode.SAME_STEP, worker=_work)
+        except RuntimeError as error:  # of gymnasium's, about the spaces
+            self.close(terminate=True)
+            raise ConfigError(UNEQUAL) from error
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
 
     def reset_async(self, *arguments: Any, **options: Any) -> None:
         """Ask all environments for a reset."""
@@ -181,6 +193,21 @@ class SubprocessVectorEnv(AsyncVectorEnv):
         codes = {i: process.exitcode for i, process in enumerate(self.processes) if process.exitcode is not None}
         index, code = next(iter(codes.items()), (0, None))
         return EnvironmentFault(f"the process of environment {index} died (exit code {code})", index)
+
+
+def _work(index: int, make: EnvMaker, pipe: Any, parent_pipe: Any, memory: Any, errors: Any, *rest: Any) -> None:
+    """Make an environment, and do in a subprocess what AsyncVectorEnv's own worker does (private to gymnasium, 1.4.0).
+
+    Where it cannot be made, that is the answer to the first question; gymnasium's worker dies of it.
+    """
+    try:
+        env = make()
+    except Exception as error:
+        pipe.recv()
+        errors.put((index, type(error), error, ""))
+        pipe.send((None, False))
+        return
+    _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
 
 
 def _make_in_worker(make: EnvMaker) -> gymnasium.Env[Any, Any]:

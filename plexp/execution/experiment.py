@@ -18,6 +18,7 @@ from plexp.config import registry
 from plexp.config.schema import RunConfig, check
 from plexp.envs import generators
 from plexp.envs.environment import Environment
+from plexp.envs.faults import DeclaredBounds
 from plexp.envs.film import with_frames
 from plexp.envs.seeding import Streams
 from plexp.envs.spaces import action_distribution, is_image, mismatch_of_scale, observation_shape
@@ -128,7 +129,7 @@ def build(values: Mapping[str, Any]) -> Experiment:
             max_rollout_steps=config.max_rollout_steps,
             profile=profile,
             episode_seed=streams.training,
-            check_bounds=getattr(environment, "check_bounds", True),
+            bounds=DeclaredBounds(env.single_observation_space, environment.label),
         )
         undo.pop_all()
     trainer = Trainer(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from plexp.config import registry
+from plexp.config import plain, registry
+from plexp.envs.checked import abridged
 from plexp.envs.environment import Environment
 from plexp.errors import ConfigError, Problem, one_line
 
@@ -19,7 +19,7 @@ def resimulate(file: Path) -> str:
     Raises ConfigError for a file that is not such a record, or whose environment cannot be made.
     """
     try:
-        fault: dict[str, Any] = json.loads(file.read_text())
+        fault: dict[str, Any] = plain.loads(file.read_text())
         config, seed, actions = dict(fault["env"]), int(fault["seed"]), list(fault["actions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = f"it cannot be read as a recorded episode ({type(error).__name__}: {one_line(error)})"
@@ -46,5 +46,5 @@ def resimulate(file: Path) -> str:
     finally:
         env.close()
     parts = ("observation", "reward", "terminated", "truncated")
-    shown = ", ".join(f"{name} {' '.join(str(value).split())}" for name, value in zip(parts, given, strict=False))
+    shown = ", ".join(f"{name} {abridged(value)}" for name, value in zip(parts, given, strict=False))
     return f"{episode}: the last step gave {shown}; recorded was: {fault.get('error', 'nothing')}"

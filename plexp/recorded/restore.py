@@ -24,6 +24,8 @@ from plexp.execution.experiment import Experiment, build, make
 from plexp.tracking.lookup import RunHandle
 
 log = logging.getLogger("plexp")
+REMOVED = {"env": {"check_bounds"}}
+"""Keys that earlier versions recorded, and that changed nothing of what a run computes."""
 GROUPS = {"algo": "algo", "advantage": "advantage", "net": "net", "critic_net": "net", "env": "env"}
 
 
@@ -78,7 +80,8 @@ def _completed(values: dict[str, Any], missing: list[str]) -> dict[str, Any]:
         if isinstance(values.get(section), dict) and "plugin" in values[section]:
             sections[section] = _present_values(section, group, values[section])
     for section, defaults in sections.items():
-        recorded = values.get(section, {})
+        removed = REMOVED.get(section, set()) - defaults.keys()
+        recorded = {key: value for key, value in values.get(section, {}).items() if key not in removed}
         missing += [f"{section}.{key}" for key in defaults if key not in recorded and section not in SECTIONS]
         full[section] = {**defaults, **recorded}
     return full

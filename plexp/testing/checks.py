@@ -18,9 +18,11 @@ from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from torch import Tensor, nn
 
+from plexp.envs.checked import abridged
 from plexp.envs.environment import Environment
 from plexp.envs.generators import GlobalUse
 from plexp.envs.seeding import EpisodeSeeds
+from plexp.envs.spaces import described
 from plexp.errors import ConfigError
 from plexp.execution.callbacks.default import default_callbacks
 from plexp.execution.experiment import Experiment, make
@@ -134,9 +136,10 @@ def _step_randomly(environment: Environment, seeds: EpisodeSeeds) -> tuple[list[
             observations, rewards, terminated, truncated, info = env.step(env.action_space.sample())
             rows.append(np.concatenate([np.ravel(observations), rewards, terminated, truncated]).astype(np.float64))
             if not np.isfinite(rewards).all():
-                faults.append(f"the reward {rewards} in step {step} is not finite")
+                faults.append(f"the reward {abridged(rewards)} in step {step} is not finite")
             if outside := [x for x in observations if not space.contains(np.asarray(x, space.dtype))]:
-                faults.append(f"an observation is outside its space {space}: {outside[0]}")
+                shown = abridged(np.asarray(outside[0]))
+                faults.append(f"an observation is outside its space {described(space)}: {shown}")
             done = terminated | truncated
             ended += int(done.sum())
             if mode == AutoresetMode.SAME_STEP and done.any() and "final_obs" not in info:

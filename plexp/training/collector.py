@@ -15,7 +15,7 @@ from torch import Tensor
 from plexp.envs.adapter import EnvAdapter
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import Episode, EpisodesInProgress
-from plexp.envs.faults import bounds_of, find_fault, locate
+from plexp.envs.faults import DeclaredBounds, find_fault, locate
 from plexp.errors import EnvironmentFault, Problem, TrainingError
 from plexp.nn.normalization import RewardScaler
 from plexp.training.agent import Agent
@@ -74,7 +74,7 @@ class Collector:
         max_rollout_steps: steps that an environment may need to end its episode, with `complete_episodes`; None: any number.
         profile: gets the seconds spent stepping and acting.
         episode_seed: seeds of the episodes, to say in an error which episode it was.
-        check_bounds: whether observations outside their declared bounds are an error.
+        bounds: counts the observations that leave their declared bounds; None: nobody does.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Collector:
         max_rollout_steps: int | None = None,
         profile: Profile | None = None,
         episode_seed: EpisodeSeed | None = None,
-        check_bounds: bool = True,
+        bounds: DeclaredBounds | None = None,
     ) -> None:
         self.adapter, self.agent, self.rng, self.scaler = EnvAdapter(env, agent.distribution), agent, rng, scaler
         self.num_steps, self.complete_episodes, self.profile = num_steps, complete_episodes, profile or Profile()
-        self.episode_seed, self.bounds = episode_seed, bounds_of(env.single_observation_space) if check_bounds else None
+        self.episode_seed, self.bounds = episode_seed, bounds
         self.max_rollout_steps = max_rollout_steps if complete_episodes else None
         self.device = agent.device
         self.on_cpu = self.device.type == "cpu"
@@ -217,17 +217,21 @@ class Collector:
         final: Array,
         final_index: list[int],
     ) -> None:
-        """Raise EnvironmentFault for the first reward or observation that is not finite, or is outside its bounds."""
-        faults = [find_fault("reward", rewards, None)]
+        """Raise EnvironmentFault for the first reward or observation that is not finite; count those outside bounds."""
+        faults = [find_fault("reward", rewards)]
         if self.adapter.dtype == np.float32:
             if final_index:
                 returned = observations[1:].copy()
                 returned.reshape(-1, *returned.shape[2:])[final_index] = final
-                faults.append(find_fault("observation", returned, self.bounds))
-            faults.append(find_fault("observation", observations, self.bounds, first=-1))
+                faults.append(find_fault("observation", returned))
+            resets = np.concatenate([np.ones_like(done[:1]), done]) if self.adapter.same_step else None
+            faults.append(find_fault("observation", observations, first=-1, resets=resets))
         if any(faults):
             step, fault, begins = min((fault for fault in faults if fault), key=lambda fault: fault.step)
             raise self._locate(fault, actions[: step + 1], done, begins)
+        if self.bounds is not None:
+            self.bounds.look(observations[:-1])
+            self.bounds.look(final)
 
     def _locate(
         self, fault: EnvironmentFault, actions: list[Tensor], done: Array, begins: bool = False
@@ -241,7 +245,8 @@ class Collector:
         """Return all but the environments' own state, which the episodes in progress stand for."""
         scaler = None if self.scaler is None else self.scaler.state_dict()
         names = ("returns", "lengths", "ended", "observations", "fresh")
-        return {**{n: getattr(self, n) for n in names}, "in_progress": self.in_progress.state_dict(), "scaler": scaler}
+        state = {**{n: getattr(self, n) for n in names}, "in_progress": self.in_progress.state_dict(), "scaler": scaler}
+        return state if self.bounds is None else {**state, "outside": [self.bounds.seen, self.bounds.outside]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the state and re-simulate the episodes in progress.
@@ -252,6 +257,8 @@ class Collector:
             setattr(self, name, state_dict[name].copy())
         if self.scaler is not None:
             self.scaler.load_state_dict(state_dict["scaler"])
+        if self.bounds is not None:
+            self.bounds.seen, self.bounds.outside = state_dict["outside"]
         columns = self.in_progress.load_state_dict(state_dict["in_progress"])
         expected = state_dict["observations"]
         self.observations, equal = self.adapter.resimulate(self.in_progress.numbers.tolist(), columns, expected)

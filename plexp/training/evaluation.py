@@ -15,7 +15,7 @@ from torch import Tensor
 from plexp.envs.adapter import EnvAdapter
 from plexp.envs.environment import Array, Environment, EpisodeSeed
 from plexp.envs.episodes import EpisodesInProgress, PlayedEpisode
-from plexp.envs.faults import Bounds, bounds_of, find_fault, locate
+from plexp.envs.faults import DeclaredBounds, find_fault, locate
 from plexp.envs.generators import GlobalUse
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import EnvironmentFault
@@ -94,6 +94,7 @@ def evaluate(
     sampling: np.random.Generator | None = None,
     *,
     limit: StepLimit,
+    bounds: DeclaredBounds | None = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Play exactly `episodes` episodes and return their returns and lengths.
@@ -108,6 +109,8 @@ def evaluate(
         episodes: E, number of episodes.
         sampling: source of noise for actions sampled from the policy; None: the most likely action is taken.
         limit: limit of the steps of an episode.
+        bounds: counts the observations that leave their declared bounds, for the run that the evaluation belongs to; None:
+            the evaluation has a count of its own.
         watch: gets, after each step, the number of episodes that have ended and of steps of each environment; None: nothing.
 
     Raises TrainingError if an environment raises, or returns something invalid.
@@ -116,11 +119,13 @@ def evaluate(
     quotas = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
     outcomes: list[list[_Outcome]] = [[] for _ in range(num_envs)]
     episode_seed: EpisodeSeed = seeds
+    own_bounds: DeclaredBounds | None = None
     while left := [i for i, quota in enumerate(quotas) if len(outcomes[i]) < quota]:
         if any(outcomes):
             episode_seed = _LaterSeeds(seeds, tuple(left), tuple(len(outcomes[i]) for i in left))
         env = environment.make(len(left), episode_seed)
-        bounds = bounds_of(env.single_observation_space) if getattr(environment, "check_bounds", True) else None
+        if bounds is None:
+            bounds = own_bounds = DeclaredBounds(env.single_observation_space, environment.label)
         act, adapter = _actor(agent, len(left), sampling), EnvAdapter(env, agent.distribution)
         try:
             left_over = [quotas[i] - len(outcomes[i]) for i in left]
@@ -135,6 +140,8 @@ def evaluate(
             env.close()
         for i, more in zip(left, played, strict=True):
             outcomes[i] += more
+    if own_bounds is not None:
+        own_bounds.report()
     rows = [outcome for column in outcomes for outcome in column]
     return EvaluationResult(
         np.array([row.total_reward for row in rows]),
@@ -172,7 +179,7 @@ def _play(
     adapter: EnvAdapter,
     quotas: list[int],
     seeds: EpisodeSeed,
-    bounds: Bounds | None,
+    bounds: DeclaredBounds,
     limit: StepLimit,
     count: Callable[[int, int], None],
 ) -> list[list[_Outcome]]:
@@ -194,16 +201,18 @@ def _play(
         done = np.array(ends, np.bool_).reshape(-1, num_envs)
         return locate(fault, in_progress, acted, done, adapter.distribution, seeds, begins)
 
-    def check(what: str, array: Array, limits: Bounds | None = None) -> None:
-        located_fault = find_fault(what, array[None], limits, len(acted) - 1, "of the evaluation")
-        if located_fault is not None:
-            raise located(located_fault.fault, begins=what == "observation")
+    def check(what: str, array: Array, resets: Array | None = None) -> None:
+        invalid = find_fault(what, array[None], resets=None if resets is None else resets[None])
+        if invalid is not None:
+            raise located(invalid.fault, begins=what == "observation")
+        if what == "observation":
+            bounds.look(array)
 
     try:
         observations = adapter.reset()
     except EnvironmentFault as fault:
         raise located(fault) from fault
-    check("observation", observations, bounds)
+    check("observation", observations, resets=~ended)
     is_playing = np.ones(num_envs, np.bool_)
     while is_playing.any():
         actions = act(observations)
@@ -218,7 +227,7 @@ def _play(
         steps += counted
         ended = terminated | truncated
         ends.append(ended)
-        check("observation", observations, bounds)
+        check("observation", observations, resets=ended if adapter.same_step else None)
         for i in np.flatnonzero((ended | limit.reached(steps)) & is_playing):
             returns[i].append(float(totals[i]))
             lengths[i].append(int(steps[i]))
@@ -234,7 +243,7 @@ def _play(
     for index, column in enumerate(outcomes):
         parts = np.split(
             table[:, index], np.cumsum(lengths[index])
-        )  # the last part is of an episode that does not count
+        )  # the last one is of an episode that does not count
         for number, (total, length) in enumerate(zip(returns[index], lengths[index], strict=True)):
             played = PlayedEpisode(seeds(index, number), parts[number], total) if adapter.same_step else None
             is_cut_off = bool(cut_off[index]) and number == len(returns[index]) - 1

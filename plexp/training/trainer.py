@@ -52,6 +52,8 @@ class Trainer:
                     callback.on_iteration(progress)
         for callback in callbacks:
             callback.on_end(progress)
+        if self.collector.bounds is not None:
+            self.collector.bounds.report()
         return progress
 
     def iterate(self, progress: TrainingProgress) -> Metrics:

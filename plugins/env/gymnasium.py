@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import re
+from contextlib import suppress
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 from gymnasium import error as gymnasium_error
-from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import VectorEnv
-from gymnasium.wrappers import FlattenObservation
 
 from plexp import (
     ConfigError,
@@ -26,6 +27,8 @@ from plexp import (
     make_pool,
     one_line,
     register,
+    unrecordable,
+    with_place,
 )
 
 
@@ -45,12 +48,13 @@ class GymnasiumEnvironment:
         backend: `gymnasium`, or `envpool` for the same problem in C++ (Weng et al. 2022), where EnvPool has the id.
         vectorization: `sync` steps them in turn, `async` in a process each (for slow ones).
         step_timeout: seconds that a step or reset may take before the run fails, with `async`; null: any time.
-        check_bounds: an observation outside its space ends the run; false: only one that is not finite does.
         normalize_observations: to mean 0 and deviation 1, by running statistics that belong to the agent.
         scale_rewards: divide by the running deviation of the discounted return, and clip to ±10; reported returns stay the
             environment's.
         solved_return: the mean return from which the problem counts as solved; null: there is none.
     """
+
+    refused: ClassVar = {"check_bounds": "leave it out: observations outside their bounds are used, with a warning"}
 
     def __init__(
         self,
@@ -62,19 +66,21 @@ class GymnasiumEnvironment:
         backend: Literal["gymnasium", "envpool"],
         vectorization: Literal["sync", "async"],
         step_timeout: PositiveFloat | None,
-        check_bounds: bool,
         normalize_observations: bool,
         scale_rewards: bool,
         solved_return: float | None,
     ) -> None:
         self.id, self.kwargs, self.max_episode_steps, self.num_envs = id, kwargs, max_episode_steps, num_envs
         self.backend, self.vectorization, self.step_timeout = backend, vectorization, step_timeout
-        self.check_bounds = check_bounds
         self.normalize_observations, self.scale_rewards = normalize_observations, scale_rewards
         self.solved_return = solved_return
+        if problems := _unusable(kwargs):
+            raise ConfigError(problems)
         name = re.sub(r"-v\d+$", "", id.rpartition(":")[2])
         flags = [key for key, value in kwargs.items() if value is True]
-        self.label = re.sub(r"[^a-z0-9_]+", "-", "_".join([name, *flags]).lower()).strip("-")
+        text = "_".join([name, *flags]).lower()
+        pattern = r"[^a-z0-9_]+" if re.search(r"[a-z0-9_]", name.lower()) else r"\W+"  # no Latin letter: any letters
+        self.label = re.sub(pattern, "-", text).strip("-") or "env"
 
     def make(self, num_envs: int, episode_seed: EpisodeSeed) -> VectorEnv[Any, Any, Any]:
         if self.step_timeout is not None and self.vectorization != "async":
@@ -86,23 +92,9 @@ class GymnasiumEnvironment:
                 raise ConfigError(Problem("env.vectorization", "async", cause, remedy))
             return make_pool(self.id, self.kwargs, self.max_episode_steps, num_envs, episode_seed)
         makers = [partial(self._make_one, index, episode_seed) for index in range(num_envs)]
-        try:
-            if self.vectorization == "async":
-                return SubprocessVectorEnv(makers, step_timeout=self.step_timeout)
-            return SerialVectorEnv(makers)
-        except gymnasium_error.DependencyNotInstalled as error:
-            raise ConfigError(Problem("env.id", self.id, "a package is missing", one_line(error))) from error
-        except gymnasium_error.UnregisteredEnv as error:
-            raise ConfigError(Problem("env.id", self.id, "there is no such environment", _suggest(self.id))) from error
-        except ModuleNotFoundError as error:
-            module = error.name or self.id.partition(":")[0]
-            remedy = f"pip install the package that holds {module}"
-            raise ConfigError(Problem("env.id", self.id, f"the module {module} is missing", remedy)) from error
-        except ConfigError:
-            raise
-        except Exception as error:
-            cause = f"cannot be made ({type(error).__name__}: {one_line(error)})"
-            raise ConfigError(Problem("env.id", self.id, cause, "see env.kwargs")) from error
+        if self.vectorization == "async":
+            return SubprocessVectorEnv(makers, step_timeout=self.step_timeout)
+        return SerialVectorEnv(makers)
 
     def with_frames(self) -> GymnasiumEnvironment:
         """Return the same problem with frames, from gymnasium in this process, without EnvPool or subprocesses."""
@@ -121,14 +113,51 @@ class GymnasiumEnvironment:
         return filmed
 
     def _make_one(self, index: int, episode_seed: EpisodeSeed) -> gymnasium.Env[Any, Any]:
-        env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, disable_env_checker=True, **self.kwargs)
-        space = env.observation_space
-        if not isinstance(space, spaces.Box):
-            if not space.is_np_flattenable:
-                remedy = "wrap it into Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of these"
-                raise ConfigError(Problem("env.id", self.id, f"the observation space {space} does not flatten", remedy))
-            env = FlattenObservation(env)
+        limit, kwargs = self.max_episode_steps, copy.deepcopy(self.kwargs)  # which an environment may change
+        try:
+            env = gymnasium.make(self.id, max_episode_steps=limit, disable_env_checker=True, **kwargs)
+        except gymnasium_error.DependencyNotInstalled as error:
+            raise ConfigError(Problem("env.id", self.id, "a package is missing", one_line(error))) from error
+        except gymnasium_error.UnregisteredEnv as error:
+            raise ConfigError(Problem("env.id", self.id, "there is no such environment", _suggest(self.id))) from error
+        except ModuleNotFoundError as error:
+            module = error.name or self.id.partition(":")[0]
+            remedy = f"pip install the package that holds {module}"
+            raise ConfigError(Problem("env.id", self.id, f"the module {module} is missing", remedy)) from error
+        except (Exception, SystemExit) as error:
+            own = error.__cause__ if type(error.__cause__) is type(error) else error  # gymnasium repeats a TypeError
+            cause = f"cannot be made: {type(own).__name__}: {with_place(own)}"
+            raise ConfigError(Problem("env.id", self.id, cause, _remedy(self.id, own))) from error
         return SeededEpisodes(env, index, episode_seed)
+
+
+def _unusable(kwargs: dict[str, Any]) -> list[Problem]:
+    """Return what is wrong with the arguments, whatever the environment is."""
+    others = {
+        "id": "give env.id",
+        "max_episode_steps": "give env.max_episode_steps",
+        "disable_env_checker": "leave it out",
+    }
+    taken = [
+        Problem(f"env.kwargs.{key}", kwargs[key], "this argument is gymnasium.make's", remedy)
+        for key, remedy in others.items()
+        if key in kwargs
+    ]
+    cause, remedy = "has no exact record", "give numbers, texts, true, false, null, and lists and mappings of these"
+    parts = unrecordable(kwargs, "env.kwargs")
+    return taken + [Problem(key, ..., f"{type(part).__name__} {cause}", remedy) for key, part in parts]
+
+
+def _remedy(id: str, error: BaseException) -> str:
+    """Return the remedy for an environment that cannot be made: what its constructor takes, where an argument is wrong."""
+    if isinstance(error, gymnasium_error.Error) or id.count(":") > 1:
+        return "give Name-v0, or module:Name-v0"
+    if isinstance(error, TypeError) and "argument" in str(error):
+        with suppress(Exception):  # it is made by something that has no signature
+            entry_point = gymnasium.spec(id.rpartition(":")[2]).entry_point
+            maker = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+            return f"it takes {inspect.signature(maker)}"  # type: ignore[arg-type]
+    return "see env.kwargs"
 
 
 def _suggest(name: str) -> str:

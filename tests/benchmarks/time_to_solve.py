@@ -91,7 +91,7 @@ class Watch:
 
 def run_plexp(task: str, watch: Watch, seed: int, budget: int | None, overrides: Sequence[str]) -> Callable[[], object]:
     """Build an experiment of plexp, and return a function that trains it."""
-    from plexp.training.evaluation import evaluate
+    from plexp.training.evaluation import StepLimit, evaluate
     from plexp.training.progress import TrainingProgress
 
     limit = [] if budget is None else [f"total_timesteps={budget}"]
@@ -100,7 +100,8 @@ def run_plexp(task: str, watch: Watch, seed: int, budget: int | None, overrides:
 
     def play() -> float:
         seeds = experiment.streams.evaluation(len(watch.checks))
-        return float(evaluate(experiment.agent, experiment.environment, seeds, EPISODES).returns.mean())
+        result = evaluate(experiment.agent, experiment.environment, seeds, EPISODES, limit=StepLimit(None))
+        return float(result.returns.mean())
 
     def train() -> None:
         solved = False

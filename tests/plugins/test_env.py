@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import multiprocessing
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from omegaconf import DictConfig, open_dict
 from plexp.plugins.env.gymnasium import GymnasiumEnvironment
@@ -26,7 +29,6 @@ SETTINGS: dict[str, Any] = {
     "backend": "gymnasium",
     "vectorization": "sync",
     "step_timeout": None,
-    "check_bounds": True,
     "normalize_observations": False,
     "scale_rewards": False,
     "solved_return": None,
@@ -92,6 +94,11 @@ def test_further_arguments_reach_the_environment() -> None:
         ("LunarLander-v3", {"continuous": True, "enable_wind": False, "gravity": -5}, "lunarlander_continuous"),
         ("some.module:some-space/Some Thing-v12", {}, "some-space-some-thing"),
         ("ALE/Pong", {}, "ale-pong"),
+        ("迷宮-v0", {}, "迷宮"),
+        ("module:игры/Лабиринт-v3", {"быстро": True}, "игры-лабиринт_быстро"),
+        ("Übung-v0", {}, "bung"),
+        ("123-v0", {}, "123"),
+        ("...-v0", {}, "env"),
     ],
 )
 def test_the_label_is_short_and_plain(id: str, kwargs: dict[str, Any], label: str) -> None:
@@ -151,8 +158,12 @@ def test_discrete_and_composite_observations_are_flattened_to_a_vector(sees: str
             "env.id=nospace/Thing-v0: there is no such environment; pip install the package that holds nospace/",
         ),
         ("no_module_x:Thing-v0", {}, "env.id=no_module_x:Thing-v0: the module no_module_x is missing; pip install"),
-        ("CartPole-v1", {"colour": 1}, "env.id=CartPole-v1: cannot be made ("),
-        ("plexp-tests/Faulty-v0", {"fault": "constructor"}, "env.id=plexp-tests/Faulty-v0: cannot be made ("),
+        ("CartPole-v1", {"colour": 1}, "env.id=CartPole-v1: cannot be made: TypeError: CartPoleEnv.__init__() got"),
+        (
+            "plexp-tests/Faulty-v0",
+            {"fault": "constructor"},
+            "env.id=plexp-tests/Faulty-v0: cannot be made: OSError: no such device",
+        ),
     ],
 )
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -162,6 +173,86 @@ def test_an_environment_that_cannot_be_made_is_refused_in_one_line(
     with pytest.raises(ConfigError) as raised:
         environment(id=id, kwargs=kwargs, vectorization=vectorization).make(2, SEEDS)
     assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+
+
+class Asserts(gymnasium.Env[Any, Any]):
+    """Environment whose constructor fails as `kind` says, without a text."""
+
+    def __init__(self, kind: str = "assert", size: int = 1, render_mode: str | None = None) -> None:
+        if kind == "not implemented":
+            raise NotImplementedError
+        if kind == "library":
+            np.linalg.inv(np.zeros((2, 2)))
+        if kind == "worker" and multiprocessing.current_process().name != "MainProcess":
+            raise OSError("no port")
+        if kind == "exit":
+            raise SystemExit(3)
+        assert kind in ("worker", "spaces") or size > 2
+        width = Asserts.widths.pop() if kind == "spaces" else 2
+        self.observation_space, self.action_space = spaces.Box(-1, 1, (width,)), spaces.Discrete(2)
+
+    widths: ClassVar = [3, 2, 3, 2]
+
+
+class Takes(gymnasium.Env[Any, Any]):
+    """Environment that takes a table with keys of two types, and empties it."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
+
+    def __init__(self, table: dict[Any, Any]) -> None:
+        assert table == {0: [1], "0": [2]}
+        table[0].clear()
+        table.clear()
+
+
+gymnasium.register("plexp-tests/Asserts-v0", Asserts)
+gymnasium.register("plexp-tests/Takes-v0", Takes)
+WITHOUT_TEXT = {
+    "not implemented": "NotImplementedError: raise NotImplementedError (test_env.py:LINE)",
+    "library": "LinAlgError: Singular matrix (test_env.py:LINE)",
+    "exit": "SystemExit: 3 (test_env.py:LINE)",
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_TEXT)
+def test_a_fault_of_a_constructor_has_the_authors_file_and_line(kind: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        environment(id="plexp-tests/Asserts-v0", kwargs={"kind": kind}).make(1, SEEDS)
+    text = re.sub(r"\.py:\d+", ".py:LINE", str(raised.value))
+    assert text == f"env.id=plexp-tests/Asserts-v0: cannot be made: {WITHOUT_TEXT[kind]}; see env.kwargs"
+
+
+def test_an_assertion_without_a_text_in_a_constructor_has_its_line_of_source() -> None:
+    with pytest.raises(
+        ConfigError, match=r": cannot be made: AssertionError: assert fault \(odd_returns\.py:\d+\); see"
+    ):
+        environment(id="tests.support.odd_returns:plexp-tests/Odd-v0", kwargs={"fault": ""}).make(1, SEEDS)
+
+
+def test_an_unknown_argument_is_refused_with_the_signature_of_the_constructor() -> None:
+    with pytest.raises(ConfigError) as raised:
+        environment(id="plexp-tests/Asserts-v0", kwargs={"sze": 3}).make(1, SEEDS)
+    assert str(raised.value) == (
+        "env.id=plexp-tests/Asserts-v0: cannot be made: TypeError: Asserts.__init__() got an unexpected keyword argument "
+        "'sze'; it takes (kind: 'str' = 'assert', size: 'int' = 1, render_mode: 'str | None' = None) -> 'None'"
+    )
+
+
+def test_a_constructor_that_fails_in_its_process_only_is_refused_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be made: OSError: no port \(test_env\.py:\d+\); see env\.kwargs$"):
+        environment(id="plexp-tests/Asserts-v0", kwargs={"kind": "worker"}, vectorization="async").make(2, SEEDS)
+    assert capfd.readouterr().err == ""
+
+
+def test_environments_with_different_spaces_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^env: its environments have different spaces; let each have the same"):
+        environment(id="plexp-tests/Asserts-v0", kwargs={"kind": "spaces"}).make(2, SEEDS)
+
+
+def test_an_environment_cannot_change_the_arguments_of_the_next() -> None:
+    problem = environment(id="plexp-tests/Takes-v0", kwargs={"table": {0: [1], "0": [2]}})
+    problem.make(2, SEEDS).close()
+    assert problem.kwargs == {"table": {0: [1], "0": [2]}}
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

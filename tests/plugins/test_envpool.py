@@ -22,7 +22,7 @@ from plexp.envs.envpool import EnvPoolVectorEnv
 from plexp.envs.seeding import EpisodeSeeds, Streams
 from plexp.errors import ConfigError
 from plexp.execution.checkpoint import copied
-from plexp.training.evaluation import evaluate
+from plexp.training.evaluation import StepLimit, evaluate
 
 needs_envpool = pytest.mark.skipif(
     importlib.util.find_spec("envpool") is None, reason='EnvPool is not installed: pip install "plexp[envpool]"'
@@ -35,7 +35,6 @@ SETTINGS: dict[str, Any] = {
     "backend": "envpool",
     "vectorization": "sync",
     "step_timeout": None,
-    "check_bounds": True,
     "normalize_observations": False,
     "scale_rewards": False,
     "solved_return": None,
@@ -213,7 +212,8 @@ def test_rows_that_only_reset_are_not_learnt_from_and_belong_to_no_episode(
 def test_evaluation_plays_exactly_its_episodes_and_the_same_again(build: Callable[..., Any]) -> None:
     experiment = build(*CARTPOLE, "env.max_episode_steps=40")
     results = [
-        evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(i), 23) for i in (0, 0, 1)
+        evaluate(experiment.agent, experiment.environment, experiment.streams.evaluation(i), 23, limit=StepLimit(None))
+        for i in (0, 0, 1)
     ]
     assert all(len(each.returns) == 23 and np.array_equal(each.returns, each.lengths) for each in results)
     assert np.array_equal(results[0].returns, results[1].returns) and results[0].lengths.max() <= 40

@@ -62,8 +62,8 @@ def default_callbacks(
     limit = StepLimit(config.evaluation.max_steps)
 
     def play_greedily(index: int, episodes: int) -> EvaluationResult:
-        seeds = experiment.streams.evaluation(index)
-        return evaluate(experiment.agent, experiment.environment, seeds, episodes, limit=limit)
+        seeds, bounds = experiment.streams.evaluation(index), experiment.trainer.collector.bounds
+        return evaluate(experiment.agent, experiment.environment, seeds, episodes, limit=limit, bounds=bounds)
 
     evaluator = Evaluator(
         play or play_greedily,

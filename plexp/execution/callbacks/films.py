@@ -44,9 +44,9 @@ class EvaluationFilms:
 
     def _film(self, result: EvaluationResult, index: int, step: int | None) -> None:
         if result.played is None:  # EnvPool has no seeds for episodes: the same policy, where there are some
-            seeds = self.experiment.streams.evaluation(index)
-            limit = StepLimit(self.experiment.config.evaluation.max_steps)
-            result = evaluate(self.experiment.agent, self.environment, seeds, len(result.returns), limit=limit)
+            seeds, bounds = self.experiment.streams.evaluation(index), self.experiment.trainer.collector.bounds
+            limit, number = StepLimit(self.experiment.config.evaluation.max_steps), len(result.returns)
+            result = evaluate(self.experiment.agent, self.environment, seeds, number, limit=limit, bounds=bounds)
         assert result.played is not None
         chosen = extremes(result.returns) if step is None else {"median": middle(result.returns)}
         for which, place in chosen.items():

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 import plexp
@@ -115,11 +116,45 @@ def test_a_command_line_that_does_not_compose_is_refused_with_one_line(arguments
     assert len(lines) == 1 and lines[0].startswith(COMMAND_LINE[arguments]), lines
 
 
-@pytest.mark.parametrize("argument", ["env.kwargs.gravity=-5", "env.kwargs={gravity: -5}"])
-def test_a_new_argument_of_the_environment_needs_a_plus(argument: str, main: Main) -> None:
-    status, lines = main("env=lunarlander", argument)
+KWARGS = {
+    "env.kwargs.gravity=-5": {"gravity": -5},
+    "+env.kwargs.gravity=-5": {"gravity": -5},
+    "++env.kwargs.gravity=-5": {"gravity": -5},
+    "env.kwargs={gravity: -5}": {"gravity": -5},
+    "env.kwargs.deep.er=[1,{2: x}]": {"deep": {"er": [1, {2: "x"}]}},
+}
+
+
+@pytest.mark.parametrize("argument", KWARGS)
+def test_an_argument_of_the_environment_needs_no_plus(argument: str, main: Main) -> None:
+    status, lines = main("--cfg", "job", "env=lunarlander", argument)
+    assert status == 0
+    assert yaml.safe_load("\n".join(lines))["env"]["kwargs"] == KWARGS[argument]
+
+
+def test_an_argument_that_no_environment_takes_is_refused_with_the_signature(main: Main) -> None:
+    status, lines = main("env=cartpole", "env.kwargs.gravty=-5")
     assert status == 2 and len(lines) == 1
-    assert lines[0].startswith("env.kwargs") and "+env.kwargs.gravity" in lines[0], lines
+    unknown = "TypeError: CartPoleEnv.__init__() got an unexpected keyword argument 'gravty'"
+    assert lines[0].startswith(f"env.id=CartPole-v1: cannot be made: {unknown}; it takes (sutton_barto_reward"), lines
+
+
+def test_keys_that_are_no_texts_reach_the_environment_when_its_fault_is_replayed(main: Main, tmp_path: Path) -> None:
+    problem = ("env=gymnasium", "env.id=tests.support.odd_returns:plexp-tests/Odd-v0", "env.kwargs.table={0: a, b: 1}")
+    status, lines = main(*problem, "env.kwargs.fault=raise key", *QUICK)
+    assert status == 1 and lines[-1].startswith("environment 0 raised KeyError in step: 'x' (odd_returns.py:")
+    (fault,) = tmp_path.glob("runs/*/*/fault.json")
+    (recorded,) = tmp_path.glob("artifacts/**/fault.json")
+    for file in (fault, recorded):
+        status, lines = main("replay", str(file))
+        assert status == 0 and "the last step raised environment 0 raised KeyError in step: 'x'" in lines[-1]
+    config = yaml.safe_load(recorded.with_name("config.yaml").read_text())
+    assert config["env"]["kwargs"]["table"] == {0: "a", "b": 1}
+
+
+def test_a_sweep_over_an_argument_of_the_environment_needs_no_plus(main: Main) -> None:
+    status, _ = main("-m", "env.kwargs.sutton_barto_reward=true,false", "hydra.launcher.n_jobs=1", *QUICK)
+    assert status == 0
 
 
 WRONG = {
@@ -209,7 +244,7 @@ def test_an_environment_that_raises_ends_the_run_with_status_1(vectorization: st
     assert status == 1
     (line,) = [line for line in lines if line]
     pattern = (
-        r"environment [01] raised ValueError in step: the physics broke second line "
+        r"environment [01] raised ValueError in step: the physics broke second line \(environments.py:\d+\) "
         r"\(traceback in \S+; see it again: (.+)\)"
     )
     found = re.fullmatch(pattern, line)

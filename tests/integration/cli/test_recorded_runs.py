@@ -136,8 +136,20 @@ def test_evaluate_plays_new_episodes_and_records_them(run: Run, folder: Path) ->
         assert "evaluate/sampled/return" in recorded.metrics
 
 
+@pytest.mark.parametrize("command", ["evaluate", "export", "reproduce"])
+def test_a_run_whose_config_has_a_key_that_is_gone_is_still_read(command: str, run: Run, folder: Path) -> None:
+    (file,) = [f for f in folder.glob("outputs/artifacts/**/config.yaml") if yaml.safe_load(f.read_text())["seed"] == 0]
+    values = yaml.safe_load(file.read_text())
+    values["env"]["check_bounds"] = False
+    file.write_text(yaml.safe_dump(values))
+    options = {"evaluate": ("--episodes", "2"), "export": ("--format", "pt2")}
+    status, lines, errors = run(command, NAME, *options.get(command, ()))
+    assert status == 0, errors
+    assert "check_bounds" not in " ".join(lines + errors)
+
+
 def test_evaluate_plays_another_environment_of_the_same_spaces(run: Run, folder: Path) -> None:
-    status, lines, _ = run("evaluate", NAME, "+env.kwargs.sutton_barto_reward=true", "--episodes", "3")
+    status, lines, _ = run("evaluate", NAME, "env.kwargs.sutton_barto_reward=true", "--episodes", "3")
     assert status == 0 and "cartpole_sutton_barto_reward" in lines[0]
     assert "mean return -1.0 [-1.0, -1.0]" in lines[1]
     assert run("evaluate", NAME, "env=cartpole", "--episodes", "3")[1][0].startswith(f"{NAME} on cartpole,")

@@ -53,7 +53,7 @@ KEYS = (
         "env.kwargs.gravity",
         "env.backend",
     ),
-    *("env.vectorization", "env.step_timeout", "env.check_bounds", "env.normalize_observations", "env.solved_return"),
+    *("env.vectorization", "env.step_timeout", "env.normalize_observations", "env.solved_return"),
     *(
         "net.layers",
         "net.width",
@@ -190,7 +190,6 @@ PLAUSIBLE = (
         "tracker.experiment='é #%'",
         "tracker.every=1",
         "env.vectorization=async",
-        "env.check_bounds=false",
         "env.step_timeout=9",
     ),
     *("env.solved_return=1", "env.scale_rewards=false", "net.layers=1", "net.activation=relu", "net.layer_norm=true"),

@@ -30,7 +30,6 @@ SETTINGS: dict[str, Any] = {
     "backend": "gymnasium",
     "vectorization": "sync",
     "step_timeout": None,
-    "check_bounds": True,
     "normalize_observations": False,
     "scale_rewards": False,
     "solved_return": None,
@@ -229,9 +228,7 @@ def test_rendering_does_not_change_an_episode(id: str) -> None:
 
 
 def test_an_evaluation_returns_its_episodes_as_seeds_and_actions(build: Callable[..., Any]) -> None:
-    experiment = build(
-        "env=gymnasium", "env.id=LunarLander-v3", "env.max_episode_steps=50", "net.width=8", "env.check_bounds=false"
-    )
+    experiment = build("env=gymnasium", "env.id=LunarLander-v3", "env.max_episode_steps=50", "net.width=8")
     result = evaluate(experiment.agent, experiment.environment, SEEDS, 13, limit=StepLimit(None))
     assert result.played is not None and len(result.played) == 13
     env = gymnasium.make("LunarLander-v3", max_episode_steps=50)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -294,7 +295,10 @@ def test_an_exception_in_a_process_is_a_fault_with_its_environment_and_episode(s
         env.step(actions(0, 0, 0))
     with pytest.raises(EnvironmentFault) as raised:
         env.step(actions(0, Failing.RAISES, 0))
-    assert str(raised.value) == "environment 1 raised ValueError in step: the physics broke second line"
+    assert re.fullmatch(
+        r"environment 1 raised ValueError in step: the physics broke second line \(test_vector_subprocess.py:\d+\)",
+        str(raised.value),
+    )
     assert (raised.value.index, raised.value.number) == (1, 1)
     copy = pickle.loads(pickle.dumps(raised.value))
     assert (str(copy), copy.index, copy.number) == (str(raised.value), 1, 1)
@@ -308,7 +312,10 @@ def test_an_exception_in_a_reset_is_a_fault_of_the_episode_that_was_to_begin(res
         env.reset()
         for _ in range(12):
             env.step(actions(0, 0, 0))
-    assert str(raised.value) == "environment 2 raised ValueError in reset: the reset broke second line"
+    assert re.fullmatch(
+        r"environment 2 raised ValueError in reset: the reset broke second line \(test_vector_subprocess.py:\d+\)",
+        str(raised.value),
+    )
     assert (raised.value.index, raised.value.number) == (2, reset_at - 1)
     assert_closes(env)
 

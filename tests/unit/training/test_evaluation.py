@@ -26,6 +26,8 @@ SETTINGS = ("env.id=plexp-tests/Counter-v0", "env.num_envs=2", "algo.num_minibat
 class Problem:
     """Environment plugin with either kind of automatic reset, which remembers what it made."""
 
+    label = "counter"
+
     def __init__(self, mode: AutoresetMode, **kwargs: Any) -> None:
         self.mode, self.kwargs, self.made = mode, {"id": "plexp-tests/Counter-v0", **kwargs}, []
 
@@ -153,20 +155,31 @@ def test_an_observation_that_is_not_finite_ends_an_evaluation(
     agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
     at = 4 if fault == "nan observation" else 2
     problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault=fault, at=at)
-    with pytest.raises(
-        EnvironmentFault, match=r"returned the observation \[nan nan\] in step \d of the evaluation"
-    ) as raised:
+    method = "step" if fault == "nan observation" else "reset"
+    with pytest.raises(EnvironmentFault, match=rf"returned from {method} observation\[0\] = nan; expected") as raised:
         evaluate(agent, problem, SEEDS, 23, limit=NO_LIMIT)
     found = raised.value.episode
     assert found is not None and (found["episode"], len(found["actions"])) == (episode, actions)  # type: ignore[arg-type]
 
 
-def test_an_observation_outside_its_space_ends_an_evaluation_that_checks_bounds(
-    build: Callable[..., Any],
+def test_an_evaluation_warns_of_observations_outside_their_bounds_and_counts_them(
+    build: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    agent = build("env.id=plexp-tests/Faulty-v0", "+env.kwargs.fault=none", *QUIET).agent
+    agent = build("env.id=plexp-tests/Faulty-v0", "env.kwargs.fault=none", *QUIET).agent
     problem = Problem(AutoresetMode.SAME_STEP, id="plexp-tests/Faulty-v0", fault="outside", at=3)
-    with pytest.raises(EnvironmentFault, match=r"outside its space, as env\.check_bounds=true"):
-        evaluate(agent, problem, SEEDS, 3, limit=NO_LIMIT)
-    problem.check_bounds = False
+    caplog.clear()
     assert evaluate(agent, problem, SEEDS, 3, limit=NO_LIMIT).lengths.tolist() == [10, 10, 10]
+    first, last = (record.getMessage() for record in caplog.records)
+    assert "2 of 2 entries [0], [1], by up to 4 ([0] = 5, bounds [-1, 1])" in first
+    assert ": 3 of 33 observations (9.09 %) left their declared bounds" in last
+
+
+def test_an_evaluation_of_a_run_that_has_warned_does_not_repeat_it(
+    build: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = build("env.id=plexp-tests/Faulty-v0", "env.kwargs.fault=outside", *QUIET)
+    caplog.clear()
+    bounds = experiment.trainer.collector.bounds
+    experiment.trainer.collector.collect()
+    evaluate(experiment.agent, experiment.environment, SEEDS, 3, limit=NO_LIMIT, bounds=bounds)
+    assert len(caplog.records) == 1 and bounds.outside > 3

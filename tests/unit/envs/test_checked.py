@@ -130,7 +130,7 @@ PARTS: list[tuple[spaces.Space[Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("space", "part", "wrapper"), PARTS, ids=str)
+@pytest.mark.parametrize(("space", "part", "wrapper"), PARTS, ids=[part for _, part, _ in PARTS])
 def test_an_observation_that_no_network_reads_is_named_with_a_wrapper(
     space: spaces.Space[Any], part: str, wrapper: str
 ) -> None:

@@ -180,6 +180,8 @@ def test_draws_are_found_up_to_the_last_call_that_is_watched() -> None:
 class Late(gymnasium.Env[Any, Any]):
     """Environment that draws in its fourth step."""
 
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
     time = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

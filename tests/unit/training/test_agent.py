@@ -205,7 +205,7 @@ def test_the_agent_acts_by_its_distribution_on_normalised_observations() -> None
     torch.testing.assert_close(agent.act(observations, noise), mean + log_std.exp() * noise, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(agent.act_greedily(observations), mean, rtol=1e-6, atol=1e-6)
     played = GreedyPolicy(agent)(observations).detach()
-    torch.testing.assert_close(played, -1 + 4 * torch.sigmoid(2 * mean), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(played, (-1 + 4 * torch.sigmoid(2 * mean)).float(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("log_std", "initial", "expected"), [("free", -0.5, -0.5), ("identity", -0.5, 0.0)])

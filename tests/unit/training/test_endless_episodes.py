@@ -30,6 +30,8 @@ LIMIT = 7
 class Problem:
     """Environment plugin whose episodes never end by chance, in each way of stepping several environments."""
 
+    label = "endless"
+
     def __init__(self, way: str, share: float) -> None:
         self.way, self.share, self.made = way, share, []
 

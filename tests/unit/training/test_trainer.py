@@ -27,6 +27,8 @@ VALUES = ("algo.anneal_learning_rate=false", "algo.max_grad_norm=null", "algo.vf
 class Script:
     """Collector, algorithm and callback that follow a script: valid steps and finished episodes of each iteration."""
 
+    bounds = None
+
     def __init__(self, steps: list[int], episodes: list[int] | None = None, broken_at: int | None = None) -> None:
         self.steps, self.ended, self.broken_at = steps, episodes or [0] * len(steps), broken_at
         self.seen: list[str] = []

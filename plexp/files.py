@@ -64,6 +64,28 @@ def _is_locked_exclusively(path: Path) -> bool:
     return False
 
 
+def unused(path: Path) -> Path:
+    """Return a path, or the first of path-2, path-3, … that does not exist."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder that no other process has made: at `path`, or at path-2, path-3, … where there is one, and return it.
+
+    Raises OSError if none can be made.
+    """
+    while True:
+        try:
+            (free := unused(path)).mkdir(parents=True)
+        except FileExistsError:  # another process was faster
+            continue
+        return free
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file, or replace it, so that a reader and a power cut find the old content or the new, never a part.
 

@@ -16,6 +16,7 @@ from plexp.analysis.grouping import select
 from plexp.analysis.model import Comparison
 from plexp.analysis.report import print_comparison, write
 from plexp.errors import Problem, StoreError, decoration
+from plexp.files import new_folder
 from plexp.tracking.format import cause
 from plexp.tracking.history import NO_CURVE, RecordedRun, open_history
 
@@ -49,7 +50,7 @@ def run_comparison(request: Request, console: Console, tags: Mapping[str, str]) 
     slug = re.sub(r"[^a-z0-9]+", "-", comparison.title.lower())[:60].strip("-")
     folder = request.outputs / "reports" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{slug}"
     try:
-        files = write(comparison, folder)
+        files = write(comparison, new_folder(folder))
     except OSError as error:
         remedy = "give --outputs a folder that can be written and has space"
         raise StoreError(str(Problem("report", folder, cause(error), remedy))) from None

@@ -93,8 +93,7 @@ def task(cfg: DictConfig) -> float | None:
     logging.raiseExceptions = False  # a log file that cannot be written is no reason for a traceback
     mask_logs()
     mask_written(folder)
-    if home := os.environ.get("PLEXP_FOLDER"):
-        _change_folder(Path(home))
+    _change_folder(Path(os.environ.get("PLEXP_FOLDER") or hydra_config.runtime.cwd))
     overrides = [masked(override) for override in hydra_config.overrides.task]
     result, started = JobResult(hydra_config.job.num if in_sweep else 0, overrides), time.time()
     try:

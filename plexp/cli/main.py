@@ -64,7 +64,7 @@ def _experiment(arguments: list[str]) -> int:
     mask_logs()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises exceptions, which become one line here
     os.environ["PLEXP_ARGUMENTS"] = json.dumps([masked(argument) for argument in arguments])
-    os.environ["PLEXP_SWEEP"] = sweeps.name_of(arguments)
+    os.environ.pop("PLEXP_SWEEP", None)  # that of a sweep which this process has run before
     register_search_path()
     register_with_hydra()
     sys.argv = ["plexp", *arguments]

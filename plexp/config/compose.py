@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,13 +12,40 @@ from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from plexp.config.paths import CONF, conf_folders
 from plexp.config.schema import with_counts
 from plexp.errors import ConfigError, Problem, one_line
+
+
+def escaped(text: str) -> str:
+    """Return a text as a value of a configuration, where `${` would be an interpolation."""
+    return re.sub(r"(?<!\\)\$\{", r"\\${", text)
+
+
+def _take_folders_as_they_are_called() -> None:
+    """Patch Hydra so that the current folder and that of a run may be called `${HOME}`.
+
+    It writes both into the configuration as they are, and their `${` would be interpolations. The place is where each job
+    hands its configuration to Hydra's singleton; tried with Hydra 1.3.8.
+    """
+    set_config = HydraConfig.set_config
+
+    def set_escaped(self: HydraConfig, cfg: DictConfig) -> None:
+        folders: Any = OmegaConf.to_container(cfg.hydra.runtime, resolve=False)
+        with read_write(cfg.hydra.runtime):
+            for key in ("cwd", "output_dir"):
+                cfg.hydra.runtime[key] = escaped(folders[key])
+        set_config(self, cfg)
+
+    HydraConfig.set_config = set_escaped  # type: ignore[method-assign]
+
+
+_take_folders_as_they_are_called()
 
 
 class UserConf(SearchPathPlugin):
@@ -25,7 +53,7 @@ class UserConf(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in conf_folders()[1:]:
-            search_path.append("plexp-user", f"file://{folder}")
+            search_path.append("plexp-user", f"file://{folder}")  # no URI: Hydra takes the path as it is
 
 
 def register_search_path() -> None:

@@ -51,7 +51,7 @@ def problem_of_host(sweep: Mapping[str, Any], outputs: str, uri: str | None) -> 
     remedy = "start mlflow server and give tracker.uri=http://…"
     if uri is None and not sweep:
         return Problem("outputs", outputs, f"{here} does not share this folder with the sweep's host", remedy)
-    if (uri is None or uri.startswith("sqlite:")) and here != there:
+    if (uri is None or uri.startswith("sqlite")) and here != there:
         return Problem("tracker.uri", uri, f"the file of {there} cannot be written from {here} as well", remedy)
     return None
 

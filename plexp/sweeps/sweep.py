@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,11 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from plexp.config.compose import escaped
 from plexp.config.identity import sweep_identity
 from plexp.errors import USAGE, ConfigError, Problem
 from plexp.execution.state import list_runs, state_folder
-from plexp.files import try_lock
+from plexp.files import lock_file, try_lock, unused
 from plexp.sweeps import launchers
 from plexp.sweeps.optuna_sweeper import OptunaSweeper
 from plexp.sweeps.signals import interrupted, listen
@@ -37,7 +38,6 @@ from plexp.tracking.format import mask_written, masked
 
 GRACE_SECONDS = 3.0
 """Seconds that interrupted jobs have for their last checkpoint; more delay the end of a sweep after Ctrl-C."""
-AGAIN = ("rerun=true", "rerun=True", "rerun=1", "rerun=yes")
 
 
 @dataclass
@@ -54,24 +54,6 @@ class _Running:
 running = _Running()
 
 
-def name_of(arguments: Sequence[str]) -> str:
-    """Return the name of the sweep that these arguments have started before, or a new one.
-
-    It is a new one too if the earlier sweep is complete and the arguments ask for it again.
-    """
-    root = Path(_outputs(arguments)) / "sweeps"
-    key = sweep_identity(_plain(arguments))
-    for file in sorted(root.glob(f"*/{FILE}"), reverse=True):
-        with suppress(OSError, ValueError):
-            if json.loads(file.read_text())["identity"] == key:
-                again = any(argument in AGAIN for argument in arguments)
-                if not again or not is_complete(file.parent, list_runs(state_folder(_outputs(arguments)))):
-                    return file.parent.name
-                break
-    name = time.strftime("%Y-%m-%d_%H-%M-%S")
-    return f"{name}-{os.getpid()}" if (root / name).exists() else name
-
-
 class SweepRecord(Callback):
     """Records the jobs of a sweep before they begin, and hands an interrupt on to those that run."""
 
@@ -84,34 +66,63 @@ class SweepRecord(Callback):
             raise SystemExit(USAGE) from None
 
     def _begin(self, config: DictConfig) -> None:
-        folder, jobs = Path(config.hydra.sweep.dir).absolute(), _jobs(config)
         launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
         choice = str(config.hydra.runtime.choices.get("hydra/launcher"))
         if problem := launchers.problem_of(launcher, choice, config.tracker.uri):
             raise ConfigError(problem)
-        folder.mkdir(parents=True, exist_ok=True)
-        running.folder, running.outputs = folder, str(config.outputs)
-        running.lock = _locked(folder)
+        arguments = [masked(argument) for argument in json.loads(os.environ["PLEXP_ARGUMENTS"])]
+        record = {
+            "identity": sweep_identity(arguments),
+            "host": platform.node(),
+            "arguments": arguments,
+            "jobs": _jobs(config),
+            "search": _sweeper(config) == OptunaSweeper.__name__,
+        }
+        folder = _claim(config, record)
         # with these every job is composed, wherever it runs: its folder, and the one that the command was given in
         handed_on = {"hydra.sweep.dir": folder, "++hydra.job.env_set.PLEXP_FOLDER": Path.cwd()}
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra += [f"{key}={_quoted(value)}" for key, value in handed_on.items()]
-        arguments = json.loads(os.environ["PLEXP_ARGUMENTS"])
-        record = {
-            "identity": sweep_identity(_plain(arguments)),
-            "host": platform.node(),
-            "arguments": [masked(argument) for argument in arguments],
-            "jobs": jobs,
-            "search": _sweeper(config) == OptunaSweeper.__name__,
-        }
-        (folder / FILE).write_text(json.dumps(record, indent=1))
         launchers.begin(launcher)
         listen(_interrupt)
 
 
+def _claim(config: DictConfig, record: Mapping[str, Any]) -> Path:
+    """Return the folder of the sweep, with its lock acquired and this record in it.
+
+    It is that of the sweep which the same command has started before, or a new one, whatever other sweeps begin in the same
+    second. Raises ConfigError if another process runs this sweep.
+    """
+    outputs = str(config.outputs)
+    root = Path(outputs).absolute() / "sweeps"
+    root.mkdir(parents=True, exist_ok=True)
+    with lock_file(root / ".lock"):  # of two that start at once the second sees the first one's record
+        name = _earlier(root, record["identity"], outputs, again=bool(config.rerun))
+        os.environ["PLEXP_SWEEP"] = name or unused(root / time.strftime("%Y-%m-%d_%H-%M-%S")).name
+        folder = Path(config.hydra.sweep.dir).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        running.folder, running.outputs = folder, outputs
+        running.lock = _locked(folder)
+        (folder / FILE).write_text(json.dumps(record, indent=1))
+    return folder
+
+
+def _earlier(root: Path, identity: str, outputs: str, *, again: bool) -> str | None:
+    """Return the name of the sweep that the same command has started before; None if there is none.
+
+    `again`: a sweep that is complete does not count.
+    """
+    for file in sorted(root.glob(f"*/{FILE}"), reverse=True):
+        with suppress(OSError, ValueError):
+            if json.loads(file.read_text())["identity"] == identity:
+                is_over = again and is_complete(file.parent, list_runs(state_folder(outputs)))
+                return None if is_over else file.parent.name
+    return None
+
+
 def _quoted(path: Path) -> str:
     """Return a path as a value of Hydra's command line, whatever characters it has."""
-    return QuotedString(str(path).replace("${", r"\${"), Quote.single).with_quotes()
+    return QuotedString(escaped(str(path)), Quote.single).with_quotes()
 
 
 def end() -> None:
@@ -174,13 +185,3 @@ def end_jobs() -> None:
     until = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < until and any(folder.alive() for folder, _ in jobs):
         time.sleep(0.05)
-
-
-def _outputs(arguments: Sequence[str]) -> str:
-    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("outputs=")]
-    return given[-1] if given else "outputs"
-
-
-def _plain(arguments: Sequence[str]) -> list[str]:
-    """Return arguments without credentials, which are written down nowhere."""
-    return [masked(argument) for argument in arguments]

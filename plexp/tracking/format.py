@@ -14,8 +14,15 @@ from typing import Any
 
 
 def sqlite_uri(path: Path) -> str:
-    """Return the URI of a database file."""
-    return f"sqlite:///{os.path.abspath(path)}"
+    """Return the URI of a database file, whatever characters its path has.
+
+    Where some of them are quoted, it names the driver too: of a URI without one MLflow 3.17 makes the folder, unquoted, and
+    so a second one.
+    """
+    from sqlalchemy import URL  # which takes a third of a second
+
+    url, plain = URL.create("sqlite", database=os.path.abspath(path)), f"sqlite:///{os.path.abspath(path)}"
+    return plain if str(url) == plain else str(url.set(drivername="sqlite+pysqlite"))
 
 
 def name_for_mlflow(name: str) -> str:
@@ -58,8 +65,10 @@ def ui_command(uri: str | None, outputs: Path) -> str:
     """Return the command that browses a store: the one at `uri`, masked, or the file in `outputs`."""
     if uri:
         return f"python -m plexp ui --uri {shlex.quote(masked(uri))}"
-    is_default = outputs.absolute() == Path("outputs").absolute()
-    return "python -m plexp ui" if is_default else f"python -m plexp ui --outputs {shlex.quote(str(outputs))}"
+    if outputs.absolute() == Path("outputs").absolute():
+        return "python -m plexp ui"
+    folder = f"./{outputs}" if str(outputs).startswith("-") else str(outputs)
+    return f"python -m plexp ui --outputs {shlex.quote(folder)}"
 
 
 def cause(error: Exception) -> str:

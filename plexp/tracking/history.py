@@ -171,7 +171,7 @@ class ServerHistory:
 
 
 def _is_sqlite(uri: str) -> bool:
-    return uri.startswith("sqlite:")
+    return uri.startswith("sqlite")
 
 
 def _pages(search: Any, *arguments: Any, **options: Any) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.request import url2pathname
 
 from plexp.errors import Problem, StoreError
 from plexp.tracking.format import cause
@@ -56,7 +57,7 @@ def _old_places(store: sqlite3.Connection, here: str, outputs: Path) -> list[str
             location.startswith("file://")
             and mark
             and f"{head}{mark}" != here
-            and (outputs / "artifacts" / tail).exists()
+            and (outputs / "artifacts" / url2pathname(tail)).exists()
         ):
             found.add(f"{head}{mark}")
     return sorted(found)

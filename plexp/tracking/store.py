@@ -77,7 +77,7 @@ def connected(uri: str) -> Iterator[MlflowClient]:
 
 def connect(uri: str, outputs: Path) -> MlflowClient:
     """Return a client whose store exists and answers; a server gets one attempt of 4 s."""
-    if uri.startswith("sqlite:"):
+    if uri.startswith("sqlite"):
         if make_url(uri).database in (None, "", ":memory:"):
             problem = Problem(
                 "tracker.uri", uri, "it names no file, so nothing would be kept", "give sqlite:////folder/file.db"

@@ -34,6 +34,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SECONDS = 900.0
@@ -314,7 +316,7 @@ def read_runs(outputs: Path) -> list[dict[str, Any]]:
             found.append(
                 {
                     "about": (name, status, experiment),
-                    "files": Path(files.removeprefix("file://")),
+                    "files": Path(url2pathname(urlsplit(files).path)),
                     "metrics": [(key, step, float("nan") if is_nan else value) for key, step, value, is_nan in metrics],
                     "params": dict(params),
                     "tags": dict(tags),

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from safetensors.numpy import load_file
 
@@ -65,7 +67,7 @@ def runs(outputs: Path) -> list[dict[str, Any]]:
                 metrics.setdefault(key, []).append((step, "nan" if is_nan else value))
             tags = dict(store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run,)))
             params = dict(store.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)))
-            folder = Path(files.removeprefix("file://"))
+            folder = Path(url2pathname(urlsplit(files).path))
             sorted_metrics = {key: sorted(points, key=lambda point: point[0]) for key, points in metrics.items()}
             record = {"id": run, "status": status, "tags": tags, "params": params, "metrics": sorted_metrics}
             result.append({**record, "folder": folder, "name": name})

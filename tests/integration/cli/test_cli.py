@@ -24,6 +24,7 @@ import plexp
 import plexp.execution.run
 from plexp.cli import job
 from plexp.cli import main as cli
+from plexp.cli.commands import NAMES
 from plexp.errors import TrainingError
 from plexp.tracking.format import sqlite_uri
 from plexp.tracking.history import open_history
@@ -48,7 +49,7 @@ def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         monkeypatch.setenv(name, "")
 
     def run(*arguments: str) -> tuple[int, list[str]]:
-        given = arguments[0] in ("compare", "replay", "status", "sync", "repair", "film")
+        given = arguments[0] in NAMES
         given |= any(argument.startswith("outputs=") for argument in arguments)
         capsys.readouterr()
         status = cli.main([*arguments, *([] if given else [f"outputs={tmp_path}"])])

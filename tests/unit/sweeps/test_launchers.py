@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
@@ -13,9 +14,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from plexp.config.compose import compose, hydra_configuration
+from plexp.config.identity import sweep_identity
 from plexp.config.paths import CONF
 from plexp.errors import ConfigError
 from plexp.sweeps import launchers
+from plexp.sweeps.status import FILE
 from tests.integration.cli.test_cli import Main, main
 
 __all__ = ["main"]
@@ -87,12 +90,10 @@ def test_submitit_takes_no_password_from_the_command_line(uri: str, installed: C
     assert problem("joblib", uri) == "" == problem("submitit_slurm", "http://me@there")
 
 
-def test_a_sweep_that_is_running_already_is_refused_in_one_line(
-    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("plexp.sweeps.sweep.name_of", lambda arguments: "now")
+def test_a_sweep_that_is_running_already_is_refused_in_one_line(main: Main, tmp_path: Path) -> None:
     folder = tmp_path / "sweeps" / "now"
     folder.mkdir(parents=True)
+    (folder / FILE).write_text(json.dumps({"identity": sweep_identity(["-m", "seed=0,1", f"outputs={tmp_path}"])}))
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         status, (line,) = main("-m", "seed=0,1")

@@ -98,9 +98,14 @@ def check_environment(runs: Sequence[RecordedRun], by: Sequence[str]) -> None:
     keys = [key for key in params_of(runs) if (key == "env.id" or key.startswith("env.kwargs")) and key not in by]
     kinds = {tuple(setting(run, key) for key in keys) for run in runs}
     if len(kinds) > 1:
-        names = sorted({run.experiment for run in runs})
         cause = f"the runs are of {len(kinds)} environments, whose returns cannot be compared"
-        raise ConfigError(Problem("--env", ..., cause, f"choose one: --env {' | '.join(names)}"))
+        names = sorted({run.experiment for run in runs})
+        options = [f"--env {name}" for name in names]
+        named = [[run for run in runs if name in _environment_names(run)] for name in names]
+        if any(len({tuple(setting(run, key) for key in keys) for run in those}) > 1 for those in named):
+            key = next(key for key in ("env.plugin", *keys) if len({setting(run, key) for run in runs}) > 1)
+            options = [f"--where {key}={value}" for value in sorted({setting(run, key) for run in runs} - {ABSENT})]
+        raise ConfigError(Problem("--env", ..., cause, f"choose one: {' | '.join(options)}"))
 
 
 def _environment_names(run: RecordedRun) -> set[str]:

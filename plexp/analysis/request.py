@@ -54,10 +54,10 @@ def run_comparison(request: Request, console: Console, tags: Mapping[str, str]) 
     except OSError as error:
         remedy = "give --outputs a folder that can be written and has space"
         raise StoreError(str(Problem("report", folder, cause(error), remedy))) from None
-    console.print(f"report with pictures: {files[0]}", soft_wrap=True, highlight=False)
+    console.print(f"report with pictures: {files[0]}", soft_wrap=True, highlight=False, markup=False)
     experiment = Counter(run.experiment for run in runs).most_common(1)[0][0]
     run_id = _keep(comparison, request, files, experiment, tags)
-    console.print(f"MLflow run {run_id}, in experiment {experiment}", soft_wrap=True, highlight=False)
+    console.print(f"MLflow run {run_id}, in experiment {experiment}", soft_wrap=True, highlight=False, markup=False)
     return files[0]
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -160,12 +161,14 @@ def _train(job: Job, pruner: Any) -> Outcome:
 
 
 def _print_summary(job: Job, outcome: Outcome, console: Console) -> None:
+    from rich.markup import escape
+
     if job.sweep:
         log.info("%s: %s", outcome.name, summary(outcome))
     speed = outcome.steps / max(outcome.seconds, 1e-9)
     effort = f"{outcome.steps:,} steps in {outcome.seconds:.1f} s ({speed:,.0f} steps/s)"
     browse = ui_command(job.values["tracker"]["uri"], Path(job.values["outputs"]))
-    console.print(f"[bold]{outcome.name}[/bold]  {effort}", highlight=False)
+    console.print(f"[bold]{escape(outcome.name)}[/bold]  {effort}", highlight=False)
     console.print(summary(outcome), highlight=False, soft_wrap=True)
     console.print(
         f"MLflow run {outcome.run_id}; browse it with: {browse}", highlight=False, soft_wrap=True, markup=False
@@ -208,10 +211,21 @@ def _fail(result: JobResult, error: Exception, cfg: DictConfig, folder: Path, in
     text = "\n".join(result.error)
     if result.exit_status == FAILED:
         text = f"{' '.join(result.error)}{_evidence(error, cfg, folder)}"
-    if in_sweep:
-        log.error(text)
-    else:
+    if not in_sweep:
         print(text, file=sys.stderr)
+    elif not refused or _is_first(text, folder.parent):  # the table in the end says how many jobs were refused so
+        log.error(text)
+
+
+def _is_first(text: str, sweep: Path) -> bool:
+    """Return True if no other job of the sweep has been refused with the same text."""
+    try:
+        (sweep / f"refused-{zlib.crc32(text.encode()):08x}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _explain(error: Exception) -> tuple[int, list[str]]:

@@ -17,6 +17,7 @@ from plexp._version import __version__
 from plexp.cli import commands, job
 from plexp.cli.streams import durable_output
 from plexp.config.compose import register_search_path
+from plexp.config.config_files import check_chosen
 from plexp.config.paths import CONF
 from plexp.errors import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, ConfigError, StoreError, TrainingError
 from plexp.sweeps import sweep as sweeps
@@ -69,6 +70,7 @@ def _experiment(arguments: list[str]) -> int:
     register_with_hydra()
     sys.argv = ["plexp", *arguments]
     try:
+        check_chosen(arguments)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.task)()
     except KeyboardInterrupt as interrupt:
         print("interrupted; nothing is lost: the same command resumes from the last checkpoint", file=sys.stderr)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from plexp.config import config_files, registry
-from plexp.errors import ConfigError, Problem, nearest
+from plexp.errors import ConfigError, Problem, nearest, one_line
 
 GROUPS = {
     "algo": "algorithms",
@@ -38,7 +38,7 @@ def overview() -> int:
             title_justify="left",
         )
         for name in config_files.options(group):
-            table.add_row(f"  {name}", _summary(group, name))
+            table.add_row(f"  {name}", escape(_summary(group, name)))
         console.print(table)
     console.print("python -m plexp plugins NAME describes one.")
     return 0
@@ -90,7 +90,7 @@ def _shown(value: object) -> str:
 def _summary(group: str, option: str) -> str:
     """Return a line about a config: the comment at its top, or the first line of its plugin's docstring, or its env id."""
     values = config_files.values(group, option)
-    top = config_files.files(group, option)[-1].read_text().splitlines()[0]
+    top = next(iter(config_files.files(group, option)[-1].read_text(errors="replace").splitlines()), "")
     if values.get("plugin") == option:
         return _docstring(group, option)
     if top.startswith("# ") and "@package" not in top:
@@ -104,6 +104,10 @@ def _docstring(group: str, name: str) -> str:
     for folder in registry.folders(group):
         file: Path = folder / f"{name}.py"
         if file.is_file():
-            classes = [n for n in ast.parse(file.read_text()).body if isinstance(n, ast.ClassDef) and n.decorator_list]
-            return (ast.get_docstring(classes[0]) or "").splitlines()[0] if classes else ""
+            try:
+                body = ast.parse(file.read_text(errors="replace")).body
+            except (SyntaxError, ValueError) as error:
+                return f"does not import ({type(error).__name__}: {one_line(error)})"
+            classes = [node for node in body if isinstance(node, ast.ClassDef) and node.decorator_list]
+            return next(iter((ast.get_docstring(classes[0]) or "").splitlines()), "") if classes else ""
     return ""

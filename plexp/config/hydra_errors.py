@@ -13,7 +13,7 @@ from typing import Any
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError
+from yaml import YAMLError
 
 from plexp.config import config_files, registry
 from plexp.config.compose import compose, hydra_configuration, resolve
@@ -35,6 +35,7 @@ def compose_with_choices(*overrides: str) -> tuple[dict[str, Any], dict[str, obj
 
     Raises ConfigError; see `compose_values`.
     """
+    config_files.check_chosen(overrides)
     try:
         config = compose(*overrides, with_hydra=True)
         choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
@@ -81,10 +82,8 @@ def explain(
             return Problem(key, ..., str(error).splitlines()[0], "see python -m plexp --cfg job")
         case ValueError() if text.startswith("Config group override must be"):
             return _no_option(arguments)
-        case MarkedYAMLError() if error.problem_mark is not None:
-            where = f"{error.problem_mark.name}:{error.problem_mark.line + 1}"
-            remedy = "indent with spaces" if "\\t" in str(error.problem) else "close what is open, or correct the line"
-            return Problem(where, ..., f"this is no YAML ({error.problem})", remedy)
+        case YAMLError():
+            return config_files.not_yaml(error)
         case UnicodeDecodeError() if place := _undecodable_config():
             return Problem(place, ..., f"this is not UTF-8 ({error.reason})", "save the file as UTF-8")
         case OSError():
@@ -93,7 +92,7 @@ def explain(
             cause = f"cannot be written ({error.strerror}: {error.filename})"
             return Problem("outputs", folder, cause, "give outputs=FOLDER")
     if _package_of(error) in ("hydra", "omegaconf", "antlr4"):
-        cause = f"Hydra cannot compose this ({type(error).__name__}{': ' * bool(text)}{text})"
+        cause = f"Hydra cannot compose this ({type(error).__name__}{': ' * bool(text)}{text[:240]})"
         return Problem(" ".join(arguments), ..., cause, "see python -m plexp --help")
     return None
 

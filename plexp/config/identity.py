@@ -41,7 +41,7 @@ def identity(values: Mapping[str, Any]) -> str:
 
 def sweep_identity(arguments: list[str]) -> str:
     """Return the identity of a sweep, from its command line and all configs that it may compose."""
-    files = [file for folder in conf_folders() for file in sorted(folder.rglob("*.yaml"))]
+    files = [file for folder in conf_folders() for file in sorted(folder.rglob("*.yaml")) if file.is_file()]
     return _digest([arguments, [file.read_text(errors="replace") for file in files], __version__])
 
 

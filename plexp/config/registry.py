@@ -126,6 +126,11 @@ def check(
         for fault in error.errors():
             name = str(fault["loc"][0])
             problems.setdefault(name, _problem(title, key, name, fault, types, refused or {}))
+        missing = [str(fault["loc"][0]) for fault in error.errors() if fault["type"] == "missing"]
+        if key and len(missing) > 2:  # a config that is hardly begun
+            remedy = "give each a value, or begin the config with defaults: [ANOTHER]"
+            whole = Problem(key, ..., f"it has no value for {', '.join(missing)}", remedy)
+            return [whole, *(problem for name, problem in problems.items() if name not in missing)]
         return list(problems.values())
     return []
 

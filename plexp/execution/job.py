@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from plexp.config import config_files, registry
 from plexp.errors import ConfigError, Problem, StoreError, nearest
 from plexp.execution import resume
-from plexp.execution.outcome import Outcome
+from plexp.execution.outcome import Outcome, problem_of_objective
 from plexp.tracking.format import masked
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def run_job(job: Job, console: Console, pruning: PruningRule | None = None) -> O
     KeyboardInterrupt, with the run closed as KILLED and its checkpoint written.
     """
     registry.check_choices(job.choices)
+    if problem := problem_of_objective(job.values):
+        raise ConfigError(problem)
     if tuned := _tuned(job):
         log.info("tuned=%s applies: its values override those of algo and env; tuned=none switches it off", tuned)
     from plexp.execution.experiment import build

@@ -7,6 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from plexp.errors import Problem, nearest
+
+CURVE = ("eval/return", "eval/return_std", "eval/length", "eval/seconds", "eval/normalised_score")
+SPEED = ("speed/auc_return", "speed/steps_to_threshold", "speed/seconds_to_threshold")
+STABILITY = ("stability/max_drawdown", "stability/dispersion_time", "stability/collapsed")
+FROM_EVALUATIONS = (*CURVE, *SPEED, *STABILITY)
+"""Metrics that need evaluations during training."""
+FINAL = ("eval/final_return", "eval/final_return_std")
+TIME = (
+    *("time/seconds", "time/steps_per_second", "time/environment", "time/acting", "time/estimating", "time/updating"),
+    *("time/compiling", "time/evaluation", "time/tracking", "time/checkpointing"),
+)
+METRICS = (*FINAL, *FROM_EVALUATIONS, *TIME)
+"""Metrics that plexp itself logs; those of algorithms are below `train/`, those of callbacks below `callbacks/<name>/`."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -40,6 +55,28 @@ def objective(name: str, logged: Mapping[str, float], threshold: float | None) -
     if threshold is not None and name in ("speed/steps_to_threshold", "speed/seconds_to_threshold"):
         return logged.get(name, math.inf)
     return logged.get(name)
+
+
+def problem_of_objective(values: Mapping[str, Any]) -> Problem | None:
+    """Return why no run of this configuration can log its objective; None if one may.
+
+    Below `train/`, and `callbacks/<name>/` of a callback that it has, plugins may log whatever they like.
+    """
+    name, callbacks = values["objective"], values.get("callbacks") or {}
+    if not isinstance(name, str) or name.startswith("train/"):
+        return None
+    if name in FROM_EVALUATIONS and values["evaluation"]["every"] is None:
+        cause, remedy = "it needs evaluations during training", "give evaluation.every=20_000 or another objective"
+        return Problem("objective", name, cause, remedy)
+    if name in METRICS or any(name.startswith(f"callbacks/{callback}/") for callback in callbacks):
+        return None
+    section = name.partition("/")[0]
+    siblings = [metric for metric in METRICS if metric.partition("/")[0] == section]
+    remedy = nearest(name, list(METRICS))
+    if not remedy.startswith("did you mean"):
+        others = "train/… and callbacks/<name>/… of what the plugins log"
+        remedy = f"there are {', '.join(siblings)}" if siblings else f"there are {', '.join(FINAL + CURVE)}, {others}"
+    return Problem("objective", name, "no run of this configuration logs such a metric", remedy)
 
 
 def describe(values: Mapping[str, Any], outcome: Outcome) -> str:

@@ -111,6 +111,7 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     """Print a table of the best trials, and lines on the search."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     best = [facts["trials"][number] for number in facts["ranked"][:SHOWN]]
     if best:
@@ -118,7 +119,7 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         for name in ("trial", *(str(each["number"]) for each in best)):
             table.add_column(name, justify="left" if name == "trial" else "right")
         for key in best[0]["params"]:
-            table.add_row(key, *(str(each["params"][key]) for each in best))
+            table.add_row(key, *(Text(str(each["params"][key])) for each in best))
         for at, seed in enumerate(facts["seeds"]):
             table.add_row(f"seed {seed}", *(f"{each['values'][at]:.4g}" for each in best))
         table.add_row("mean", *(f"{each['value']:.4g}" for each in best))

@@ -74,7 +74,8 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
         console.print(f"{number} outside sweeps, finished", highlight=False)
     if sweep is None:
         for folder in reversed([folder for folder in folders if folder != chosen]):
-            console.print(f"sweep {folder.name}: {_counts(rows_of(folder, runs))}", highlight=False, soft_wrap=True)
+            line = f"sweep {folder.name}: {_counts(rows_of(folder, runs))}"
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def is_complete(folder: Path, runs: Runs) -> bool:
@@ -112,9 +113,8 @@ def _print_rows(folder: Path, rows: Sequence[Row], complete: bool, console: Cons
         _reasons(rows, console)
     if not complete:
         command = f"python -m plexp {shlex.join(sweep_record(folder).get('arguments', ['-m', '…']))}"
-        console.print(
-            f"{_counts(rows)}; the same command does what is missing: {command}", highlight=False, soft_wrap=True
-        )
+        line = f"{_counts(rows)}; the same command does what is missing: {command}"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def rows_of(folder: Path, runs: Runs) -> list[Row]:
@@ -127,7 +127,12 @@ def rows_of(folder: Path, runs: Runs) -> list[Row]:
         result, (run, record) = results.get(number, {}), mine.get(number, (None, None))
         overrides = jobs[number] if jobs else result.get("overrides") or (record.overrides if record else [])
         where = folder / str(number)
-        if run is None or record is None or (result.get("status") == "REFUSED" and _newer(where, run)):
+        if (
+            run is None and result.get("status") == "FINISHED"
+        ):  # another job of this sweep has made the run, or a later sweep
+            final, note = result.get("final_return"), "before" if "before" in result else ""
+            row = Row("FINISHED", note=note, final_return=final)
+        elif run is None or record is None or (result.get("status") == "REFUSED" and _newer(where, run)):
             state = {"KILLED": "INTERRUPTED"}.get(result.get("status", ""), result.get("status", "WAITING"))
             row = Row(state, errors=result.get("error", []))
         else:
@@ -169,6 +174,7 @@ def _newer(where: Path, run: RunFolder) -> bool:
 def _table(title: str, rows: Sequence[Row], shared: set[str], console: Console) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     console.print(title, soft_wrap=True, highlight=False, markup=False)
     table = Table(box=box.SIMPLE)
@@ -180,7 +186,7 @@ def _table(title: str, rows: Sequence[Row], shared: set[str], console: Console) 
         differs = " ".join(override for override in row.overrides if override not in shared)
         figures = [_number(row.final_return), _number(row.seconds)] if in_sweep else []
         number = ["" if row.job is None else str(row.job)] if in_sweep else []
-        table.add_row(*number, differs, row.status, *figures, *([row.note] if noted else []))
+        table.add_row(*number, Text(differs), row.status, *figures, *([row.note] if noted else []))
     console.print(table)
 
 
@@ -189,11 +195,24 @@ def _number(value: float | None) -> str:
 
 
 def _reasons(rows: Sequence[Row], console: Console) -> None:
+    """Print why jobs or runs are not finished: a line for each reason, with the jobs that share it and a log."""
+    reasons: dict[str, list[Row]] = {}
     for row in rows:
         if row.errors and row.status not in SETTLED:
-            who = "" if row.job is None else f"job {row.job}: "
-            where = "" if row.log is None else f" (log in {row.log})"
-            console.print(f"{who}{'; '.join(row.errors)}{where}", soft_wrap=True, highlight=False, markup=False)
+            reasons.setdefault("; ".join(row.errors), []).append(row)
+    for reason, those in reasons.items():
+        where = "" if those[0].log is None else f" (log in {those[0].log})"
+        line = f"{_jobs([row.job for row in those if row.job is not None])}{reason}{where}"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _jobs(numbers: Sequence[int]) -> str:
+    """Return the jobs in words: `job 3: `, `jobs 0, 2 and 5: ` or `20 jobs, the first of them 0: `; empty for none."""
+    if len(numbers) < 2:
+        return "".join(f"job {number}: " for number in numbers)
+    if len(numbers) > 5:
+        return f"{len(numbers)} jobs, the first of them {numbers[0]}: "
+    return f"jobs {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}: "
 
 
 def _counts(rows: Sequence[Row]) -> str:

@@ -96,7 +96,7 @@ def _claim(config: DictConfig, record: Mapping[str, Any]) -> Path:
     outputs = str(config.outputs)
     root = Path(outputs).absolute() / "sweeps"
     root.mkdir(parents=True, exist_ok=True)
-    with lock_file(root / ".lock"):  # of two that start at once the second sees the first one's record
+    with lock_file(root.parent / ".sweeps.lock"):  # of two that start at once the second sees the first one's record
         name = _earlier(root, record["identity"], outputs, again=bool(config.rerun))
         os.environ["PLEXP_SWEEP"] = name or unused(root / time.strftime("%Y-%m-%d_%H-%M-%S")).name
         folder = Path(config.hydra.sweep.dir).absolute()

@@ -18,9 +18,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from plexp.config import registry
+from plexp.config import config_files, registry
 from plexp.config.compose import compose, resolve
-from plexp.config.paths import conf_folders
 from plexp.errors import ConfigError, one_line
 from plexp.execution.checkpoint import copied
 from plexp.execution.experiment import Experiment, build
@@ -38,6 +37,8 @@ TINY = {
     "evaluation.every": 16,
 }
 """Overrides that make an experiment tiny, where its configuration has these keys."""
+DOCUMENTATION = "documentation"
+"""Title of the check of docstring and comments, which says nothing about what the plugin does."""
 WIRED = {"algo": ("agent", "learner", "advantage", "rng")}
 """Positional parameters that each kind of plugin may have."""
 
@@ -106,7 +107,7 @@ def _each_warning_once() -> Iterator[None]:
 def check(group: str, name: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[Result]:
     """Check a plugin, and return the result of each check in order.
 
-    The checks of its behaviour run only if its file and its config are right.
+    The checks of its behaviour run only if its file and its config are right; the one of its documentation comes last.
 
     Args:
         group, name: the plugin.
@@ -121,14 +122,23 @@ def check(group: str, name: str, overrides: Sequence[str] = (), only: Sequence[s
     for title, function in form:
         results.append(_result(title, function, subject))
         if results[-1].faults:
-            return results
+            break
+    else:
+        results += _behaviour(subject, only)
+    if not only or DOCUMENTATION in only:
+        results.append(_result(DOCUMENTATION, _documentation, subject))
+    return results
+
+
+def _behaviour(subject: Subject, only: Sequence[str]) -> list[Result]:
+    group = subject.group
     behaviour: list[tuple[str, Check]] = [
         *((title, partial(_in_experiment, function)) for title, function in checks.CHECKS[group].items()),
         *(("trains", _trains), ("determinism", _determinism), ("resuming", _resumes)),
     ]
     if group in ("algo", "advantage", "net"):
         behaviour.append(("device", lambda subject: checks.on_another_device(_first_that_builds(subject))))
-    return results + [_result(title, function, subject) for title, function in behaviour if not only or title in only]
+    return [_result(title, function, subject) for title, function in behaviour if not only or title in only]
 
 
 def faults(group: str, name: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[str]:
@@ -151,8 +161,6 @@ def _in_experiment(function: Callable[[Any, type], Iterator[str]], subject: Subj
 
 
 def _signature(subject: Subject) -> Iterator[str]:
-    if not (inspect.getdoc(subject.cls) or "").strip():
-        yield f"{subject.cls.__name__} has no docstring: say in one line what it is, and its source"
     allowed = WIRED.get(subject.group, ())
     for parameter in inspect.signature(subject.cls).parameters.values():
         own = parameter.kind is inspect.Parameter.KEYWORD_ONLY
@@ -167,22 +175,28 @@ def _signature(subject: Subject) -> Iterator[str]:
 
 def _config(subject: Subject) -> Iterator[str]:
     group, name = subject.group, subject.name
-    files = [file for folder in conf_folders() if (file := folder / group / f"{name}.yaml").is_file()]
-    if not files:
+    if not (files := config_files.files(group, name)):
         yield f"there is no conf/{group}/{name}.yaml: write one with plugin: {name} and a value for each parameter"
         return
     values = subject.config()
     if values.pop("plugin", None) != name:
-        yield f"{files[0]} does not say plugin: {name}"
+        yield f"{files[-1]} does not say plugin: {name}"
     problem = set(registry.ENV_PRESET_FIELDS) if group == "env" else set()
     expected = set(registry.parameters(subject.cls))
     for key in sorted(expected - values.keys()):
-        yield f"{files[0]} has no value for {key}"
+        yield f"{files[-1]} has no value for {key}"
     for key in sorted(values.keys() - expected - problem):
-        yield f"{files[0]} has {key}, which {subject.cls.__name__} has not as a keyword-only parameter"
-    for line in re.finditer(r"^ *(\w+):([^#\n]*)$", files[0].read_text(), re.M):
-        if line[1] in expected and "${" not in line[2]:
-            yield f"{files[0]} does not say in a comment what {line[1]} does"
+        yield f"{files[-1]} has {key}, which {subject.cls.__name__} has not as a keyword-only parameter"
+
+
+def _documentation(subject: Subject) -> Iterator[str]:
+    if not (inspect.getdoc(subject.cls) or "").strip():
+        yield f"{subject.cls.__name__} has no docstring: say in one line what it is, and its source"
+    for file in config_files.files(subject.group, subject.name)[-1:]:
+        parameters = set(registry.parameters(subject.cls))
+        for line in re.finditer(r"^ *(\w+):([^#\n]*)$", file.read_text(), re.M):
+            if line[1] in parameters and "${" not in line[2]:
+                yield f"{file} does not say in a comment what {line[1]} does"
 
 
 def _trains(subject: Subject) -> Iterator[str]:

@@ -21,7 +21,8 @@ from plexp.tracking.store import MlflowClient, MlflowException, Run, connected, 
 
 TRAINING = "tags.kind = 'training'"
 NEWEST = ["attributes.start_time DESC"]
-ID = r"[0-9a-f]{6,32}"
+ID = r"[0-9a-f]{4,32}"
+"""Pattern of a run's id, or of its beginning."""
 
 
 class RunHandle:

@@ -103,7 +103,7 @@ class Agent(nn.Module):
     def _sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor]:
         return (self.distribution.sample(self.policy(self.normalize(observations)), noise),)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what a network keeps of it, such as a mask, is trained with and copied later
     def act_greedily(self, observations: Tensor) -> Tensor:
         """Return the policy's most likely actions [N, *act] for observations [N, *obs] as the environment gave them."""
         return self.distribution.mode(self.policy(self.normalize(observations)))

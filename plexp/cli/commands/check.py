@@ -20,18 +20,23 @@ def main(arguments: list[str]) -> int:
     if not groups:
         names = sorted(name for known in registry.GROUPS for name in registry.names(known))
         raise ConfigError(Problem("check", options.name, "there is no such plugin", nearest(name, names)))
-    from plexp.testing.contract import check
+    from plexp.testing.contract import DOCUMENTATION, check
 
-    faults = 0
+    faults = undocumented = 0
     for group in groups:
         print(f"{group}/{name}  ({registry.files_of(group, name)[0]})")
         for result in check(group, name, options.overrides):
             print(f"  {'FAILS ' if result.faults else 'passes'}  {result.title}", flush=True)
             for fault in result.faults:
                 print(f"          {fault}", flush=True)
-            faults += len(result.faults)
-    if faults:
-        print(f"{faults} fault{'s' * (faults > 1)}", file=sys.stderr)
+            if result.title == DOCUMENTATION:
+                undocumented += len(result.faults)
+            else:
+                faults += len(result.faults)
+    if faults or undocumented:
+        counts = [f"{faults} fault{'s' * (faults > 1)}"] * (faults > 0)
+        counts += [f"{undocumented} of the documentation"] * (undocumented > 0)
+        print(", ".join(counts), file=sys.stderr)
         return 1
     print("it satisfies its contract")
     return 0

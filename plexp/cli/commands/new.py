@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import keyword
 import re
+import unicodedata
 from pathlib import Path
 
 from plexp.cli import commands
-from plexp.config import registry
+from plexp.config import config_files, registry
 from plexp.config.paths import PACKAGE
 from plexp.errors import ConfigError, Problem
 
 KINDS = {"algo": "algo", "advantage": "advantage", "net": "net", "env": "env", "callback": "callbacks"}
 TEMPLATES = PACKAGE / "templates"
+RESERVED = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
+"""Names that YAML or Hydra's command line reads as a value of another type."""
 
 
 def main(arguments: list[str]) -> int:
@@ -40,10 +44,13 @@ def written(group: str, name: str, root: Path) -> dict[Path, str]:
 
     Raises ConfigError for a name that is invalid or taken.
     """
-    remedy = "give small letters, digits and _, beginning with a letter, such as mine"
     if not re.fullmatch(registry.NAME, name):
+        remedy = f"give small letters, digits and _, beginning with a letter, such as {_valid(name)}"
         raise ConfigError(Problem("new", name, "this is no name for a plugin", remedy))
-    if existing := registry.files_of(group, name):
+    if keyword.iskeyword(name) or name in RESERVED:
+        language = "Python" if keyword.iskeyword(name) else "YAML"
+        raise ConfigError(Problem("new", name, f"this is a word of {language}", f"choose another, such as my_{name}"))
+    if existing := [*registry.files_of(group, name), *config_files.files(group, name)[-1:]]:
         raise ConfigError(Problem("new", name, f"there is one already: {existing[0]}", "choose another name"))
     files = {
         "plugin.py": root / "plugins" / group / f"{name}.py",
@@ -52,6 +59,15 @@ def written(group: str, name: str, root: Path) -> dict[Path, str]:
     }
     if taken := [file for file in files.values() if file.exists()]:
         raise ConfigError(Problem("new", name, f"{taken[0]} is there already", "choose another name or folder"))
-    title = "".join(part.capitalize() for part in name.split("_"))
     texts = {file: (TEMPLATES / group / template).read_text() for template, file in files.items()}
+    title = "".join(part.capitalize() for part in name.split("_"))
+    if re.search(rf"\b{title}\b", "".join(texts.values())):  # a name that the template itself defines or imports
+        title += "Plugin"
     return {file: re.sub(r"\bmine\b", name, re.sub(r"\bMine\b", title, text)) for file, text in texts.items()}
+
+
+def _valid(name: str) -> str:
+    """Return a valid name that resembles `name`."""
+    plain = re.sub(r"[^a-z0-9]+", "_", unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower())
+    valid = plain.strip("_").lstrip("0123456789_")
+    return valid if re.fullmatch(registry.NAME, valid) else "mine"

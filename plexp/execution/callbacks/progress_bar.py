@@ -74,7 +74,7 @@ class TerminalBar:
     """A bar on a terminal."""
 
     def __init__(self, name: str, console: Console) -> None:
-        columns = [TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[note]}")]
+        columns = [TextColumn("{task.description}", markup=False), BarColumn(None), TextColumn("{task.fields[note]}")]
         self.bar = RichProgress(
             *columns,
             TimeElapsedColumn(),
@@ -141,6 +141,6 @@ class Lines:
     def show(self, fraction: float, note: str) -> None:
         if int(fraction * 10) > self.tenths:
             self.tenths = int(fraction * 10)
-            self.console.print(f"{self.name}  {note}", soft_wrap=True, highlight=False)
+            self.console.print(f"{self.name}  {note}", soft_wrap=True, highlight=False, markup=False)
 
     def stop(self) -> None: ...

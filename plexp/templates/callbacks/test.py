@@ -12,8 +12,8 @@ def test_it_fulfils_the_contract() -> None:
 
 
 def test_it_logs_the_best_return_so_far() -> None:
-    mine, logged = Mine(every=1), []
+    callback, recorded = Mine(every=1), []
     for update, total in enumerate([3.0, 1.0, 5.0]):
         episodes = [SimpleNamespace(total_reward=total, length=1)]
-        mine.on_iteration(SimpleNamespace(updates=update, finished=episodes, log=logged.append))
-    assert [each["best_return"] for each in logged] == [3.0, 3.0, 5.0]
+        callback.on_iteration(SimpleNamespace(updates=update, finished=episodes, log=recorded.append))
+    assert [each["best_return"] for each in recorded] == [3.0, 3.0, 5.0]

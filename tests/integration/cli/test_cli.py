@@ -28,6 +28,7 @@ from plexp.cli.commands import NAMES
 from plexp.errors import TrainingError
 from plexp.tracking.format import sqlite_uri
 from plexp.tracking.history import open_history
+from tests.support import forks
 from tests.support.environments import QUIET
 
 CHECKOUT = Path(__file__).parents[3]
@@ -341,10 +342,18 @@ def test_a_job_returns_its_objective_or_infinity_if_a_threshold_is_not_reached(
     assert final == same and 1 <= final <= 20 and 1 <= length <= 20 and unreached == math.inf and first == 32
 
 
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+def test_an_objective_that_no_run_can_log_is_refused_before_it(sweep: list[str], main: Main, tmp_path: Path) -> None:
+    status, lines = main(*sweep, *QUICK, "objective=eval/final_retrun")
+    cause = "no run of this configuration logs such a metric; did you mean eval/final_return?"
+    assert status == (1 if sweep else 2) and any(f"eval/final_retrun: {cause}" in line for line in lines)
+    assert not (tmp_path / "mlflow.db").exists() or not open_history(None, tmp_path).runs()
+
+
 def test_an_objective_that_was_not_logged_fails_the_job_but_not_the_run(main: Main, tmp_path: Path) -> None:
-    status, lines = main(*QUICK, "objective=eval/final_retrun")
+    status, lines = main(*QUICK, "objective=train/approx_lk")
     assert status == 2
-    assert lines[-1] == "objective=eval/final_retrun: this run logged no such metric; did you mean eval/final_return?"
+    assert lines[-1] == "objective=train/approx_lk: this run logged no such metric; did you mean train/approx_kl?"
     (file,) = tmp_path.glob("runs/*/*/result.json")
     result = json.loads(file.read_text())
     assert result["status"] == "FAILED" and result["final_return"] > 0 and "speed/auc_return" in result["logged"]
@@ -438,26 +447,68 @@ def test_the_version_is_that_of_plexp(capsys: pytest.CaptureFixture[str]) -> Non
             b"label: 1\nplugin: mlp  # \xe4\n",
             "2: this is not UTF-8 (invalid continuation byte); save the file as UTF-8",
         ),
+        (b"", ": this config is empty; give plugin: NAME and a value for each of its parameters"),
+        (b"# layers: 2\n", ": this config is empty; give plugin: NAME"),
+        (b"layers: 2\n", ": this config names no plugin; give plugin: NAME"),
+        (
+            b"plugin: mlp\nlayers: 1\nlayers: 2\n",
+            "3: this is no YAML (found duplicate key layers); keep one of the two",
+        ),
+        (b"- plugin: mlp\n- layers: 2\n", ": this is a list, not names with values; write NAME: VALUE on each line"),
+        (b"mlp\n", ": this is a single value, not names with values; write NAME: VALUE on each line"),
+        (b"plugin: mlp\n1: 2\n", ": the key 1 is no text; write NAME: VALUE on each line"),
+        (b"plugin: mlp\n\0\n", ": this is no YAML (unacceptable character #x0000: "),
+        (b"plugin: *mlp\n", "1: this is no YAML (found undefined alias 'mlp'); quote what begins with a *"),
+        (b"defaults: mlp\n", ": its defaults are no list; write defaults: [OTHER]"),
     ],
-    ids=["tab", "bracket", "Latin-1"],
+    ids=[
+        *(
+            "tab",
+            "bracket",
+            "Latin-1",
+            "empty",
+            "comment",
+            "no plugin",
+            "duplicate key",
+            "list",
+            "scalar",
+            "number as key",
+        ),
+        *("zero byte", "alias", "defaults"),
+    ],
 )
-@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
-def test_a_config_that_cannot_be_read_is_refused_by_file_and_line(
-    content: bytes, line: str, sweep: list[str], tmp_path: Path
-) -> None:
+def test_a_config_that_cannot_be_read_is_refused_by_file_and_line(content: bytes, line: str, tmp_path: Path) -> None:
     file = tmp_path / "conf" / "net" / "mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
-    done = subprocess.run(
-        [sys.executable, "-m", "plexp", *sweep, "net=mine"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-    )
+    sweep = ["-m", "seed=0,1"] if line[0].isdigit() else []
+    done = forks.run([*sweep, "net=mine"], cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     (message,) = done.stderr.splitlines()
-    assert message.startswith(f"{file}:{line}")
+    assert message.startswith(f"{file}{line}" if line.startswith(":") else f"{file}:{line}")
+
+
+def test_configs_beside_the_chosen_one_may_be_broken(tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "net"
+    (folder / "folder.yaml").mkdir(parents=True)
+    (folder / "dangling.yaml").symlink_to(folder / "nowhere")
+    (folder / "ending.yml").write_text("defaults: [mlp]\n")
+    (folder / "broken.yaml").write_text("plugin: [mlp\n")
+    (folder / "mark.yaml").write_bytes(b"\xef\xbb\xbfdefaults: [mlp]\nlayers: 1\n")
+    messages = {
+        "folder": f"{folder}/folder.yaml: this is a folder, not a file; ",
+        "dangling": f"{folder}/dangling.yaml: this is a link to a file that does not exist; ",
+        "ending": f"{folder}/ending.yml: configs end in .yaml; rename it to ending.yaml",
+        "brokn": "net=brokn: there is no such option; did you mean broken?",
+    }
+    for option, message in messages.items():
+        done = forks.run([f"net={option}"], cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith(message), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    done = forks.run(["net=mark", "--cfg", "job", "--package", "net"], cwd=tmp_path)
+    assert done.returncode == 0 and "layers: 1" in done.stdout
+    done = forks.run(["plugins"], cwd=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
 
 
 def test_the_console_script_sees_modules_of_the_current_folder(tmp_path: Path) -> None:

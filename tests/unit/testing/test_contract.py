@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import itertools
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import plexp
 from plexp.cli.commands.new import KINDS, written
@@ -84,10 +86,10 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]], str]] = [
     ("algo", "signature", [(r": PositiveInt\)", ")")], "parameter num_steps has no type"),
     ("algo", "signature", [(r"num_steps: PositiveInt\)", "num_steps: PositiveInt = 4)")], "has a default"),
     ("algo", "signature", [(r"learner: Learner, \*", "learner: Learner, memory: int, *")], "memory is positional"),
-    ("algo", "signature", [(r'    """The plainest(.|\n)*?"""\n', "")], "has no docstring"),
+    ("algo", "documentation", [(r'    """The plainest(.|\n)*?"""\n', "")], "has no docstring"),
     ("algo", "config", [(r"(?m)^  num_steps: .*$", "")], "no value for num_steps"),
     ("algo", "config", [(r"(?m)^  num_steps: ", "  num_stepz: 3  # more\n  num_steps: ")], "has num_stepz"),
-    ("algo", "config", [(r"  +# steps of each.*", "")], "does not say in a comment what num_steps does"),
+    ("algo", "documentation", [(r"  +# steps of each.*", "")], "does not say in a comment what num_steps does"),
     ("algo", "config", [(r"plugin: \w+", "plugin: ppo")], "does not say plugin"),
     ("algo", "trains", [(r"-> Metrics:\n.*", "-> Metrics:\n        return {}\n")], "changed no weight"),
     (
@@ -235,6 +237,11 @@ def test_check_prints_a_line_for_each_check_and_exits_with_1(new: Written, capsy
         (["check", "net/ppo"], "check=net/ppo: there is no such plugin"),
         (["new", "algo", "ppo"], "there is one already"),
         (["new", "algo", "Mine"], "this is no name for a plugin"),
+        (["new", "env", "Größe 2-d"], "such as groe_2_d"),
+        (["new", "env", "class"], "new=class: this is a word of Python; choose another, such as my_class"),
+        (["new", "net", "null"], "new=null: this is a word of YAML; choose another, such as my_null"),
+        (["new", "env", "gymnasium"], "there is one already"),
+        (["new", "env", "cartpole"], "there is one already"),
         (["new", "algo", "../mine"], "this is no name for a plugin"),
         (["new", "net", "mine", "--to", "/proc/nowhere"], "cannot be written"),
     ],
@@ -252,6 +259,44 @@ def test_new_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "tests" / "test_mine.py").write_text("")
     with pytest.raises(ConfigError, match="is there already"):
         written("algo", "mine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [("env", "corridor"), ("env", "any"), ("algo", "learner"), ("net", "positive_int"), ("callbacks", "recorded")],
+)
+def test_a_new_plugin_may_have_a_name_that_its_template_uses(group: str, name: str, tmp_path: Path) -> None:
+    for file, text in written(group, name, tmp_path).items():
+        if file.suffix == ".py":
+            tree = ast.parse(text)
+            imported = [
+                alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+            ]
+            defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+            assert len({*imported, *defined}) == len([*imported, *defined])
+
+
+def test_check_reports_faults_before_missing_documentation(new: Written, capsys: pytest.CaptureFixture[str]) -> None:
+    name = new("callbacks", (r"on_end", "at_end"), (r"  +# .*", ""), (r'    """Logs(.|\n)*?"""\n', ""))
+    assert main(["check", f"callbacks/{name}"]) == 1
+    printed = capsys.readouterr()
+    fails = [line.strip() for line in printed.out.splitlines() if "FAILS" in line]
+    assert fails == ["FAILS   leaves the training alone", "FAILS   documentation"]
+    assert printed.err.strip().endswith("1 fault, 2 of the documentation")
+
+
+def test_a_network_that_keeps_a_mask_of_its_last_observations_passes(new: Written) -> None:
+    """A `state_dict` with an inference tensor, which cannot be copied, is not left behind by acting greedily."""
+    keeps = "self.register_buffer('mask', torch.zeros(1))\n\n    def forward(self, x: Tensor) -> Tensor:\n"
+    keeps += "        self.mask = (x[:1] > 0).float()\n        return x * (self.mask >= 0)\n\n\n"
+    module = f"class Masked(nn.Module):\n    def __init__(self) -> None:\n        super().__init__()\n        {keeps}"
+    changes = [(r"from torch import nn", "import torch\nfrom torch import Tensor, nn")]
+    name = new("net", *changes, (r"@register", f"{module}@register"), (r"nn.Flatten\(\)", "Masked(), nn.Flatten()"))
+    from plexp.testing.contract import _built
+
+    with _built(f"net={name}", "env=cartpole") as experiment:
+        experiment.agent.act_greedily(torch.rand(2, 4))
+        assert torch.equal(experiment.agent.state_dict()["trunk.0.mask"], torch.ones(1, 4))
 
 
 @pytest.mark.parametrize("group", registry.GROUPS)

@@ -8,6 +8,7 @@ folder or number of torch threads.
 from __future__ import annotations
 
 import html
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from plexp.config.hydra_errors import compose_with_choices
 from plexp.config.registry import REQUIRED_GROUPS
+from plexp.errors import StoreError
 from plexp.execution.job import Job, run_job
+from plexp.execution.state import state_folder, unsettled_runs
 from plexp.tracking.history import RecordedRun, open_history
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from plexp.recorded.film import Films
     from plexp.recorded.restore import RecordedAgent
     from plexp.tracking.lookup import RunHandle
+
+
+log = logging.getLogger("plexp")
 
 
 def compose(*overrides: str) -> dict[str, Any]:
@@ -91,6 +97,7 @@ def load_run(
     from plexp.tracking.lookup import open_run
 
     store = Store(Path(outputs).absolute(), uri)
+    _settle(store)
     with open_run(reference, outputs=store.outputs, uri=uri, env=env) as handle:
         return Run(
             store,
@@ -127,6 +134,7 @@ def runs(
     from plexp.analysis.grouping import select
 
     store = Store(Path(outputs).absolute(), uri)
+    _settle(store)
     found = select(open_history(uri, store.outputs).runs(), env=env, where=_conditions(where), sweep=sweep)
     return Runs(store, tuple(found))
 
@@ -161,7 +169,9 @@ def compare(
     from plexp.analysis.request import Request, recorded
 
     keys = [by] if isinstance(by, str) else by
-    request = Request(uri=uri, outputs=Path(outputs).absolute(), env=env, where=_conditions(where), sweep=sweep)
+    store = Store(Path(outputs).absolute(), uri)
+    _settle(store)
+    request = Request(uri=uri, outputs=store.outputs, env=env, where=_conditions(where), sweep=sweep)
     comparison = compare_runs(recorded(request), by=keys, baseline=baseline, threshold=threshold)
     return ShownComparison.of(comparison)
 
@@ -344,6 +354,19 @@ def _row(record: RecordedRun) -> dict[str, object]:
     }
     facts = {"run_id": record.run_id, "name": record.name, "status": record.status, **groups}
     return {**facts, "seed": record.params.get("seed"), "final_return": record.metrics.get("eval/final_return")}
+
+
+def _settle(store: Store) -> None:
+    """Mark the runs whose process was killed, which MLflow still shows as RUNNING, as every command does beforehand."""
+    if not unsettled_runs(state_folder(store.outputs)):
+        return
+    from plexp.execution.recovery import settle_outputs
+
+    try:
+        for line in settle_outputs(store.outputs, store.uri):
+            log.info("%s", line)
+    except StoreError as error:
+        log.warning("%s", error)
 
 
 def _job(overrides: Sequence[str]) -> Job:

@@ -142,8 +142,10 @@ def _run(cfg: DictConfig, result: JobResult, in_sweep: bool) -> None:
         if pruner and (reason := pruner.pruned()):
             raise Pruned(reason)
         job = Job(resolve(cfg), choices, overrides, sweep, result.number, tags)
-        outcome = _train(job, pruner)
-        result.facts = asdict(outcome)
+        try:
+            result.facts = asdict(_train(job, pruner))
+        except resume.AlreadyFinished as other:
+            result.facts = _skip(job, cfg, other.folder, other.record)
     result.objective = result.facts["objective"]
     if result.objective is None:
         remedy = nearest(cfg.objective, result.facts["logged"])

@@ -19,7 +19,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from plexp.errors import decoration
 from plexp.tracking import views as ui_views
-from plexp.tracking.format import cause, masked, sqlite_uri
+from plexp.tracking.format import cause, masked, no_store, sqlite_uri
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -33,7 +33,7 @@ def serve(*, uri: str | None, outputs: Path, host: str = "127.0.0.1", port: int 
         print(f"{masked(uri)} is a server already; open {masked(uri).rstrip('/')}/#/experiments?{ui_views.ML}")
         return 0
     if uri is None and not (outputs / "mlflow.db").is_file():
-        print(f"outputs={outputs}: no run has been kept there yet; start one with: python -m plexp", file=sys.stderr)
+        print(no_store(uri, outputs), file=sys.stderr)
         return 2
     if reason := _occupied(host, port):
         print(f"--host {host} --port {port}: {reason}; choose another --port or --host", file=sys.stderr)

@@ -67,8 +67,9 @@ def run_job(job: Job, console: Console, pruning: PruningRule | None = None) -> O
         console: gets the progress bar.
         pruning: rule of the search that the job belongs to; a run that it ends raises Pruned.
 
-    Raises ConfigError or StoreError, before any run exists, for what cannot be run; TrainingError if the training fails;
-    KeyboardInterrupt, with the run closed as KILLED and its checkpoint written.
+    Raises ConfigError or StoreError, before any run exists, for what cannot be run; AlreadyFinished for a job of a sweep
+    that another process has just finished; TrainingError if the training fails; KeyboardInterrupt, with the run closed as
+    KILLED and its checkpoint written.
     """
     registry.check_choices(job.choices)
     if problem := problem_of_objective(job.values):
@@ -78,7 +79,11 @@ def run_job(job: Job, console: Console, pruning: PruningRule | None = None) -> O
     from plexp.execution.experiment import build
 
     experiment = build(job.values)
-    folder = resume.claim(experiment.values)
+    try:
+        folder = resume.claim(experiment.values, job.sweep)
+    except BaseException:
+        experiment.close()
+        raise
     try:
         return _run(job, experiment, folder, console, pruning)
     finally:
@@ -91,7 +96,11 @@ def _run(job: Job, experiment: Experiment, folder: RunFolder, console: Console, 
     from plexp.execution.run import run  # with MLflow, which takes seconds: after whatever may be refused
 
     values, record = experiment.values, folder.record()
-    if record is not None and record.run_id is not None:
+    if (
+        record is not None
+        and record.run_id is not None
+        and not resume.lost([(folder, record)], values["tracker"]["uri"])
+    ):
         log.info("%s resumes its run %s, which %s", record.name, record.run_id, _end_of(record))
     sweeps = {**(record.sweeps if record else {}), **({job.sweep: job.number} if job.sweep else {})}
     folder.begin(

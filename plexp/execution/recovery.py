@@ -8,9 +8,9 @@ from pathlib import Path
 from plexp.errors import StoreError
 from plexp.execution.state import RunFolder, held, state_folder, unsettled_runs
 from plexp.tracking.delivery import Delivery
-from plexp.tracking.format import masked, sqlite_uri
+from plexp.tracking.format import masked, no_store, sqlite_uri
 from plexp.tracking.outbox import Outbox
-from plexp.tracking.store import MlflowClient, MlflowException, connected, store_errors
+from plexp.tracking.store import MlflowClient, connected, is_gone, store_errors
 
 
 def settle(client: MlflowClient, outputs: Path, uri: str | None) -> list[str]:
@@ -22,7 +22,7 @@ def settle(client: MlflowClient, outputs: Path, uri: str | None) -> list[str]:
     for folder, record in unsettled_runs(state_folder(outputs)):
         if record.store != store:
             continue
-        with held(folder) as free, store_errors(uri, outputs):
+        with store_errors(uri, outputs), held(folder) as free:
             if free:
                 folder.is_settled = False
                 lines += _settle(client, folder)
@@ -35,12 +35,12 @@ def settle_outputs(outputs: Path, uri: str | None) -> list[str]:
 
     Where nothing is to be settled, MLflow is not called.
     """
+    if uri == sqlite_uri(outputs / "mlflow.db"):
+        uri = None  # as the runs' records have it
     if not unsettled_runs(state_folder(outputs)):
         return []
     if uri is None and not (outputs / "mlflow.db").is_file():
-        raise StoreError(
-            f"outputs={outputs}: there is no mlflow.db any more; give --uri if the runs are kept elsewhere"
-        )
+        raise StoreError(no_store(uri, outputs))
     with connected(uri or sqlite_uri(outputs / "mlflow.db")) as client:
         return settle(client, outputs, uri)
 
@@ -51,7 +51,7 @@ def _settle(client: MlflowClient, folder: RunFolder) -> list[str]:
     assert record is not None
     run_id = record.run_id or _by_tag(client, folder.path.name)
     actions = []
-    if run_id is not None and _is_gone(client, run_id):
+    if run_id is not None and is_gone(client, run_id):
         shutil.rmtree(folder.outbox, ignore_errors=True)
         folder.change(status="KILLED" if record.status == "RUNNING" else record.status)
         return [f"{record.name or folder.path.name} ({run_id}): it was deleted in MLflow"]
@@ -70,15 +70,6 @@ def _settle(client: MlflowClient, folder: RunFolder) -> list[str]:
         folder.change(status=status, run_id=run_id, error=error)
         actions.append(f"{'died, ' if died else ''}marked {status}")
     return [f"{record.name or folder.path.name} ({run_id}): {', '.join(actions)}"] if actions else []
-
-
-def _is_gone(client: MlflowClient, run_id: str) -> bool:
-    try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "deleted")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return True
 
 
 def _by_tag(client: MlflowClient, state: str) -> str | None:

@@ -26,6 +26,7 @@ from plexp.execution.experiment import Experiment
 from plexp.execution.outcome import Outcome
 from plexp.execution.provenance import provenance
 from plexp.execution.recovery import settle
+from plexp.execution.resume import lost
 from plexp.execution.state import RunFolder
 from plexp.tracking.format import masked
 from plexp.tracking.tracker import Status, Tracker
@@ -123,6 +124,7 @@ class Run:
             )
             self._record_episodes()
             self._close("FINISHED", [], outcome=asdict(outcome), metrics=self.tracker.last)
+            self._check_recorded()
         except KeyboardInterrupt:
             self._save()
             self._record_episodes()
@@ -142,6 +144,13 @@ class Run:
         checkpoint.remove(self.folder.checkpoints)
         self.episodes.remove()
         return outcome
+
+    def _check_recorded(self) -> None:
+        """Warn if others have removed the run, or its database, while it ran."""
+        record, run_id = self.folder.record(), self.tracker.run_id
+        gone = {} if record is None else lost([(self.folder, record)], self.experiment.config.tracker.uri)
+        if run_id in gone:
+            log.warning("run %s %s: the same command trains it again", run_id, gone[run_id])
 
     def _resume(self) -> None:
         """Restore the last checkpoint that is whole. Raises TrainingError if it does not fit."""

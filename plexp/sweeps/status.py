@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plexp.errors import ConfigError, Problem, decoration, nearest
+from plexp.execution.resume import lost
 from plexp.execution.state import Record, RunFolder, list_runs, state_folder
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Row:
     """A job of a sweep, or a run of its own."""
 
     status: str
-    """FINISHED, PRUNED, RUNNING, INTERRUPTED, FAILED, REFUSED or WAITING."""
+    """FINISHED, PRUNED, RUNNING, INTERRUPTED, FAILED, REFUSED, WAITING, or DELETED: its run is not whole in MLflow."""
     job: int | None = None
     overrides: Sequence[str] = ()
     note: str = ""
@@ -62,16 +63,19 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
     if chosen is not None:
         print_sweep(chosen, runs, console)
     newest = {record.identity: (folder, record) for folder, record in runs}  # of all attempts
-    alone = [_row(folder, record) for folder, record in newest.values() if not record.sweeps]
+    single = [(folder, record) for folder, record in newest.values() if not record.sweeps]
+    gone = lost(single)
+    alone = [_row(folder, record) for folder, record in single if folder.alive() or record.run_id not in gone]
     unfinished = [row for row in alone if row.status not in SETTLED]
     if unfinished:
         _table("runs outside sweeps that are not finished", unfinished, set(), console)
         _reasons(unfinished, console)
         if any(row.status in ("INTERRUPTED", "FAILED") for row in unfinished):
             console.print("the same command resumes a run from its last checkpoint")
-    if alone and not unfinished and chosen is None:
-        number = f"{len(alone)} runs" if len(alone) > 1 else "1 run"
-        console.print(f"{number} outside sweeps, finished", highlight=False)
+    if not unfinished and chosen is None:
+        number = f"{len(alone)} runs" if len(alone) != 1 else "1 run"
+        deleted = f"; {len(gone)} deleted" if gone else ""
+        console.print(f"{number} outside sweeps, finished{deleted}", highlight=False)
     if sweep is None:
         for folder in reversed([folder for folder in folders if folder != chosen]):
             line = f"sweep {folder.name}: {_counts(rows_of(folder, runs))}"
@@ -120,8 +124,11 @@ def _print_rows(folder: Path, rows: Sequence[Row], complete: bool, console: Cons
 def rows_of(folder: Path, runs: Runs) -> list[Row]:
     """Return a row for every job of a sweep."""
     jobs, results = sweep_record(folder).get("jobs"), _results(folder)
-    # in the order of their starts, so that the last one of a job counts
-    mine = {record.sweeps[folder.name]: (run, record) for run, record in runs if folder.name in record.sweeps}
+    own = [(run, record) for run, record in runs if folder.name in record.sweeps]
+    gone = lost(own)
+    # in the order of their starts, so that the last one of a job counts of those that are there
+    own.sort(key=lambda pair: pair[1].run_id not in gone)
+    mine = {record.sweeps[folder.name]: (run, record) for run, record in own}
     rows = []
     for number in range(len(jobs)) if jobs is not None else sorted({*results, *mine}):
         result, (run, record) = results.get(number, {}), mine.get(number, (None, None))
@@ -137,6 +144,8 @@ def rows_of(folder: Path, runs: Runs) -> list[Row]:
             row = Row(state, errors=result.get("error", []))
         else:
             row = _row(run, record, result)
+            if (reason := gone.get(str(record.run_id))) and row.status != "RUNNING":
+                row = replace(row, status="DELETED", note=f"its run {reason}", final_return=None, errors=[])
         rows.append(replace(row, job=number, overrides=overrides, seconds=result.get("seconds"), log=where))
     return rows
 
@@ -217,7 +226,7 @@ def _jobs(numbers: Sequence[int]) -> str:
 
 def _counts(rows: Sequence[Row]) -> str:
     counts = Counter(row.status for row in rows)
-    order = ("FINISHED", "PRUNED", "RUNNING", "INTERRUPTED", "FAILED", "REFUSED", "WAITING")
+    order = ("FINISHED", "PRUNED", "RUNNING", "INTERRUPTED", "FAILED", "REFUSED", "DELETED", "WAITING")
     return f"of {len(rows)} jobs " + ", ".join(f"{counts[name]} {name.lower()}" for name in order if counts[name])
 
 

@@ -12,7 +12,7 @@ from plexp.errors import StoreError, one_line
 from plexp.tracking.format import cause
 from plexp.tracking.models import register_model
 from plexp.tracking.outbox import Operation, Outbox
-from plexp.tracking.store import Metric, MlflowClient, MlflowException
+from plexp.tracking.store import Metric, MlflowClient, MlflowException, is_gone
 
 log = logging.getLogger("plexp")
 BATCH = 1000
@@ -32,6 +32,8 @@ class Delivery:
         self.client, self.run_id, self.outbox, self.unsure = client, run_id, outbox, unsure
         self.count = 0
         """Operations done."""
+        self.is_run_deleted = False
+        """True if the run was deleted while it was recorded."""
         self._known: dict[str, set[int]] = {}
         self._lock = threading.Lock()
 
@@ -45,12 +47,24 @@ class Delivery:
                     self.unsure, self._known = True, {}
                     if error.error_code not in FINAL:
                         raise
-                    self._do_singly(operations)
+                    if is_gone(self.client, self.run_id):
+                        self._set_aside(operations)
+                    else:
+                        self._do_singly(operations)
                 except BaseException:
                     self.unsure, self._known = True, {}
                     raise
                 self.outbox.done(len(operations))
                 self.count += len(operations)
+
+    def _set_aside(self, operations: list[Operation]) -> None:
+        """Keep what a run logs that was deleted meanwhile, with one line for all of it."""
+        if not self.is_run_deleted:
+            where = self.outbox.folder / "refused.jsonl"
+            log.warning("run %s was deleted in MLflow; what it logs from now on is kept in %s", self.run_id, where)
+        self.is_run_deleted = True
+        for operation in operations:
+            self.outbox.refuse(operation)
 
     def _do(self, operations: list[Operation]) -> None:
         first = operations[0]

@@ -12,6 +12,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from plexp.errors import Problem
+
 
 def sqlite_uri(path: Path) -> str:
     """Return the URI of a database file, whatever characters its path has.
@@ -23,6 +25,18 @@ def sqlite_uri(path: Path) -> str:
 
     url, plain = URL.create("sqlite", database=os.path.abspath(path)), f"sqlite:///{os.path.abspath(path)}"
     return plain if str(url) == plain else str(url.set(drivername="sqlite+pysqlite"))
+
+
+def no_store(uri: str | None, outputs: Path) -> str:
+    """Return the line that says that the database at `uri` (None: that in `outputs`) does not exist, or not any more."""
+    if uri is not None:
+        return str(Problem("uri", masked(uri), "no run has been kept there yet", "start one with: python -m plexp"))
+    if any((outputs / "state").glob("*/run.json")):
+        remedy = (
+            "put it back, give --uri if the runs are kept elsewhere, or train again: the same commands do what is gone"
+        )
+        return str(Problem("outputs", outputs, "there is no mlflow.db any more", remedy))
+    return str(Problem("outputs", outputs, "no run has been kept there yet", "start one with: python -m plexp"))
 
 
 def name_for_mlflow(name: str) -> str:

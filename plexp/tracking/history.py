@@ -6,17 +6,19 @@ import math
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import make_url
 
 from plexp.errors import Problem, StoreError
-from plexp.tracking.format import cause, masked
+from plexp.tracking.format import cause, no_store
 
 RETURN, SECONDS = "eval/return", "eval/seconds"
 LARGEST = 1.7e308
@@ -70,6 +72,13 @@ class History(Protocol):
         """Return the learning curves of the runs that have one."""
         ...
 
+    def lost(self, runs: Mapping[str, bool]) -> dict[str, str]:
+        """Return the runs that the store does not have any more, by id, each with what happened to it.
+
+        Where the value is True, a run whose files are gone counts too.
+        """
+        ...
+
 
 def open_history(uri: str | None, outputs: Path) -> History:
     """Open the store at `uri`, or the file in `outputs`. It and its methods raise StoreError if there is none."""
@@ -77,9 +86,26 @@ def open_history(uri: str | None, outputs: Path) -> History:
     if file is None:
         return ServerHistory(str(uri))
     if not file.is_file():
-        key, shown = ("outputs", str(outputs)) if uri is None else ("uri", masked(uri))
-        raise StoreError(str(Problem(key, shown, "no run has been kept there yet", "start one with: python -m plexp")))
+        raise StoreError(no_store(uri, outputs))
     return SqliteHistory(file)
+
+
+def lost(uri: str | None, outputs: Path, runs: Mapping[str, bool]) -> dict[str, str]:
+    """Return the runs that a store does not have any more; see `History.lost`. A store that does not answer has them all."""
+    if not runs:
+        return {}
+    try:
+        history = open_history(uri, outputs)
+    except StoreError:
+        return dict.fromkeys(runs, "its database is gone")
+    with suppress(StoreError):
+        return history.lost(runs)
+    return {}
+
+
+NOT_THERE, DELETED, NO_FILES = "is not in the database any more", "was deleted in MLflow", "has lost its files"
+FILES = ("config.yaml", "agent.safetensors")
+"""Files of a finished run without which no command can use it."""
 
 
 class SqliteHistory:
@@ -87,6 +113,27 @@ class SqliteHistory:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+
+    def lost(self, runs: Mapping[str, bool]) -> dict[str, str]:
+        query = """SELECT run_uuid, artifact_uri, runs.lifecycle_stage, experiments.lifecycle_stage FROM runs
+            JOIN experiments USING (experiment_id)"""
+        with self._connect() as connection:
+            stored = {run: row for run, *row in connection.execute(query)}
+        return {run: why for run, whole in runs.items() if (why := self._why_lost(stored.get(run), whole))}
+
+    def _why_lost(self, row: Sequence[str] | None, whole: bool) -> str:
+        if row is None:
+            return NOT_THERE
+        address, *stages = row
+        if "deleted" in stages:
+            return DELETED
+        place = urlsplit(address)
+        if not whole or place.scheme not in ("", "file"):
+            return ""
+        folder = Path(url2pathname(place.path))
+        moved = self.file.parent / "artifacts" / Path(*folder.parts[-3:])  # with its outputs folder, see `plexp repair`
+        is_whole = any(all((place / name).is_file() for name in FILES) for place in (folder, moved))
+        return "" if is_whole else NO_FILES
 
     def runs(self) -> list[RecordedRun]:
         query = """SELECT run_uuid, runs.name, status, experiments.name, start_time FROM runs
@@ -127,6 +174,18 @@ class ServerHistory:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+
+    def lost(self, runs: Mapping[str, bool]) -> dict[str, str]:
+        from plexp.tracking.store import is_gone
+
+        found = {}
+        with self._client() as client:
+            for run, whole in runs.items():
+                if is_gone(client, run):
+                    found[run] = DELETED
+                elif whole and not set(FILES) <= {file.path for file in client.list_artifacts(run)}:
+                    found[run] = NO_FILES
+        return found
 
     def runs(self) -> list[RecordedRun]:
         with self._client() as client:

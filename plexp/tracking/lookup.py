@@ -16,8 +16,8 @@ from packaging.version import InvalidVersion, Version
 
 from plexp._version import __version__
 from plexp.errors import ConfigError, Problem, StoreError, nearest
-from plexp.tracking.format import masked, name_for_mlflow, sqlite_uri
-from plexp.tracking.store import MlflowClient, MlflowException, Run, connected, sqlite_file, store_errors
+from plexp.tracking.format import name_for_mlflow, no_store, sqlite_uri
+from plexp.tracking.store import MlflowClient, MlflowException, Run, connected, is_gone, sqlite_file, store_errors
 
 TRAINING = "tags.kind = 'training'"
 NEWEST = ["attributes.start_time DESC"]
@@ -64,7 +64,7 @@ class RunHandle:
         """Return a copy of one of its files. Raises ConfigError if it has no such file."""
         if not self.has(name):
             if (folder := self._moved_from()) is not None:
-                remedy = "if it was moved, mend it: python -m plexp repair"
+                remedy = "if it was moved, mend it: python -m plexp repair; if it was removed, train the run again"
                 raise ConfigError(Problem("run", self._called, f"the folder of its files is gone ({folder})", remedy))
             state = {"FINISHED": "has no"}.get(self.status, f"is {self.status} and has no")
             remedy = f"choose a finished one: {self._others()}" if self._others() else "train one to its end"
@@ -135,8 +135,7 @@ def _must_exist(uri: str | None, outputs: Path) -> None:
     """Raise StoreError if there is no store: reading must not create one."""
     file = sqlite_file(uri, outputs)
     if file is not None and not file.is_file():
-        key, shown = ("outputs", str(outputs)) if uri is None else ("uri", masked(uri))
-        raise StoreError(str(Problem(key, shown, "no run has been kept there yet", "start one with: python -m plexp")))
+        raise StoreError(no_store(uri, outputs))
 
 
 def _find(client: MlflowClient, reference: str, env: str | None) -> Run:
@@ -144,7 +143,8 @@ def _find(client: MlflowClient, reference: str, env: str | None) -> Run:
         return _of_model(client, reference, *model.groups())
     experiments = {each.experiment_id: each.name for each in client.search_experiments()}
     if env is not None:
-        chosen = {key: name for key, name in experiments.items() if name == env}
+        number = r"( \(\d+\))?"  # of one that took the place of another that was deleted, see `experiment_id`
+        chosen = {key: name for key, name in experiments.items() if re.fullmatch(re.escape(env) + number, name)}
         if not chosen:
             raise ConfigError(Problem("--env", env, "no run is of it", nearest(env, sorted(experiments.values()))))
         experiments = chosen
@@ -196,9 +196,13 @@ def _of_model(client: MlflowClient, reference: str, name: str, alias: str | None
             found = client.get_model_version_by_alias(name, alias)
         else:
             found = client.get_model_version(name, str(version))
-        return client.get_run(str(found.run_id))
+        run_id = str(found.run_id)
     except MlflowException as error:
         names = sorted(model.name for model in client.search_registered_models())
         remedy = nearest(name, names) if names else "register one: python -m plexp export best --register"
         cause = "there is no such registered model" if name not in names else "it has no such version or alias"
         raise ConfigError(Problem("run", reference, cause, remedy)) from error
+    if is_gone(client, run_id):
+        cause = f"the run of this version ({run_id[:8]}) was deleted in MLflow"
+        raise ConfigError(Problem("run", reference, cause, "restore it there, or register another"))
+    return client.get_run(run_id)

@@ -123,6 +123,8 @@ def refuse_worse(run: RunHandle, name: str) -> None:
         other = run.client.get_run(str(run.client.get_model_version_by_alias(name, ALIAS).run_id))
     except MlflowException:  # there is none
         return
+    if other.info.lifecycle_stage == "deleted":
+        return
     theirs, ours = (metrics.get(FINAL, math.nan) for metrics in (other.data.metrics, run.metrics))
     if theirs > ours and other.info.run_id != run.run_id:
         why = f"its alias {ALIAS} is at {other.info.run_name} ({other.info.run_id[:8]}) with a final return of {theirs:.1f}"

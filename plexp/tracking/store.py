@@ -31,6 +31,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # SQLAlchemy 2.1 about MLflow 3.17
     from mlflow import MlflowClient, MlflowException
     from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 __all__ = ["LoggedModel", "LoggedModelOutput", "Metric", "MlflowClient", "MlflowException", "Param", "Run"]
@@ -72,18 +73,27 @@ def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
 def connected(uri: str) -> Iterator[MlflowClient]:
     """Yield a client for a store that exists. Raises StoreError if it does not."""
     with store_errors(uri, Path()):
-        yield connect(uri, Path())
+        file = sqlite_file(uri, Path())
+        if file is not None and not (file.is_file() and file.stat().st_size):
+            remedy = "put it back, or train again: the same commands do what is gone"
+            raise StoreError(str(Problem("store", file, "the database is gone", remedy)))
+        yield connect(uri, Path().absolute())
 
 
 def connect(uri: str, outputs: Path) -> MlflowClient:
-    """Return a client whose store exists and answers; a server gets one attempt of 4 s."""
+    """Return a client whose store exists and answers; a server gets one attempt of 4 s.
+
+    A sqlite store that does not exist is created, with its files in `outputs`.
+    """
     if uri.startswith("sqlite"):
         if make_url(uri).database in (None, "", ":memory:"):
             problem = Problem(
                 "tracker.uri", uri, "it names no file, so nothing would be kept", "give sqlite:////folder/file.db"
             )
             raise StoreError(str(problem))
-        _create_database(Path(make_url(uri).database or ""), outputs)
+        file = Path(make_url(uri).database or "")
+        _create_database(file, outputs)
+        _forget_another(uri, file)
     elif not uri.startswith("http"):
         _reach(uri)
     client = MlflowClient(uri)
@@ -107,9 +117,43 @@ def _reach(uri: str) -> None:
         engine.dispose()
 
 
+_files: dict[str, tuple[int, int]] = {}
+"""Device and inode of each database file when it was last connected to."""
+
+
+def _forget_another(uri: str, file: Path) -> None:
+    """Close MLflow's connections to an earlier file of this name, which was removed or moved: they would write there.
+
+    The attributes are not public; tried with MLflow 3.17.
+    """
+    status = file.stat()
+    now = status.st_dev, status.st_ino
+    if _files.setdefault(uri, now) != now:
+        _files[uri] = now
+        for kind in (SqlAlchemyStore, RegistryStore):
+            if (engine := kind._engine_map.get(uri)) is not None:
+                engine.dispose()
+
+
+def is_gone(client: MlflowClient, run_id: str) -> bool:
+    """Return True if a run was deleted, in MLflow's pages or for good."""
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "deleted")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return True
+
+
 def experiment_id(client: MlflowClient, uri: str, outputs: Path, name: str) -> str:
-    """Return the id of an experiment, which is created with its saved views if it does not exist."""
-    found = client.get_experiment_by_name(name)
+    """Return the id of an experiment, which is created with its saved views if it does not exist.
+
+    One that was deleted in MLflow stays as it is, with its runs; another of the same name and a number takes its place.
+    """
+    given, number = name, 1
+    while (found := client.get_experiment_by_name(name)) is not None and found.lifecycle_stage == "deleted":
+        number += 1
+        name = f"{given} ({number})"
     if found is None:
         place = None if uri.startswith("http") else _artifacts(outputs, name)
         try:
@@ -119,15 +163,12 @@ def experiment_id(client: MlflowClient, uri: str, outputs: Path, name: str) -> s
             if found is None:
                 raise error from None
         else:
+            if name != given:
+                log.warning("the experiment %s was deleted in MLflow: new runs go to %s", given, name)
             with suppress(Exception):
                 for key, value in saved_views().items():
                     client.set_experiment_tag(created, key, value)
             return created
-    if found.lifecycle_stage == "deleted":
-        problem = Problem(
-            "tracker.experiment", name, "was deleted in MLflow", "restore it there or choose another name"
-        )
-        raise StoreError(str(problem))
     if found.artifact_location.startswith("file://") and uri == sqlite_uri(outputs / "mlflow.db"):
         _warn_if_moved(found.artifact_location, outputs)
     return str(found.experiment_id)
@@ -149,6 +190,9 @@ def _create_database(path: Path, outputs: Path) -> None:
     with lock_file(Path(f"{path}.lock")):
         if path.exists() and path.stat().st_size:
             return
+        for suffix in ("-journal", "-wal", "-shm"):  # of a file that was removed: SQLite would mix it into the new one
+            with suppress(FileNotFoundError):
+                Path(f"{path}{suffix}").replace(f"{path}{suffix}.removed")
         draft = Path(f"{path}.draft")
         for suffix in ("", "-journal", "-wal", "-shm"):
             Path(f"{draft}{suffix}").unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from plexp.tracking.delivery import BATCH, Delivery, DeliveryThread
 from plexp.tracking.format import cause, cut, masked, name_for_mlflow, sqlite_uri, text_for_mlflow
 from plexp.tracking.models import save_model
 from plexp.tracking.outbox import Outbox
-from plexp.tracking.store import Metric, MlflowException, Param, Run
+from plexp.tracking.store import Metric, Param, Run
 
 if TYPE_CHECKING:
     import torch
@@ -98,17 +98,11 @@ class Tracker:
 
     def _resume(self, run_id: str) -> Run | None:
         """Return the run, RUNNING again; None if it was deleted."""
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            run = None
-        if run is None or run.info.lifecycle_stage == "deleted":
+        if store.is_gone(self.client, run_id):
             log.warning("run %s was deleted in MLflow: its configuration starts a new run", run_id)
             return None
         self.client.update_run(run_id, status="RUNNING")
-        return run
+        return self.client.get_run(run_id)
 
     def _log_params(self, params: Mapping[str, object], run: Run) -> None:
         """Log the params that the run does not have yet: all, unless an earlier start was killed in between."""

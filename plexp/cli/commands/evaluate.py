@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plexp.cli import commands
+from plexp.cli.commands.sync import settled
 
 
 def main(arguments: list[str]) -> int:
@@ -17,6 +18,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episodes; another one plays others")
     options = parser.parse_intermixed_args(arguments)
+    settled(options.uri, options.outputs, quiet=True)
     from plexp.cli.waiting import LateBar
     from plexp.recorded.evaluate import evaluate_run
     from plexp.tracking.format import ui_command

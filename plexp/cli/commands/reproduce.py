@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from plexp.cli import commands
+from plexp.cli.commands.sync import settled
 
 
 def main(arguments: list[str]) -> int:
@@ -12,6 +13,7 @@ def main(arguments: list[str]) -> int:
     parser = commands.run_parser("reproduce", str(main.__doc__))
     parser.add_argument("--to-the-end", action="store_true", help="continue after the first difference")
     options = parser.parse_args(arguments)
+    settled(options.uri, options.outputs, quiet=True)
     from rich.console import Console
 
     from plexp.errors import TrainingError

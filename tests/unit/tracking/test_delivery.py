@@ -275,13 +275,17 @@ def test_a_refused_point_takes_no_other_points_with_it(begun: Run) -> None:
     assert refused == [points(1, name="no\nname")]
 
 
-def test_all_operations_of_a_deleted_run_are_refused_and_set_aside(begun: Run, client: MlflowClient) -> None:
+def test_all_operations_of_a_deleted_run_are_set_aside_with_one_line(
+    begun: Run, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
     end: Operation = {"op": "end", "status": "FINISHED", "time": 1}
-    delivery, outbox = begun(points(0), end)
+    delivery, outbox = begun(points(0), points(1), end)
     client.delete_run(delivery.run_id)
     delivery.deliver()
     refused = [json.loads(line) for line in (outbox.folder / "refused.jsonl").read_text().splitlines()]
-    assert refused == [points(0), end] and len(outbox) == 0
+    assert refused == [points(0), points(1), end] and len(outbox) == 0
+    (line,) = caplog.messages
+    assert line.startswith(f"run {delivery.run_id} was deleted in MLflow; what it logs from now on is kept in ")
 
 
 def test_a_model_delivered_twice_is_registered_once(begun: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import uuid
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from plexp.errors import StoreError
 from plexp.tracking.format import sqlite_uri
-from plexp.tracking.history import History, ServerHistory, SqliteHistory, open_history
+from plexp.tracking.history import DELETED, FILES, NO_FILES, History, ServerHistory, SqliteHistory, lost, open_history
 from plexp.tracking.store import MlflowClient
 from plexp.tracking.tracker import Tracker
 
@@ -38,11 +39,12 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return outputs
 
 
-def started(outputs: Path, name: str, *, seed: int = 0, kind: str = "training") -> Tracker:
+def started(outputs: Path, name: str, *, seed: int = 0, kind: str = "training", experiment: str = "lake") -> Tracker:
     params = {"seed": seed, "net.layers": 2, "algo.target_kl": None}
     tags = {"kind": kind, "choice.algo": "ppo"}
     outbox = outputs / "state" / uuid.uuid4().hex / "outbox"
-    return Tracker(uri=None, outputs=outputs, outbox=outbox, experiment="lake", run_name=name, params=params, tags=tags)
+    record = {"experiment": experiment, "run_name": name, "params": params, "tags": tags}
+    return Tracker(uri=None, outputs=outputs, outbox=outbox, **record)
 
 
 @pytest.fixture(params=["file", "client"])
@@ -96,3 +98,45 @@ def test_a_file_that_is_not_a_store_is_reported_in_one_line(tmp_path: Path) -> N
 def test_a_server_that_does_not_answer_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"^tracker\.uri=http://127\.0\.0\.1:9: Connection refused"):
         open_history("http://127.0.0.1:9", tmp_path).runs()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """Return an outputs folder, and the ids of its runs by name, which are whole."""
+    ids = {}
+    for name in ("whole", "deleted", "without files", "of a deleted experiment", "moved"):
+        tracker = started(tmp_path, name, experiment="pond" if name == "of a deleted experiment" else "lake")
+        for file in FILES:
+            tracker.log_text("", file)
+        tracker.finish("FINISHED")
+        ids[name] = tracker.run_id
+    return tmp_path, ids
+
+
+@pytest.mark.parametrize("by", ["file", "client"])
+def test_what_others_have_removed_is_noticed(by: str, store: tuple[Path, dict[str, str]]) -> None:
+    outputs, ids = store
+    uri = sqlite_uri(outputs / "mlflow.db")
+    history = open_history(None, outputs) if by == "file" else ServerHistory(uri)
+    assert history.lost(dict.fromkeys(ids.values(), True)) == {}
+    client = MlflowClient(uri)
+    client.delete_run(ids["deleted"])
+    client.delete_experiment(client.get_experiment_by_name("pond").experiment_id)
+    shutil.rmtree(outputs / "artifacts" / "lake" / ids["without files"])
+    found = history.lost(dict.fromkeys([*ids.values(), "0" * 32], False))
+    assert found.keys() == {ids["deleted"], ids["of a deleted experiment"], "0" * 32}
+    assert found[ids["deleted"]] == found[ids["of a deleted experiment"]] == DELETED
+    assert history.lost({ids["without files"]: True, ids["whole"]: True}) == {ids["without files"]: NO_FILES}
+
+
+def test_the_runs_of_a_folder_that_was_moved_are_whole(store: tuple[Path, dict[str, str]]) -> None:
+    outputs, ids = store
+    shutil.move(outputs, there := outputs.with_name(f"{outputs.name}, moved"))
+    assert lost(None, there, {ids["moved"]: True}) == {}
+    assert lost(None, outputs, {ids["moved"]: True}) == {ids["moved"]: "its database is gone"}
+    assert lost(None, outputs, {}) == {} and not outputs.exists()
+
+
+def test_a_store_that_does_not_answer_is_taken_to_have_all_its_runs(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database")
+    assert lost(None, tmp_path, {"0" * 32: True}) == {} == lost("http://127.0.0.1:9", tmp_path, {"0" * 32: True})

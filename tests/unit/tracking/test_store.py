@@ -13,6 +13,7 @@ import pytest
 from plexp.errors import ConfigError, StoreError
 from plexp.tracking.format import sqlite_uri
 from plexp.tracking.lookup import open_run
+from plexp.tracking.store import connected
 from plexp.tracking.tracker import Tracker
 
 
@@ -64,7 +65,47 @@ def test_a_moved_folder_and_a_missing_file_are_distinguished(outputs: Path) -> N
     with (
         open_run("one", outputs=moved, uri=None) as run,
         pytest.raises(
-            ConfigError, match=r"the folder of its files is gone \(.*/out/.*; if it was moved, .*plexp repair$"
+            ConfigError,
+            match=r"the folder of its files is gone \(.*/out/.*; if it was moved, .*plexp repair; if it was removed, train the run again$",
         ),
     ):
         run.file("config.yaml")
+
+
+def recorded(outputs: Path) -> str:
+    """Record a run, and return its id."""
+    started = {"outputs": outputs, "outbox": outputs / "outbox", "experiment": "lake", "run_name": "run", "params": {}}
+    tracker = Tracker(uri=None, tags={"kind": "training"}, **started)
+    tracker.finish("FINISHED")
+    return tracker.run_id
+
+
+@pytest.mark.parametrize("how", ["removed", "moved away", "another in its place"])
+def test_a_run_goes_to_the_database_that_is_there_now(how: str, outputs: Path) -> None:
+    """MLflow keeps connections to a file that was removed, and would write there."""
+    first, file = recorded(outputs), outputs / "mlflow.db"
+    if how == "another in its place":
+        recorded(outputs.parent / "other")
+        (outputs.parent / "other" / "mlflow.db").replace(file)
+    elif how == "removed":
+        file.unlink()
+    else:
+        file.rename(outputs / "backup.db")
+    second = recorded(outputs)
+    with closing(sqlite3.connect(file)) as store:
+        stored = [run for (run,) in store.execute("SELECT run_uuid FROM runs")]
+    assert second in stored and first not in stored
+
+
+def test_what_sqlite_left_beside_a_removed_database_is_set_aside(outputs: Path) -> None:
+    (outputs / "mlflow.db").unlink()
+    (outputs / "mlflow.db-wal").write_bytes(b"of another")
+    assert recorded(outputs)
+    assert (outputs / "mlflow.db-wal.removed").read_bytes() == b"of another"
+
+
+def test_a_command_that_reads_creates_no_database(outputs: Path) -> None:
+    (file := outputs / "mlflow.db").unlink()
+    with pytest.raises(StoreError, match=r"^store=\S+mlflow.db: the database is gone; "), connected(sqlite_uri(file)):
+        pass
+    assert not file.exists()

@@ -402,12 +402,21 @@ def test_if_logging_params_fails_no_run_is_left_running(
     assert [run.info.status for run in client.search_runs([found.experiment_id])] == ["FAILED"]
 
 
-def test_an_experiment_that_was_deleted_is_reported_in_one_line(outputs: Path, client: MlflowClient) -> None:
+def test_another_experiment_takes_the_place_of_one_that_was_deleted(
+    outputs: Path, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = []
+    for _ in range(3):
+        run = tracker(outputs, experiment="gone")
+        run.finish("FINISHED")
+        names.append(client.get_experiment(run.experiment_id).name)
+        client.delete_experiment(run.experiment_id)
+    assert names == ["gone", "gone (2)", "gone (3)"]
+    line = "the experiment gone was deleted in MLflow: new runs go to gone"
+    assert caplog.messages == [f"{line} (2)", f"{line} (3)"]
+    client.restore_experiment(client.get_experiment_by_name("gone").experiment_id)
     run = tracker(outputs, experiment="gone")
-    run.finish("FINISHED")
-    client.delete_experiment(run.experiment_id)
-    with pytest.raises(StoreError, match=r"^tracker.experiment=gone: was deleted.*restore it"):
-        tracker(outputs, experiment="gone")
+    assert run.finish("FINISHED") and client.get_experiment(run.experiment_id).name == "gone"
 
 
 def _one_of_many(outputs: Path, barrier: Any, steps: int) -> None:

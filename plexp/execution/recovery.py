@@ -80,7 +80,9 @@ def _by_tag(client: MlflowClient, state: str) -> str | None:
 
 
 def tag(outputs: Path, uri: str | None, run_id: str, tags: dict[str, str]) -> None:
-    """Add tags to a finished run. Raises StoreError if the store does not answer."""
+    """Add tags to a finished run, if it is still there. Raises StoreError if the store does not answer."""
     with connected(uri or sqlite_uri(outputs / "mlflow.db")) as client:
+        if is_gone(client, run_id):
+            return
         for key, value in tags.items():
             client.set_tag(run_id, key, value)

@@ -42,30 +42,34 @@ def _finished(values: Mapping[str, Any], sweep: str) -> tuple[tuple[RunFolder, R
     gone: list[str] = []
     for folder in _attempts(values):
         record = folder.record()
-        if record is None or record.status != "FINISHED" or record.outcome is None:
+        if record is None:
+            break
+        reason = lost([(folder, record)], values["tracker"]["uri"]).get(str(record.run_id))
+        if record.status != "FINISHED" or record.outcome is None:
+            if reason:  # it has no run that could be resumed
+                continue
             break
         if values.get("rerun") is not False and sweep not in record.sweeps:
             break
-        if reason := lost([(folder, record)], values["tracker"]["uri"]):
-            gone.append(f"{record.name} (run {record.run_id}) {reason[str(record.run_id)]}")
-            continue
-        return (folder, record), gone
+        if reason is None:
+            return (folder, record), gone
+        gone.append(f"{record.name} (run {record.run_id}) {reason}")
     return None, gone
 
 
 def lost(runs: Iterable[tuple[RunFolder, Record]], uri: str | None = None) -> dict[str, str]:
     """Return those of some runs that their store does not have any more, by id, each with what happened to it.
 
-    A finished run without its files counts, unless they still wait on this disk. Runs in a store with credentials or a
-    server are looked up only if `uri` is its address.
+    A finished run without its end or its files counts, unless these still wait on this disk. Runs in a store with
+    credentials or on a server are looked up only if `uri` is its address.
     """
     ids: dict[tuple[str | None, Path], dict[str, bool]] = defaultdict(dict)
     for folder, record in runs:
         store = uri if uri is not None and record.store == masked(uri) else record.store
         is_known = store is None or store.startswith("sqlite") or store == uri
         if record.run_id is not None and is_known and not record.pruned:
-            whole = record.status == "FINISHED" and not folder.outbox.exists()
-            ids[store, folder.path.parents[1]][record.run_id] = whole
+            is_settled = not (folder.outbox / "operations.jsonl").exists() and not (folder.path / "heartbeat").exists()
+            ids[store, folder.path.parents[1]][record.run_id] = record.status == "FINISHED" and is_settled
     if not ids:
         return {}
     from plexp.tracking import history  # with numpy and SQLAlchemy

@@ -27,7 +27,7 @@ from plexp.errors import ConfigError, Problem
 from plexp.execution.state import list_runs, state_folder
 from plexp.files import write_whole
 from plexp.sweeps.pruning import missing
-from plexp.sweeps.status import SEARCH, searched
+from plexp.sweeps.status import SEARCH, rows_of, searched
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -101,11 +101,17 @@ class OptunaSweeper(Sweeper):
         self._wait_for_earlier_jobs()
         space = {range_.key: range_.distribution for range_ in ranges}
         search = Search(self.folder, self.settings, space, usual_point(ranges, untuned))
+        gone, trials = self._deleted_jobs(), search.study.get_trials()
+        at_once, seeds = self.settings["trials_at_once"], self.settings["seeds_per_trial"]
+        for first in range(0, len(trials), at_once):
+            batch, numbers = trials[first : first + at_once], range(first * seeds, (first + at_once) * seeds)
+            if gone.intersection(numbers) and all(trial.state.is_finished() for trial in batch):
+                self._run(search, batch)
         while batch := search.batch():
             self._run(search, batch)
             log.info("%s", summary(search))
             self._write(search, {}, False)
-        if not self._is_confirmed():
+        if not self._is_confirmed() or any(number >= self.settings["n_trials"] * seeds for number in gone):
             self._write(search, self._confirm(search), True)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -138,6 +144,12 @@ class OptunaSweeper(Sweeper):
         ]:
             log.info("waiting for %s jobs that an earlier start of this search has left running", len(alive))
             time.sleep(2)
+
+    def _deleted_jobs(self) -> set[int]:
+        """Return the numbers of the jobs whose runs others have removed from the store; the outcomes of trials stay."""
+        runs = list_runs(state_folder(self.values["outputs"]))
+        rows = rows_of(self.folder, runs, self.values["tracker"]["uri"])
+        return {row.job for row in rows if row.status == "DELETED" and row.job is not None}
 
     def _run(self, search: Search, batch: Sequence[FrozenTrial]) -> None:
         """Run all seeds of some trials; those of one seed first, so that a trial it prunes saves the other seeds."""

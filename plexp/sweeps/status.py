@@ -121,11 +121,11 @@ def _print_rows(folder: Path, rows: Sequence[Row], complete: bool, console: Cons
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def rows_of(folder: Path, runs: Runs) -> list[Row]:
-    """Return a row for every job of a sweep."""
+def rows_of(folder: Path, runs: Runs, uri: str | None = None) -> list[Row]:
+    """Return a row for every job of a sweep; see `lost` for `uri`."""
     jobs, results = sweep_record(folder).get("jobs"), _results(folder)
     own = [(run, record) for run, record in runs if folder.name in record.sweeps]
-    gone = lost(own)
+    gone = lost(own, uri)
     # in the order of their starts, so that the last one of a job counts of those that are there
     own.sort(key=lambda pair: pair[1].run_id not in gone)
     mine = {record.sweeps[folder.name]: (run, record) for run, record in own}
@@ -145,7 +145,8 @@ def rows_of(folder: Path, runs: Runs) -> list[Row]:
         else:
             row = _row(run, record, result)
             if (reason := gone.get(str(record.run_id))) and row.status != "RUNNING":
-                row = replace(row, status="DELETED", note=f"its run {reason}", final_return=None, errors=[])
+                status = "PRUNED" if result.get("status") == "PRUNED" else "DELETED"
+                row = replace(row, status=status, note=f"its run {reason}", final_return=None, errors=[])
         rows.append(replace(row, job=number, overrides=overrides, seconds=result.get("seconds"), log=where))
     return rows
 

@@ -75,7 +75,7 @@ class History(Protocol):
     def lost(self, runs: Mapping[str, bool]) -> dict[str, str]:
         """Return the runs that the store does not have any more, by id, each with what happened to it.
 
-        Where the value is True, a run whose files are gone counts too.
+        Where the value is True, a run that is not finished there, or whose files are gone, counts too.
         """
         ...
 
@@ -103,7 +103,8 @@ def lost(uri: str | None, outputs: Path, runs: Mapping[str, bool]) -> dict[str, 
     return {}
 
 
-NOT_THERE, DELETED, NO_FILES = "is not in the database any more", "was deleted in MLflow", "has lost its files"
+NOT_THERE, DELETED = "is not in the database any more", "was deleted in MLflow"
+NOT_FINISHED, NO_FILES = "has lost its end", "has lost its files"
 FILES = ("config.yaml", "agent.safetensors")
 """Files of a finished run without which no command can use it."""
 
@@ -115,7 +116,7 @@ class SqliteHistory:
         self.file = file
 
     def lost(self, runs: Mapping[str, bool]) -> dict[str, str]:
-        query = """SELECT run_uuid, artifact_uri, runs.lifecycle_stage, experiments.lifecycle_stage FROM runs
+        query = """SELECT run_uuid, artifact_uri, status, runs.lifecycle_stage, experiments.lifecycle_stage FROM runs
             JOIN experiments USING (experiment_id)"""
         with self._connect() as connection:
             stored = {run: row for run, *row in connection.execute(query)}
@@ -124,9 +125,11 @@ class SqliteHistory:
     def _why_lost(self, row: Sequence[str] | None, whole: bool) -> str:
         if row is None:
             return NOT_THERE
-        address, *stages = row
+        address, status, *stages = row
         if "deleted" in stages:
             return DELETED
+        if whole and status != "FINISHED":
+            return NOT_FINISHED
         place = urlsplit(address)
         if not whole or place.scheme not in ("", "file"):
             return ""
@@ -183,6 +186,8 @@ class ServerHistory:
             for run, whole in runs.items():
                 if is_gone(client, run):
                     found[run] = DELETED
+                elif whole and client.get_run(run).info.status != "FINISHED":
+                    found[run] = NOT_FINISHED
                 elif whole and not set(FILES) <= {file.path for file in client.list_artifacts(run)}:
                     found[run] = NO_FILES
         return found

@@ -64,7 +64,7 @@ class RunHandle:
         """Return a copy of one of its files. Raises ConfigError if it has no such file."""
         if not self.has(name):
             if (folder := self._moved_from()) is not None:
-                remedy = "if it was moved, mend it: python -m plexp repair; if it was removed, train the run again"
+                remedy = "if it was removed, train the run again; if it was moved, mend it: python -m plexp repair"
                 raise ConfigError(Problem("run", self._called, f"the folder of its files is gone ({folder})", remedy))
             state = {"FINISHED": "has no"}.get(self.status, f"is {self.status} and has no")
             remedy = f"choose a finished one: {self._others()}" if self._others() else "train one to its end"

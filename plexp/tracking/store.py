@@ -63,6 +63,9 @@ def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
             if isinstance(error, ModuleNotFoundError) and "psycopg" in str(error.name):
                 remedy = 'pip install "plexp[postgresql]"'
             problem = Problem("tracker.uri", masked(uri), cause(error), remedy)
+        if deleted := re.search(r"[Rr]un (\w+) must be in the 'active' state", str(error)):
+            remedy = "restore it there, or train it again"
+            problem = Problem("run", deleted[1], "it was deleted in MLflow", remedy)
         address = uri or sqlite_uri(outputs / "mlflow.db")
         if (schema := other_schema(error, sqlite_file(uri, outputs), masked(address))) is not None:
             problem = Problem(problem.key, problem.value, *schema)

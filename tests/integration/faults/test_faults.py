@@ -34,6 +34,10 @@ def test_a_sweep_whose_workers_are_killed_is_finished_by_its_third_start() -> No
     assert "each job finished once" in script("sweep", "--seeds", "3")
 
 
+def test_whatever_others_do_to_the_store_each_job_of_a_sweep_is_finished_once() -> None:
+    assert "each of 3 jobs finished once" in script("chaos", "--acts", "10", "--jobs", "3")
+
+
 def test_a_temporary_outage_of_the_server_loses_nothing() -> None:
     assert "waits on disk: nothing" in script("server", "--outage", "8", "--steps", "150000")
 

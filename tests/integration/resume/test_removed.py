@@ -43,7 +43,7 @@ ACTS: dict[str, tuple[Act, str, int]] = {
     ),
     "files removed": (lambda outputs, *_: shutil.rmtree(outputs / "artifacts"), "has lost its files", 2),
 }
-"""What another does to a finished sweep of two jobs; what happened to its first run; the number of jobs to do again."""
+"""Acts on a finished sweep of two jobs, each with what happened to its first run, and the number of jobs to do again."""
 
 
 def active(outputs: Path) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+import plexp
 from plexp.errors import StoreError
 from plexp.execution import checkpoint
 from plexp.execution.state import Record, RunFolder, list_runs, state_folder
@@ -288,6 +289,40 @@ def test_a_run_that_failed_before_training_is_marked_by_the_next_command(
     assert run["status"] == "KILLED"
     assert main("sync", "--outputs", str(tmp_path)) == (0, ["nothing waits"])
     assert main(*LONG)[0] == 0 and [run["status"] for run in runs(tmp_path)] == ["FINISHED"]
+
+
+READING: dict[str, Callable[[Main, Path, str], object]] = {
+    **{
+        name: lambda main, outputs, run_id, name=name: main(name, run_id, "--outputs", str(outputs))
+        for name in ("film", "evaluate", "export", "reproduce")
+    },
+    "status": lambda main, outputs, run_id: main("status", "--outputs", str(outputs)),
+    "compare": lambda main, outputs, run_id: main("compare", "--outputs", str(outputs)),
+    "compare --uri": lambda main, outputs, run_id: main(
+        "compare", "--outputs", str(outputs), "--uri", sqlite_uri(outputs / "mlflow.db")
+    ),
+    "ui": lambda main, outputs, run_id: main("ui", "--outputs", str(outputs), "--port", "-1"),
+    "load_run": lambda main, outputs, run_id: plexp.load_run(run_id, outputs=outputs).status,
+    "runs": lambda main, outputs, run_id: [run.status for run in plexp.runs(outputs=outputs)],
+}
+
+
+@pytest.mark.parametrize("how", READING)
+def test_after_a_second_hasty_interrupt_every_command_shows_the_run_as_interrupted(
+    how: str, main: Main, tmp_path: Path, stop_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    stop_at(6, KeyboardInterrupt())
+    with monkeypatch.context() as patch:
+        patch.setattr("plexp.execution.run.Run._save", again)  # while the last checkpoint is written
+        assert main(*LONG)[0] == 130
+    (run,) = runs(tmp_path)
+    assert run["status"] == "RUNNING"
+    shown = str(READING[how](main, tmp_path, run["id"]))
+    assert runs(tmp_path)[0]["status"] == "KILLED"
+    assert "RUNNING" not in shown and ("KILLED" in shown or "INTERRUPTED" in shown), shown
 
 
 def test_operations_that_cannot_be_delivered_are_reported_in_one_line_and_kept(main: Main, tmp_path: Path) -> None:

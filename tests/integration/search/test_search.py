@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 optuna = pytest.importorskip("optuna", reason='pip install "plexp[optuna]"')
@@ -24,6 +25,7 @@ from optuna.trial import TrialState, create_trial  # noqa: E402
 from plexp.sweeps.pruning import STUDY, TrialJob, TrialPruner, quantile  # noqa: E402
 from plexp.sweeps.search_report import verdict  # noqa: E402
 from plexp.sweeps.trials import Search, mend  # noqa: E402
+from plexp.tracking.format import sqlite_uri  # noqa: E402
 from tests.integration.cli.test_cli import QUICK, Main, main  # noqa: E402
 from tests.support.processes import finish, runs, start, wait_for  # noqa: E402
 
@@ -153,6 +155,27 @@ def test_a_failed_job_fails_its_trial_with_the_reason_and_the_search_continues(m
     for trial in facts["trials"]:
         twin = next(each for each in facts["trials"] if each["params"] == trial["params"])
         assert (trial["status"], trial["value"]) == (twin["status"], twin["value"])
+
+
+def test_a_search_does_again_the_runs_that_others_removed(main: Main, tmp_path: Path) -> None:
+    command = ("-m", "hydra/sweeper=optuna", "algo.learning_rate=choice(0.001,0.01)", *SMALL)
+    command = (*command, *sized(n_trials=4, trials_at_once=2, prune_below=None))
+    assert main(*command)[0] == 0
+    facts, recorded = found(tmp_path), runs(tmp_path)
+    client = MlflowClient(sqlite_uri(tmp_path / "mlflow.db"))
+    removed = [
+        next(run for run in recorded if run["tags"]["search.role"] == role)
+        for role in ("trial", "confirmation", "baseline")
+    ]
+    for run in removed:
+        client.delete_run(run["id"])
+    status, lines = main(*command)
+    assert status == 0 and sum(line.endswith("it is done again, in a new run") for line in lines) == len(removed)
+    assert found(tmp_path) == facts, "the outcomes stand"
+    again = runs(tmp_path)[len(recorded) :]
+    key = [(run["params"]["seed"], run["params"]["algo.learning_rate"], run["status"]) for run in removed]
+    assert sorted((r["params"]["seed"], r["params"]["algo.learning_rate"], r["status"]) for r in again) == sorted(key)
+    assert main(*command)[0] == 0 and len(runs(tmp_path)) == len(recorded) + len(removed)
 
 
 def test_a_threshold_that_is_never_reached_counts_as_the_budget(main: Main, tmp_path: Path) -> None:

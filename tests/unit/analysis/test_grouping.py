@@ -142,7 +142,10 @@ def test_different_evaluation_grids_are_compared_at_their_common_steps() -> None
 
 def test_different_environments_are_compared_only_if_asked_for() -> None:
     runs = [recorded(), recorded(seed=1, experiment="acrobot", env__id="Acrobot-v1")]
-    with pytest.raises(ConfigError, match=r"^--env: the runs are of 2 environments.*--env acrobot \| cartpole$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^--env: the runs are of 2 environments.*--where env\.id=Acrobot-v1 \| --where env\.id=CartPole-v1$",
+    ):
         group_runs(runs, None)
     windy = [recorded(), recorded(seed=1, **{"env__kwargs.wind": "5"})]
     with pytest.raises(ConfigError, match="2 environments"):

@@ -66,7 +66,7 @@ def test_a_moved_folder_and_a_missing_file_are_distinguished(outputs: Path) -> N
         open_run("one", outputs=moved, uri=None) as run,
         pytest.raises(
             ConfigError,
-            match=r"the folder of its files is gone \(.*/out/.*; if it was moved, .*plexp repair; if it was removed, train the run again$",
+            match=r"the folder of its files is gone \(.*/out/.*; if it was moved, .*plexp repair$",
         ),
     ):
         run.file("config.yaml")
@@ -109,3 +109,10 @@ def test_a_command_that_reads_creates_no_database(outputs: Path) -> None:
     with pytest.raises(StoreError, match=r"^store=\S+mlflow.db: the database is gone; "), connected(sqlite_uri(file)):
         pass
     assert not file.exists()
+
+
+def test_a_run_that_is_deleted_while_a_command_works_on_it_is_named(outputs: Path) -> None:
+    message = r"^run=\w{32}: it was deleted in MLflow; restore it there, or train it again$"
+    with pytest.raises(StoreError, match=message), open_run("last", outputs=outputs, uri=None) as run:
+        run.client.delete_run(run.run_id)
+        run.log_metrics({"a": 1.0})

@@ -9,12 +9,12 @@ from typing import Any
 
 from plexp.errors import Problem, nearest
 
-CURVE = ("eval/return", "eval/return_std", "eval/length", "eval/seconds", "eval/normalised_score")
+CURVE = ("eval/return", "eval/return_std", "eval/length", "eval/seconds", "eval/cut_off", "eval/normalised_score")
 SPEED = ("speed/auc_return", "speed/steps_to_threshold", "speed/seconds_to_threshold")
 STABILITY = ("stability/max_drawdown", "stability/dispersion_time", "stability/collapsed")
 FROM_EVALUATIONS = (*CURVE, *SPEED, *STABILITY)
 """Metrics that need evaluations during training."""
-FINAL = ("eval/final_return", "eval/final_return_std")
+FINAL = ("eval/final_return", "eval/final_return_std", "eval/final_cut_off")
 TIME = (
     *("time/seconds", "time/steps_per_second", "time/environment", "time/acting", "time/estimating", "time/updating"),
     *("time/compiling", "time/evaluation", "time/tracking", "time/checkpointing"),

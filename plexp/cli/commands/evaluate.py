@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plexp.cli import commands
+from plexp.cli.commands.film import whole
 from plexp.cli.commands.sync import settled
 
 
@@ -16,7 +17,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--sampled", action="store_true", help="sample actions from the policy; otherwise the most likely one"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes; another one plays others")
+    parser.add_argument(
+        "--seed", type=whole("--seed", 0), default=0, help="seed of the episodes; another one plays others"
+    )
     options = parser.parse_intermixed_args(arguments)
     settled(options.uri, options.outputs, quiet=True)
     from plexp.cli.waiting import LateBar

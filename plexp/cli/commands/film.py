@@ -14,13 +14,13 @@ def main(arguments: list[str]) -> int:
     """Film an agent: the best, the median and the worst of some episodes, or one episode of its training."""
     parser = commands.run_parser("film", str(main.__doc__))
     parser.add_argument(
-        "--episodes", type=_whole("--episodes", 1), default=20, help="number of episodes, of which three are filmed; 20"
+        "--episodes", type=whole("--episodes", 1), default=20, help="number of episodes, of which three are filmed; 20"
     )
     parser.add_argument(
-        "--episode", type=_whole("--episode", 1), metavar="NUMBER", help="a training episode: a row of episodes.csv"
+        "--episode", type=whole("--episode", 1), metavar="NUMBER", help="a training episode: a row of episodes.csv"
     )
     parser.add_argument(
-        "--seed", type=_whole("--seed", 0), default=0, help="seed of the episodes; another one plays others"
+        "--seed", type=whole("--seed", 0), default=0, help="seed of the episodes; another one plays others"
     )
     parser.add_argument(
         "--sampled", action="store_true", help="sample actions from the policy; otherwise the most likely one"
@@ -52,7 +52,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _whole(key: str, least: int) -> Callable[[str], int]:
+def whole(key: str, least: int) -> Callable[[str], int]:
+    """Return the function that reads an option's whole number. It raises ConfigError for one under `least`."""
+
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal()) or int(text) < least:
             raise ConfigError(Problem(key, text, "this is not such a number", f"give a whole number from {least} on"))

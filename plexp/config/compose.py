@@ -27,7 +27,7 @@ def escaped(text: str) -> str:
     return re.sub(r"(?<!\\)\$\{", r"\\${", text)
 
 
-def _take_folders_as_they_are_called() -> None:
+def _allow_any_folder_name() -> None:
     """Patch Hydra so that the current folder and that of a run may be called `${HOME}`.
 
     It writes both into the configuration as they are, and their `${` would be interpolations. The place is where each job
@@ -45,7 +45,7 @@ def _take_folders_as_they_are_called() -> None:
     HydraConfig.set_config = set_escaped  # type: ignore[method-assign]
 
 
-_take_folders_as_they_are_called()
+_allow_any_folder_name()
 
 
 class UserConf(SearchPathPlugin):

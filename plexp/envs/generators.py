@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import operator
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,23 +72,37 @@ class _Generator(Protocol):
         ...
 
 
-class _Python:
-    """Generator in the place of that of `random`."""
+class _ByState:
+    """Generator that takes the place of a global one by its state, which a subclass says how to read, write and compare."""
 
-    def __init__(self, seed: int) -> None:
-        self.state = self.asked = random.Random(seed).getstate()
+    read: staticmethod[[], Any]
+    write: staticmethod[[Any], None]
+    is_equal: staticmethod[[Any, Any], bool]
+
+    def __init__(self, state: Any) -> None:
+        self.state = self.asked = state
 
     def enter(self) -> None:
-        self.outer = random.getstate()
-        random.setstate(self.state)
+        self.outer = self.read()
+        self.write(self.state)
 
     def leave(self) -> None:
-        self.state = random.getstate()
-        random.setstate(self.outer)
+        self.state = self.read()
+        self.write(self.outer)
 
     def was_drawn_from(self) -> bool:
         before, self.asked = self.asked, self.state
-        return before != self.state
+        return not self.is_equal(before, self.state)
+
+
+class _Python(_ByState):
+    """Generator in the place of that of `random`."""
+
+    read, write = staticmethod(random.getstate), staticmethod(random.setstate)
+    is_equal = staticmethod(operator.eq)
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(random.Random(seed).getstate())
 
 
 class _NumPy:
@@ -109,23 +124,14 @@ class _NumPy:
         return bool(before["pos"] != self.asked["pos"] or (before["key"] != self.asked["key"]).any())
 
 
-class _Torch:
+class _Torch(_ByState):
     """Generator in the place of torch's for the CPU."""
 
+    read, write = staticmethod(torch.get_rng_state), staticmethod(torch.set_rng_state)
+    is_equal = staticmethod(torch.equal)
+
     def __init__(self, seed: int) -> None:
-        self.state = self.asked = torch.Generator().manual_seed(seed).get_state()
-
-    def enter(self) -> None:
-        self.outer = torch.get_rng_state()
-        torch.set_rng_state(self.state)
-
-    def leave(self) -> None:
-        self.state = torch.get_rng_state()
-        torch.set_rng_state(self.outer)
-
-    def was_drawn_from(self) -> bool:
-        before, self.asked = self.asked, self.state
-        return not torch.equal(before, self.state)
+        super().__init__(torch.Generator().manual_seed(seed).get_state())
 
 
 KINDS: dict[str, type[_Generator]] = {"random": _Python, "numpy.random": _NumPy, "torch": _Torch}

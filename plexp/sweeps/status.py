@@ -134,9 +134,7 @@ def rows_of(folder: Path, runs: Runs, uri: str | None = None) -> list[Row]:
         result, (run, record) = results.get(number, {}), mine.get(number, (None, None))
         overrides = jobs[number] if jobs else result.get("overrides") or (record.overrides if record else [])
         where = folder / str(number)
-        if (
-            run is None and result.get("status") == "FINISHED"
-        ):  # another job of this sweep has made the run, or a later sweep
+        if run is None and result.get("status") == "FINISHED":  # another job has made the run, or a later sweep
             final, note = result.get("final_return"), "before" if "before" in result else ""
             row = Row("FINISHED", note=note, final_return=final)
         elif run is None or record is None or (result.get("status") == "REFUSED" and _newer(where, run)):

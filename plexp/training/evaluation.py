@@ -241,9 +241,7 @@ def _play(
     table = taken.reshape(len(acted), num_envs, *taken.shape[1:])
     outcomes: list[list[_Outcome]] = [[] for _ in range(num_envs)]
     for index, column in enumerate(outcomes):
-        parts = np.split(
-            table[:, index], np.cumsum(lengths[index])
-        )  # the last one is of an episode that does not count
+        parts = np.split(table[:, index], np.cumsum(lengths[index]))  # the last part belongs to no episode that counts
         for number, (total, length) in enumerate(zip(returns[index], lengths[index], strict=True)):
             played = PlayedEpisode(seeds(index, number), parts[number], total) if adapter.same_step else None
             is_cut_off = bool(cut_off[index]) and number == len(returns[index]) - 1

@@ -7,7 +7,10 @@ in one line, with exit status 2. Importing a command needs neither torch nor MLf
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+
+from plexp.errors import ConfigError, Problem
 
 NAMES = sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__")
 
@@ -34,3 +37,16 @@ def run_parser(name: str, usage: str) -> argparse.ArgumentParser:
 def folder(text: str) -> Path:
     """Return an option's folder as an absolute path."""
     return Path(text).absolute()
+
+
+def whole(key: str, least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return the function that reads an option's whole number. It raises ConfigError for one out of range."""
+
+    def read(text: str) -> int:
+        is_number = text.isascii() and text.isdecimal()
+        if not is_number or int(text) < least or (most is not None and int(text) > most):
+            wanted = f"from {least} on" if most is None else f"from {least} to {most}"
+            raise ConfigError(Problem(key, text, "this is not such a number", f"give a whole number {wanted}"))
+        return int(text)
+
+    return read

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from plexp.cli import commands
-from plexp.cli.commands.film import whole
 from plexp.cli.commands.sync import settled
 
 
@@ -13,12 +12,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="env=NAME", help="another environment, as in training"
     )
-    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--episodes", type=commands.whole("--episodes", 1), default=100)
     parser.add_argument(
         "--sampled", action="store_true", help="sample actions from the policy; otherwise the most likely one"
     )
     parser.add_argument(
-        "--seed", type=whole("--seed", 0), default=0, help="seed of the episodes; another one plays others"
+        "--seed",
+        type=commands.whole("--seed", 0, 2**63 - 1),
+        default=0,
+        help="seed of the episodes; another one plays others",
     )
     options = parser.parse_intermixed_args(arguments)
     settled(options.uri, options.outputs, quiet=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from plexp.cli import commands
 from plexp.cli.commands.sync import settled
@@ -14,13 +13,22 @@ def main(arguments: list[str]) -> int:
     """Film an agent: the best, the median and the worst of some episodes, or one episode of its training."""
     parser = commands.run_parser("film", str(main.__doc__))
     parser.add_argument(
-        "--episodes", type=whole("--episodes", 1), default=20, help="number of episodes, of which three are filmed; 20"
+        "--episodes",
+        type=commands.whole("--episodes", 1),
+        default=20,
+        help="number of episodes, of which three are filmed; 20",
     )
     parser.add_argument(
-        "--episode", type=whole("--episode", 1), metavar="NUMBER", help="a training episode: a row of episodes.csv"
+        "--episode",
+        type=commands.whole("--episode", 1),
+        metavar="NUMBER",
+        help="a training episode: a row of episodes.csv",
     )
     parser.add_argument(
-        "--seed", type=whole("--seed", 0), default=0, help="seed of the episodes; another one plays others"
+        "--seed",
+        type=commands.whole("--seed", 0, 2**63 - 1),
+        default=0,
+        help="seed of the episodes; another one plays others",
     )
     parser.add_argument(
         "--sampled", action="store_true", help="sample actions from the policy; otherwise the most likely one"
@@ -50,17 +58,6 @@ def main(arguments: list[str]) -> int:
         browse = ui_command(options.uri, options.outputs)
         print(f"recorded with run {run.run_id} in {FOLDER}/; browse it with: {browse}")
     return 0
-
-
-def whole(key: str, least: int) -> Callable[[str], int]:
-    """Return the function that reads an option's whole number. It raises ConfigError for one under `least`."""
-
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal()) or int(text) < least:
-            raise ConfigError(Problem(key, text, "this is not such a number", f"give a whole number from {least} on"))
-        return int(text)
-
-    return read
 
 
 def _speed(text: str) -> float:

@@ -26,6 +26,7 @@ from plexp.cli import job
 from plexp.cli import main as cli
 from plexp.cli.commands import NAMES
 from plexp.errors import TrainingError
+from plexp.execution.outcome import METRICS
 from plexp.tracking.format import sqlite_uri
 from plexp.tracking.history import open_history
 from tests.support import forks
@@ -348,6 +349,13 @@ def test_an_objective_that_no_run_can_log_is_refused_before_it(sweep: list[str],
     cause = "no run of this configuration logs such a metric; did you mean eval/final_return?"
     assert status == (1 if sweep else 2) and any(f"eval/final_retrun: {cause}" in line for line in lines)
     assert not (tmp_path / "mlflow.db").exists() or not open_history(None, tmp_path).runs()
+
+
+def test_every_metric_that_plexp_itself_logs_may_be_an_objective(main: Main, tmp_path: Path) -> None:
+    assert main(*QUICK, "evaluation.max_steps=2", "env.solved_return=1")[0] == 0
+    (run,) = open_history(None, tmp_path).runs()
+    logged = {name for name in run.metrics if name.partition("/")[0] in ("eval", "time", "speed", "stability")}
+    assert {"eval/cut_off", "eval/final_cut_off"} < logged <= set(METRICS)
 
 
 def test_an_objective_that_was_not_logged_fails_the_job_but_not_the_run(main: Main, tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ def test_a_run_that_cannot_be_reproduced_is_reported_in_one_line(run: Run, folde
     assert status == 2 and "it has no config.yaml" in line
 
 
-@pytest.mark.parametrize("seed", ["-1", "1.5", "x"])
+@pytest.mark.parametrize("seed", ["-1", "1.5", "x", "99999999999999999999999"])
 def test_evaluate_refuses_a_seed_that_is_none(seed: str, run: Run) -> None:
     status, lines, errors = run("evaluate", NAME, f"--seed={seed}")
     assert status == 2 and (lines + errors)[-1].startswith(f"--seed={seed}: this is not such a number; give a whole")

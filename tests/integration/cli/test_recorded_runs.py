@@ -158,7 +158,7 @@ def test_evaluate_plays_another_environment_of_the_same_spaces(run: Run, folder:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--episodes", "0"], "--episodes=0: there must be one at least"),
+        (["--episodes", "0"], "--episodes=0: this is not such a number; give a whole number from 1 on"),
         (["env=lunarlander"], "its observations are (8,), and the agent's (4,)"),
         (["env=gymnasium", "env.id=Pendulum-v1"], "env.id"),
         (["env=nowhere"], "there is no such option"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,13 @@ def test_a_run_that_failed_before_training_is_marked_by_the_next_command(
     assert main(*LONG)[0] == 0 and [run["status"] for run in runs(tmp_path)] == ["FINISHED"]
 
 
+def _ui_on_a_taken_port(main: Main, outputs: Path) -> object:
+    """Start the server where it cannot listen, so that the command ends."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return main("ui", "--outputs", str(outputs), "--port", str(taken.getsockname()[1]))
+
+
 READING: dict[str, Callable[[Main, Path, str], object]] = {
     **{
         name: lambda main, outputs, run_id, name=name: main(name, run_id, "--outputs", str(outputs))
@@ -301,7 +309,7 @@ READING: dict[str, Callable[[Main, Path, str], object]] = {
     "compare --uri": lambda main, outputs, run_id: main(
         "compare", "--outputs", str(outputs), "--uri", sqlite_uri(outputs / "mlflow.db")
     ),
-    "ui": lambda main, outputs, run_id: main("ui", "--outputs", str(outputs), "--port", "-1"),
+    "ui": lambda main, outputs, run_id: _ui_on_a_taken_port(main, outputs),
     "load_run": lambda main, outputs, run_id: plexp.load_run(run_id, outputs=outputs).status,
     "runs": lambda main, outputs, run_id: [run.status for run in plexp.runs(outputs=outputs)],
 }

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, get_args, get_origin
 
+MOST = 2**63 - 1
+"""Largest integer that NumPy, torch and databases can hold."""
 SUFFIXES = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 
 
@@ -33,10 +35,11 @@ def converted(values: Mapping[str, Any], types: Callable[[], Mapping[str, Any]])
     if not counts:
         return dict(values)
     kinds = types()
-    return {**values, **{key: count for key, count in counts.items() if _takes_integers_alone(kinds.get(key))}}
+    return {**values, **{key: count for key, count in counts.items() if takes_integers_alone(kinds.get(key))}}
 
 
-def _takes_integers_alone(annotation: Any) -> bool:
+def takes_integers_alone(annotation: Any) -> bool:
+    """Return True if a type takes integers, and neither floats nor any text."""
     kinds = _members(annotation)
     return int in kinds and not kinds & {float, str, Any}
 

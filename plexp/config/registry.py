@@ -13,6 +13,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 import plexp
 from plexp.config import config_files
+from plexp.config.counts import MOST, takes_integers_alone
 from plexp.config.fields import PositiveInt, UnitInterval
 from plexp.config.paths import conf_folders
 from plexp.errors import ConfigError, Problem, nearest, one_line
@@ -126,13 +127,27 @@ def check(
         for fault in error.errors():
             name = str(fault["loc"][0])
             problems.setdefault(name, _problem(title, key, name, fault, types, refused or {}))
-        missing = [str(fault["loc"][0]) for fault in error.errors() if fault["type"] == "missing"]
-        if key and len(missing) > 2:  # a config that is hardly begun
-            remedy = "give each a value, or begin the config with defaults: [ANOTHER]"
-            whole = Problem(key, ..., f"it has no value for {', '.join(missing)}", remedy)
-            return [whole, *(problem for name, problem in problems.items() if name not in missing)]
-        return list(problems.values())
-    return []
+        return _gathered(title, key, problems, error) if key else list(problems.values())
+    return [
+        Problem(f"{key}.{name}".lstrip("."), value, f"must be at most {MOST}", f"give {describe_type(types[name])}")
+        for name, value in values.items()
+        if isinstance(value, int) and value > MOST and takes_integers_alone(types[name])
+    ]
+
+
+def _gathered(title: str, key: str, problems: dict[str, Problem], error: ValidationError) -> list[Problem]:
+    """Return the problems of a section with those of a config that is hardly begun, or of another plugin, as one."""
+    missing = [str(fault["loc"][0]) for fault in error.errors() if fault["type"] == "missing"]
+    foreign = [str(fault["loc"][0]) for fault in error.errors() if fault["type"] == "extra_forbidden"]
+    gathered = []
+    if len(missing) > 2:
+        remedy = "give each a value, or begin the config with defaults: [ANOTHER]"
+        gathered.append(Problem(key, ..., f"it has no value for {', '.join(missing)}", remedy))
+    if len(foreign) > 2:
+        remedy = "choose a whole config, not its plugin alone, or leave them out"
+        gathered.append(Problem(key, ..., f"{title} has no parameters {', '.join(foreign)}", remedy))
+    named = [name for names in (missing, foreign) if len(names) > 2 for name in names]
+    return [*gathered, *(problem for name, problem in problems.items() if name not in named)]
 
 
 def describe_type(annotation: Any) -> str:

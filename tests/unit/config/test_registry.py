@@ -206,3 +206,16 @@ def test_a_parameter_that_a_plugin_cannot_use_is_refused_with_the_reason() -> No
 )
 def test_types_are_described_in_words(annotation: Any, text: str) -> None:
     assert registry.describe_type(annotation) == text
+
+
+def test_a_config_of_another_plugin_is_one_problem() -> None:
+    (problem,) = registry.check(
+        "A2C", "algo", TYPES, VALID | {"clip": 1, "epochs": 2, "kl": 3}, {"clip": "use algo=ppo"}
+    )
+    assert str(problem).startswith("algo: A2C has no parameters clip, epochs, kl; choose a whole config")
+
+
+def test_an_integer_that_no_library_can_hold_is_refused() -> None:
+    (problem,) = registry.check("plexp", "", {"steps": int}, {"steps": 2**63})
+    assert str(problem) == "steps=9223372036854775808: must be at most 9223372036854775807; give int"
+    assert registry.check("plexp", "", {"steps": int, "reward": float}, {"steps": 2**63 - 1, "reward": 2**70}) == []

@@ -1,4 +1,4 @@
-"""Counts as people write them, such as 1e5, 2.5e6, 100k and 1M, in the place of keys that take integers."""
+"""Numbers as people write them: 1e5, 2.5e6, 100k and 1M for integers, and 1 for a float."""
 
 from __future__ import annotations
 
@@ -36,6 +36,16 @@ def converted(values: Mapping[str, Any], types: Callable[[], Mapping[str, Any]])
         return dict(values)
     kinds = types()
     return {**values, **{key: count for key, count in counts.items() if takes_integers_alone(kinds.get(key))}}
+
+
+def with_floats(values: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with integers as floats where a key takes floats and no integers: torch.full(3, 0) is of integers."""
+
+    def is_float(key: str) -> bool:
+        kinds = _members(types.get(key))
+        return float in kinds and not kinds & {int, Any}
+
+    return {key: float(value) if type(value) is int and is_float(key) else value for key, value in values.items()}
 
 
 def takes_integers_alone(annotation: Any) -> bool:

@@ -193,8 +193,11 @@ def check(values: Mapping[str, Any]) -> RunConfig:
         problems = _contradictions(values, classes)
     if problems:
         raise ConfigError(problems)
-    sections = {key: value for key, value in values.items() if key not in ("critic_net", "callbacks")}
-    config = RunConfig(**sections, critic_net=values.get("critic_net"), callbacks=values.get("callbacks") or {})
+    sections = {key: value for key, value in values.items() if key not in PLUGIN_SECTIONS}
+    sections |= {name: _with_floats(values[name], cls) for name, cls in classes.items() if "." not in name}
+    callbacks = values.get("callbacks") or {}
+    sections["callbacks"] = {name: _with_floats(callbacks[name], classes[f"callbacks.{name}"]) for name in callbacks}
+    config = RunConfig(**sections)
     config._values, config._classes = dict(values), classes
     return config
 
@@ -226,6 +229,10 @@ def _check_plugins(values: Mapping[str, Any]) -> tuple[dict[str, type], list[Pro
         classes[section] = cls
         problems += registry.check(cls.__name__, section, types, parameters, getattr(cls, "refused", None))
     return classes, problems
+
+
+def _with_floats(section: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    return counts.with_floats(section, registry.parameters(cls))
 
 
 def _not_a_section(section: str, value: object) -> Problem:

@@ -30,6 +30,16 @@ def test_values_become_typed_attributes_and_are_recorded_as_given() -> None:
     assert {*config.classes} == {"algo", "advantage", "net", "env", "critic_net", "callbacks.patience"}
 
 
+def test_a_plugin_gets_a_float_where_it_takes_one() -> None:
+    values = compose_values(
+        "algo.ent_coef=1", "algo.learning_rate=1", "callbacks=[patience]", "callbacks.patience.min_delta=2"
+    )
+    config = check(values)
+    assert config.values == values and isinstance(config.algo["num_steps"], int)
+    floats = (config.algo["ent_coef"], config.algo["learning_rate"], config.callbacks["patience"]["min_delta"])
+    assert floats == (1.0, 1.0, 2.0) and all(isinstance(value, float) for value in floats)
+
+
 @pytest.mark.parametrize("overrides", [(), ("algo=a2c", "env=pendulum", "policy.log_std_init=0", "net@critic_net=mlp")])
 def test_the_typed_configuration_has_the_identity_of_its_values(overrides: tuple[str, ...]) -> None:
     values = compose_values(*overrides)

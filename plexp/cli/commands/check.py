@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from plexp.cli import commands
 from plexp.config import registry
 from plexp.errors import ConfigError, Problem, nearest
 
 
 def main(arguments: list[str]) -> int:
     """Check that a plugin satisfies the contract of its group; a line for each fault."""
-    parser = argparse.ArgumentParser("plexp check", description=main.__doc__)
+    parser = commands.Parser("check", main.__doc__)
     parser.add_argument("name", help="a plugin, such as ppo, or a group and a plugin, such as algo/ppo")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further values to check it with")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="further values to check it with")
     options = parser.parse_args(arguments)
     group, _, name = options.name.rpartition("/")
     groups = [known for known in registry.GROUPS if name in registry.names(known) and group in ("", known)]

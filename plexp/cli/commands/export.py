@@ -11,7 +11,7 @@ from plexp.cli.commands.sync import settled
 def main(arguments: list[str]) -> int:
     """Export a trained agent as files that act without plexp, with a script that plays an episode, or to MLflow's registry."""
     parser = commands.run_parser("export", str(main.__doc__))
-    parser.add_argument("--to", type=commands.folder, metavar="FOLDER", help="OUTPUTS/exports/NAME-ID")
+    parser.add_argument("--to", type=commands.folder("--to"), metavar="FOLDER", help="OUTPUTS/exports/NAME-ID")
     formats = "pt2: torch.export, needs torch alone; onnx: needs onnxruntime alone"
     parser.add_argument("--format", choices=["pt2", "onnx", "all"], default="pt2", help=formats)
     register = "make it a version of this registered model, and its alias best; the MLflow experiment's name"

@@ -20,8 +20,10 @@ def main(arguments: list[str]) -> int:
     if not groups:
         names = sorted(name for known in registry.GROUPS for name in registry.names(known))
         raise ConfigError(Problem("check", options.name, "there is no such plugin", nearest(name, names)))
-    from plexp.testing.contract import DOCUMENTATION, check
+    from plexp.testing.contract import DOCUMENTATION, check, problems_of
 
+    if problems := [problem for each in groups for problem in problems_of(each, name, options.overrides)]:
+        raise ConfigError(problems)
     faults = undocumented = 0
     for group in groups:
         print(f"{group}/{name}  ({registry.files_of(group, name)[0]})")

@@ -35,7 +35,7 @@ def select(
     if sweep is not None:
         known = sorted({run.tags["sweep"] for run in chosen if "sweep" in run.tags})
         chosen = [run for run in chosen if run.tags.get("sweep") == sweep or f"sweep.{sweep}" in run.tags]
-        _some(chosen, "--sweep", sweep, known[-5:])
+        _some(chosen, "--sweep", sweep, known[-5:], "start one with: python -m plexp -m")
     for key, values in where.items():
         check_key("--where", key, chosen)
         known = sorted({setting(run, key) for run in chosen})
@@ -117,13 +117,27 @@ def check_key(option: str, key: str, runs: Sequence[RecordedRun]) -> None:
     """Raise ConfigError for what is a param, group or tag of no run."""
     if all(setting(run, key) == ABSENT for run in runs):
         groups = {tag.removeprefix(CHOICE) for run in runs for tag in run.tags if tag.startswith(CHOICE)}
-        remedy = nearest(key, sorted({*params_of(runs), *groups}))
+        remedy = _nearest(key, sorted({*params_of(runs), *groups}), ": python -m plexp --cfg job")
         raise ConfigError(Problem(option, key, "no run has such a param, group or tag", remedy))
 
 
-def _some(chosen: Sequence[RecordedRun], option: str, value: str, known: Sequence[str]) -> None:
+def _nearest(word: str, known: Sequence[str], where: str = "") -> str:
+    """Return the remedy for a misspelt word, with ten of those that are known; `where` says how to see all."""
+    remedy = nearest(word, list(known))
+    if len(known) <= 10 or remedy.startswith("did you mean"):
+        return remedy
+    return f"there are {', '.join(known[:10])} … ({len(known)} in all{where})"
+
+
+def _some(
+    chosen: Sequence[RecordedRun],
+    option: str,
+    value: str,
+    known: Sequence[str],
+    none: str = "start one with: python -m plexp",
+) -> None:
     if not chosen:
-        remedy = nearest(value, list(known)) if known else "start one with: python -m plexp"
+        remedy = _nearest(value, known) if known else none
         raise ConfigError(Problem(option, value, "there are no such runs", remedy))
 
 

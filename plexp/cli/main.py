@@ -10,8 +10,10 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 
 from plexp._version import __version__
 from plexp.cli import commands, job
@@ -19,7 +21,7 @@ from plexp.cli.streams import durable_output
 from plexp.config.compose import register_search_path
 from plexp.config.config_files import check_chosen
 from plexp.config.paths import CONF
-from plexp.errors import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, ConfigError, StoreError, TrainingError
+from plexp.errors import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, ConfigError, Problem, StoreError, TrainingError
 from plexp.sweeps import sweep as sweeps
 from plexp.sweeps.launchers import launcher_message
 from plexp.sweeps.optuna_sweeper import SweeperConfig, register_with_hydra
@@ -33,7 +35,17 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:]
         _see_current_folder()
     with durable_output():
-        return _main(arguments)
+        try:
+            return _main(arguments)
+        except (ConfigError, StoreError) as error:
+            print(error, file=sys.stderr)
+            return USAGE
+        except TrainingError as error:
+            print(error, file=sys.stderr)
+            return FAILED
+        except KeyboardInterrupt as interrupt:
+            print("interrupted", file=sys.stderr)
+            return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
 
 
 def _see_current_folder() -> None:
@@ -43,20 +55,42 @@ def _see_current_folder() -> None:
 
 
 def _main(arguments: list[str]) -> int:
-    if arguments == ["--version"]:  # Hydra would print its own
+    if any(
+        len(argument) > 2 and "--version".startswith(argument) for argument in arguments
+    ):  # Hydra would print its own
         print(f"plexp {__version__}")
         return OK
     if arguments[:1] and arguments[0] in commands.NAMES:
-        try:
-            status: int = importlib.import_module(f"plexp.cli.commands.{arguments[0]}").main(arguments[1:])
-        except (ConfigError, StoreError) as error:
-            print(error, file=sys.stderr)
-            return USAGE
-        except TrainingError as error:
-            print(error, file=sys.stderr)
-            return FAILED
+        status: int = importlib.import_module(f"plexp.cli.commands.{arguments[0]}").main(arguments[1:])
         return status
+    _check_flags(arguments)
     return _experiment(arguments)
+
+
+def _check_flags(arguments: list[str]) -> None:
+    """Raise ConfigError for flags that Hydra would answer with its usage, or with something that plexp does not do.
+
+    Its parser is not public; tried with Hydra 1.3.8.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(commands.problem_of(message, parser))
+
+    parser = get_args_parser()
+    parser.prog, parser.error = "plexp", refuse  # type: ignore[method-assign]
+    options, others = parser.parse_known_args(arguments)
+    see = "see python -m plexp --help"
+    if (late := [argument for argument in others if not argument.startswith("-")]) and late == others:
+        remedy = "give all key=value behind the flags"
+        raise ConfigError(Problem(late[0], ..., "it is separated from other arguments by a flag", remedy))
+    parser.parse_args(arguments)
+    if options.experimental_rerun is not None:
+        remedy = "give the same command again, which resumes, or python -m plexp reproduce RUN"
+        raise ConfigError(Problem("--experimental-rerun", options.experimental_rerun, "plexp has no such runs", remedy))
+    if options.package is not None and options.cfg is None:
+        raise ConfigError(
+            Problem("--package", options.package, "it shows a part of --cfg", f"give --cfg job too, {see}")
+        )
 
 
 def _experiment(arguments: list[str]) -> int:

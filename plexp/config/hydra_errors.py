@@ -59,10 +59,17 @@ def explain(
     """
     text = " ".join(str(error).split())
     match error:
+        case HydraException() if match := re.match(
+            r"Cannot find primary config '(.*?)'\.|Primary config|Additional", text
+        ):
+            return _hydra_folder(match[1], text)
         case MissingConfigException():
             return _missing_option(text)
         case OverrideParseException():
             return _unreadable_override(str(error.override), commands)
+        case HydraException() if text.startswith("Could not override ''"):
+            wrong = [argument for argument in arguments if argument.lstrip("+~").startswith(("=", "@", ":"))]
+            return _unreadable_override(" ".join(wrong), commands)
         case HydraException() if match := re.match(r"Could not override '([^']+)'", text):
             missing_key = str(getattr(error.__cause__, "full_key", ""))
             return _unknown_key(match[1], missing_key, arguments, sweeper_keys)
@@ -116,12 +123,26 @@ def _package_of(error: BaseException) -> str:
     return "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
+def _hydra_folder(name: str | None, text: str) -> Problem:
+    """Return the problem of Hydra's options --config-name, --config-path and --config-dir, which plexp needs none of."""
+    remedy = "leave it out: configs of your own are in conf/ of the current folder, such as conf/experiment/NAME.yaml "
+    remedy += "for +experiment=NAME"
+    if name is not None:
+        return Problem("--config-name", name, "there is no such config", remedy)
+    key = "--config-dir" if text.startswith("Additional") else "--config-path"
+    return Problem(key, ..., "there is no such folder of configs", remedy)
+
+
 def _unreadable_override(override: str, commands: Sequence[str]) -> Problem:
-    if re.fullmatch(r"[a-z]+", override):
+    if override in commands:
+        return Problem(override, ..., "a command comes first", f"give python -m plexp {override} …, see its --help")
+    if commands and re.fullmatch(r"\w+", override):
         cause = "there is no such command, and it is not key=value"
-        return Problem(override, ..., cause, nearest(override, list(commands)))
-    remedy = "quote values with brackets, commas or spaces: 'key=\"value\"'"
-    return Problem(override, ..., "this is not key=value", remedy)
+        return Problem(override, ..., cause, nearest(override.lower(), list(commands)))
+    remedy = "give key=value"
+    if re.search(r"\w", override):
+        remedy = "quote values with brackets, commas, spaces or letters beyond ASCII: 'key=\"value\"'"
+    return Problem(override or "''", ..., "this is not key=value", remedy)
 
 
 def _no_option(arguments: list[str]) -> Problem:

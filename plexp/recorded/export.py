@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, redirect_stderr
@@ -188,6 +189,13 @@ def export_run(run: RunHandle, formats: list[str], folder: Path) -> Iterator[str
                 yield "no script beside it: gymnasium makes no such environment by its id"
             else:
                 yield f"{made.script}  plays an episode with it, without plexp"
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError for a name that MLflow's registry refuses."""
+    if not name.strip() or name.startswith("..") or name == "." or re.search(r"[/:']", name):
+        remedy = "give --register another, without / : or ', such as cartpole"
+        raise ConfigError(Problem("--register", name, "this is no name for a registered model", remedy))
 
 
 def register_run(run: RunHandle, name: str) -> str:

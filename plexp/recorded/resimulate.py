@@ -21,7 +21,7 @@ def resimulate(file: Path) -> str:
     try:
         fault: dict[str, Any] = plain.loads(file.read_text())
         config, seed, actions = dict(fault["env"]), int(fault["seed"]), list(fault["actions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         cause = f"it cannot be read as a recorded episode ({type(error).__name__}: {one_line(error)})"
         raise ConfigError(Problem("replay", file, cause, "give a fault.json that plexp wrote")) from error
     cls = registry.find("env", config.get("plugin"))

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from plexp.config import config_files, registry
 from plexp.config.compose import compose, resolve
-from plexp.errors import ConfigError, one_line
+from plexp.config.hydra_errors import compose_values
+from plexp.config.schema import check as check_values
+from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.checkpoint import copied
 from plexp.execution.experiment import Experiment, build
 from plexp.testing import checks
@@ -263,13 +265,35 @@ def _first_that_builds(subject: Subject) -> tuple[str, ...]:
     raise refusal or AssertionError
 
 
+def problems_of(group: str, name: str, overrides: Sequence[str]) -> list[Problem]:
+    """Return what is wrong with the overrides for a check, leaving out what is wrong with the plugin without them."""
+    cls = registry.find(group, name)
+
+    def problems(*given: str) -> list[Problem]:
+        choices = Subject(group, name, cls, given).experiments()[0]
+        try:
+            steps = compose_values(*choices)["total_timesteps"]
+            check_values({**_tiny(*choices), "total_timesteps": steps})
+        except ConfigError as error:
+            return error.problems
+        return []
+
+    known = problems()
+    return [problem for problem in problems(*overrides) if problem not in known]
+
+
 def _built(*overrides: str) -> Experiment:
+    return build(_tiny(*overrides))
+
+
+def _tiny(*overrides: str) -> dict[str, Any]:
+    """Return the values of an experiment that takes little time."""
     config = compose(*overrides, "compile=false", "total_timesteps=64")
     for key, value in TINY.items():
         section, _, name = key.partition(".")
         if name in config[section] and f"{key}=" not in " ".join(overrides):
             config[section][name] = value
-    return build(resolve(config))
+    return resolve(config)
 
 
 def _weights(overrides: tuple[str, ...], *, updates: int) -> tuple[list[Tensor], dict[str, float]]:

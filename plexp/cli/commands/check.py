@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from plexp.cli import commands
 from plexp.config import registry
 from plexp.errors import ConfigError, Problem, nearest
 
 
 def main(arguments: list[str]) -> int:
     """Check that a plugin satisfies the contract of its group; a line for each fault."""
-    parser = argparse.ArgumentParser("plexp check", description=main.__doc__)
+    parser = commands.Parser("check", main.__doc__)
     parser.add_argument("name", help="a plugin, such as ppo, or a group and a plugin, such as algo/ppo")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further values to check it with")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="further values to check it with")
     options = parser.parse_args(arguments)
     group, _, name = options.name.rpartition("/")
     groups = [known for known in registry.GROUPS if name in registry.names(known) and group in ("", known)]
     if not groups:
         names = sorted(name for known in registry.GROUPS for name in registry.names(known))
         raise ConfigError(Problem("check", options.name, "there is no such plugin", nearest(name, names)))
-    from plexp.testing.contract import DOCUMENTATION, check
+    from plexp.testing.contract import DOCUMENTATION, check, problems_of
 
+    if problems := [problem for each in groups for problem in problems_of(each, name, options.overrides)]:
+        raise ConfigError(problems)
     faults = undocumented = 0
     for group in groups:
         print(f"{group}/{name}  ({registry.files_of(group, name)[0]})")

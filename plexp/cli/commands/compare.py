@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 from plexp.cli import commands
 from plexp.cli.commands.sync import settled
+from plexp.errors import ConfigError, Problem
 
 
 def main(arguments: list[str]) -> int:
@@ -17,8 +16,15 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--where", action="append", default=[], type=_condition, metavar="KEY=VALUE[,VALUE]")
     parser.add_argument("--sweep", help="only runs of this sweep (their tag sweep)")
-    parser.add_argument("--baseline", metavar="GROUP", help="compare with this group alone, such as net.layers=2")
-    parser.add_argument("--threshold", type=float, help="mean return that counts as learnt; env.solved_return")
+    parser.add_argument(
+        "--baseline",
+        type=commands.text("--baseline"),
+        metavar="GROUP",
+        help="compare with this group alone, such as net.layers=2",
+    )
+    parser.add_argument(
+        "--threshold", type=commands.number("--threshold"), help="mean return that counts as learnt; env.solved_return"
+    )
     options = parser.parse_args(arguments)
     from rich.console import Console
 
@@ -31,11 +37,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in text.replace(" ", "").split(",") if name]
+    names = [name for name in text.replace(" ", "").split(",") if name]
+    if not names:
+        raise ConfigError(Problem("--by", text, "this names nothing", "give a param or group, such as algo,net.layers"))
+    return names
 
 
 def _condition(text: str) -> tuple[str, list[str]]:
     key, sign, values = text.partition("=")
     if not key or not sign:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+        raise ConfigError(Problem("--where", text, "this is not KEY=VALUE", "give a param or group, such as algo=ppo"))
     return key, values.split(",")

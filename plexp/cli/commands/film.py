@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from plexp.cli import commands
 from plexp.cli.commands.sync import settled
-from plexp.errors import ConfigError, Problem
 
 
 def main(arguments: list[str]) -> int:
@@ -34,9 +31,14 @@ def main(arguments: list[str]) -> int:
         "--sampled", action="store_true", help="sample actions from the policy; otherwise the most likely one"
     )
     parser.add_argument(
-        "--to", type=commands.folder, metavar="FOLDER", help="folder for the files; <outputs>/films/<run>"
+        "--to", type=commands.folder("--to"), metavar="FOLDER", help="folder for the files; <outputs>/films/<run>"
     )
-    parser.add_argument("--speed", type=_speed, default=1.0, help="2 is twice as fast as the environment; 1")
+    parser.add_argument(
+        "--speed",
+        type=commands.number("--speed", 0.01, 100),
+        default=1.0,
+        help="2 is twice as fast as the environment; 1",
+    )
     options = parser.parse_args(arguments)
     from plexp.cli.waiting import LateBar
     from plexp.envs.film import FOLDER
@@ -58,13 +60,3 @@ def main(arguments: list[str]) -> int:
         browse = ui_command(options.uri, options.outputs)
         print(f"recorded with run {run.run_id} in {FOLDER}/; browse it with: {browse}")
     return 0
-
-
-def _speed(text: str) -> float:
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = math.nan
-    if not 0.01 <= speed <= 100:
-        raise ConfigError(Problem("--speed", text, "this is not such a number", "give one from 0.01 to 100"))
-    return speed

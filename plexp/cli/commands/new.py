@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import keyword
 import re
 import unicodedata
@@ -21,10 +20,12 @@ RESERVED = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 
 def main(arguments: list[str]) -> int:
     """Write a plugin that works as it is, to be changed: a class, a config and a test."""
-    parser = argparse.ArgumentParser("plexp new", description=main.__doc__)
+    parser = commands.Parser("new", main.__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("name", help="of the plugin: small letters, digits and _, such as mine")
-    parser.add_argument("--to", type=commands.folder, default=Path.cwd(), help="the folder that you run plexp in; here")
+    parser.add_argument(
+        "--to", type=commands.folder("--to"), default=Path.cwd(), help="the folder that you run plexp in; here"
+    )
     options = parser.parse_args(arguments)
     group, name, root = KINDS[options.kind], options.name, options.to
     for file, text in written(group, name, root).items():

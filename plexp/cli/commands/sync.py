@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 from plexp.cli import commands
-from plexp.errors import StoreError
-from plexp.execution.state import state_folder, unsettled_runs
+from plexp.errors import ConfigError, Problem, StoreError
+from plexp.execution.state import list_runs, state_folder, unsettled_runs
 
 
 def main(arguments: list[str]) -> int:
     """Bring to MLflow what waits on disk because its store did not answer, and mark runs that died."""
     options = commands.parser("sync", str(main.__doc__)).parse_args(arguments)
+    if not list_runs(state_folder(options.outputs)):
+        cause = "no run has been started there yet"
+        raise ConfigError(Problem("outputs", options.outputs, cause, "start one with: python -m plexp"))
     return settled(options.uri, options.outputs, quiet=False)
 
 

@@ -410,19 +410,6 @@ def test_a_comparison_without_a_store_fails_with_one_line(main: Main, tmp_path: 
     assert lines == [f"outputs={tmp_path}: no run has been kept there yet; start one with: python -m plexp"]
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [("--where", "algo", "'algo' is not KEY=VALUE"), ("--threshold", "high", "invalid float value: 'high'")],
-)
-def test_an_invalid_option_is_reported_in_one_line(
-    capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["compare", option, value])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"plexp compare: error: argument {option}: {message}"
-
-
 def test_a_tuned_config_that_applies_is_logged_and_can_be_left_out(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,13 +167,18 @@ def test_the_alias_moves_to_a_better_run_but_to_a_worse_one_only_with_force(run:
         (["last", "--to", "a file"], "--to="),
         (["last", "--register", "a/b"], "--register=a/b: "),
         (["last", "--register", "it's"], "--register=it's: "),
+        (["last", "--register", "a:b"], "--register=a:b: "),
+        (["last", "--register", " "], "--register= : "),
+        (["last", "--register", ""], "--register=: "),
+        (["last", "--register", "."], "--register=.: "),
         (["last", "--uri", "http://127.0.0.1:1"], "tracker.uri=http://127.0.0.1:1: "),
     ],
 )
 def test_an_invalid_export_is_refused_in_one_line(arguments: list[str], message: str, run: Run, folder: Path) -> None:
     (folder / "a file").write_text("")
-    status, _, errors = run("export", *arguments)
+    status, lines, errors = run("export", *arguments)
     assert status == 2 and len(errors) == 1 and errors[0].startswith(message), errors
+    assert not lines and not (folder / "outputs" / "exports").exists()
 
 
 def test_the_error_on_a_run_without_an_agent_names_one_to_export_instead(run: Run, folder: Path) -> None:

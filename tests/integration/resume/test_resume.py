@@ -351,6 +351,7 @@ def test_operations_that_cannot_be_delivered_are_reported_in_one_line_and_kept(m
         (("repair", "--outputs", "nowhere"), "there is no mlflow.db"),
         (("replay", "nothing.json"), "replay=nothing.json: it cannot be read as a recorded episode"),
         (("status", "--outputs", "nowhere"), "no run has been started there yet"),
+        (("sync", "--outputs", "nowhere"), "no run has been started there yet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

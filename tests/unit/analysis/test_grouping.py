@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plexp.analysis.grouping import cut_to, group_runs, labels, select, setting
+from plexp.analysis.grouping import check_key, cut_to, group_runs, labels, select, setting
 from plexp.errors import ConfigError
 from plexp.tracking.history import RecordedRun
 from tests.support.stores import recorded
@@ -187,6 +187,15 @@ def test_an_empty_selection_lists_what_there_is(asked: dict[str, object], messag
     with pytest.raises(ConfigError) as caught:
         select(runs, **{"env": None, "where": {}, "sweep": None, **asked})  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+def test_of_many_params_the_nearest_or_ten_are_named() -> None:
+    runs = [recorded(**{f"part__key{number:02}": number for number in range(30)})]  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"did you mean part\.key17\?$"):
+        check_key("--by", "part.key177", runs)
+    with pytest.raises(ConfigError, match=r"there are .* … \(\d+ in all: python -m plexp --cfg job\)$") as caught:
+        check_key("--by", "x", runs)
+    assert str(caught.value).count(", ") == 10, "nine between ten names, and one in the cause"
 
 
 def test_an_empty_store_and_an_unknown_key_to_group_by_are_refused() -> None:

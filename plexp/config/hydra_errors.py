@@ -83,12 +83,12 @@ def explain(
             cause, remedy = "an interval is searched, not swept", "give hydra/sweeper=optuna, or choice(a, b, …)"
             return Problem(interval, ..., cause, remedy)
         case HydraException():
-            return Problem("configuration", ..., text, "see python -m plexp --help")
+            return _wrong_choice(arguments) or Problem("configuration", ..., text, "see python -m plexp --help")
         case OmegaConfBaseException():
             key = str(error.full_key or error.key or "configuration")
             return Problem(key, ..., str(error).splitlines()[0], "see python -m plexp --cfg job")
         case ValueError() if text.startswith("Config group override must be"):
-            return _no_option(arguments)
+            return _wrong_choice(arguments) or Problem("configuration", ..., text, "see python -m plexp --help")
         case YAMLError():
             return config_files.not_yaml(error)
         case UnicodeDecodeError() if place := _undecodable_config():
@@ -145,11 +145,28 @@ def _unreadable_override(override: str, commands: Sequence[str]) -> Problem:
     return Problem(override or "''", ..., "this is not key=value", remedy)
 
 
-def _no_option(arguments: list[str]) -> Problem:
-    """Return the problem of a group that is set to null, which Hydra does not allow."""
-    groups = [argument for argument in arguments if argument.partition("=")[2] in ("null", "~")]
-    remedy = "give tuned=none" if groups == ["tuned=null"] else "see python -m plexp --help"
-    return Problem(" ".join(groups or arguments), ..., "a group needs an option", remedy)
+def _wrong_choice(arguments: list[str]) -> Problem | None:
+    """Return the problem of a group that is given no name of an option; None if there is no such group.
+
+    Hydra's own text does not name the group.
+    """
+    for argument in arguments:
+        match = re.fullmatch(r"([+~]*)([a-z][\w/]*)(@[\w.]+)?(?:=(.*))?", argument, re.S)
+        if match is None or not (options := config_files.options(match[2])):
+            continue
+        sign, group, key, value = match[1], match[2], f"{match[2]}{match[3] or ''}", match[4] or ""
+        if sign == "~" and group in registry.REQUIRED_GROUPS:
+            return Problem(
+                argument, ..., "a run needs an option of this group", f"give {group}=OPTION, or leave it out"
+            )
+        if value in ("null", "~"):
+            remedy = "give tuned=none" if group == "tuned" else nearest("", options)
+            return Problem(key, value, "a group needs an option", remedy)
+        if value.startswith(("[", "{")) and group in registry.REQUIRED_GROUPS:
+            return Problem(key, value, "this group takes one option", nearest(value.strip("[]{}"), options))
+        if re.fullmatch(r"[-+]?[\d._]+(e[-+]?\d+)?|true|false|nan|[-+]?inf", value, re.I):
+            return Problem(key, value, "there is no such option", nearest(value, options))
+    return None
 
 
 def _missing_option(text: str) -> Problem:
@@ -201,7 +218,10 @@ def _unknown_key(typed: str, missing: str, arguments: list[str], sweeper_keys: S
         return Problem(key, ..., cause, f"{nearest(name, list(sweeper_keys))}; they need hydra/sweeper=optuna")
     if section in registry.REQUIRED_GROUPS and _has_other_plugin(section, name):
         plugin = str(OmegaConf.select(config, f"{section}.plugin"))
-        refused: dict[str, str] = getattr(registry.find(section, plugin), "refused", {})
+        try:
+            refused: dict[str, str] = getattr(registry.find(section, plugin), "refused", {})
+        except ConfigError as error:  # of a plugin that cannot be imported, which comes first
+            return error.problems[0]
         remedy = refused.get(name, "another plugin of this group has it")
         return Problem(key, ..., f"{section}={plugin} has no such parameter", remedy)
     values = OmegaConf.select(config, section) if section.count(".") else None

@@ -69,13 +69,13 @@ def main(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     root.setLevel(level)
 
 
-def shell(*arguments: str, code: str = "") -> tuple[subprocess.CompletedProcess[str], float]:
+def shell(*arguments: str, code: str = "", cwd: Path = CHECKOUT) -> tuple[subprocess.CompletedProcess[str], float]:
     """Run a command in a process of its own; return it, and its CPU seconds, which a busy machine hardly changes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = ["-c", code] if code else ["-m", "plexp"]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *start, *arguments], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, *start, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -88,8 +88,12 @@ COMMAND_LINE = {
     ("learner=default",): "learner: the defaults list has no such group; give algo.KEY=VALUE",
     ("alog=ppo",): "alog: there is no such key; did you mean algo?",
     ("algo=ppoo",): "algo=ppoo: there is no such option; did you mean ppo?",
-    ("algo=null",): "algo=null: ",
-    ("net=[a]",): "net=",
+    ("algo=null", "evaluation.every=null"): "algo=null: a group needs an option; there are a2c, actor_critic, ppo, ",
+    ("algo=1", "evaluation.every=null"): "algo=1: there is no such option; there are a2c, actor_critic, ppo, ",
+    ("net@critic_net=2",): "net@critic_net=2: there is no such option; there are cnn, mlp",
+    ("env=[cartpole]",): "env=[cartpole]: this group takes one option; did you mean cartpole?",
+    ("net=[a]",): "net=[a]: this group takes one option; there are cnn, mlp",
+    ("~algo",): "~algo: a run needs an option of this group; give algo=OPTION, or leave it out",
     ("env=cartpol",): "env=cartpol: there is no such option; did you mean cartpole?",
     ("advantage=../algo/ppo",): "advantage=../algo/ppo: there is no such option",
     ("algo=../../secret",): "algo=../../secret: there is no such option",
@@ -117,6 +121,17 @@ def test_a_command_line_that_does_not_compose_is_refused_with_one_line(arguments
     status, lines = main(*arguments)
     assert status == 2
     assert len(lines) == 1 and lines[0].startswith(COMMAND_LINE[arguments]), lines
+
+
+def test_a_key_of_a_plugin_that_does_not_import_is_refused_for_the_plugin(
+    tmp_path: Path,
+) -> None:
+    for name, text in {"plugins/net/bad.py": "def broken(:\n", "conf/net/bad.yaml": "plugin: bad\nsize: 3\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    done, _ = shell("net=bad", "net.width=8", cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("net.plugin=bad: plugins/net/bad.py does not import (SyntaxError: ")
 
 
 KWARGS = {

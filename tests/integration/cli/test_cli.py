@@ -92,7 +92,7 @@ COMMAND_LINE = {
     ("algo=1", "evaluation.every=null"): "algo=1: there is no such option; there are a2c, actor_critic, ppo, ",
     ("net@critic_net=2",): "net@critic_net=2: there is no such option; there are cnn, mlp",
     ("env=[cartpole]",): "env=[cartpole]: this group takes one option; did you mean cartpole?",
-    ("net=[a]",): "net=[a]: this group takes one option; there are cnn, mlp",
+    ("net=[a]",): "net=a: there is no such option; there are cnn, mlp",
     ("~algo",): "~algo: a run needs an option of this group; give algo=OPTION, or leave it out",
     ("env=cartpol",): "env=cartpol: there is no such option; did you mean cartpole?",
     ("advantage=../algo/ppo",): "advantage=../algo/ppo: there is no such option",

@@ -64,11 +64,17 @@ def _one_too_many(words: str, usage: str, see: str) -> Problem:
     return Problem(words.strip() or "''", ..., "this is one argument too many", see)
 
 
-def parser(name: str, usage: str) -> Parser:
-    """Return the parser of a command that reads recorded runs."""
+def outputs_parser(name: str, usage: str) -> Parser:
+    """Return the parser of a command about an outputs folder."""
     parser = Parser(name, usage)
     outputs = Path("outputs").absolute()
     parser.add_argument("--outputs", type=folder("--outputs"), default=outputs, help="the folder given as outputs=")
+    return parser
+
+
+def parser(name: str, usage: str) -> Parser:
+    """Return the parser of a command that reads recorded runs."""
+    parser = outputs_parser(name, usage)
     parser.add_argument("--uri", type=store, help="another store, as given as tracker.uri=")
     return parser
 

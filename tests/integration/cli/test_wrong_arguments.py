@@ -46,12 +46,13 @@ ARGUMENTS = {
     "compare --by ,": "--by=,: this names nothing; ",
     "compare --baseline=": "--baseline=: this is empty; ",
     "ui --host=": "--host=: this is empty; ",
+    "repair --uri sqlite:///x.db": "--uri: there is no such option; ",
     "ui extra": "extra: this is one argument too many; ",
     "compare --uri postgres://user:secret@host/plexp": "--uri=postgres://***@host/plexp: this is no address of a store; did "
     "you mean postgresql?",
     **{
         f"{command} --uri {uri}": f"--uri={uri}: {NO_STORE}"
-        for command in ("status", "sync", "repair", "compare", "export last", "film last", "evaluate last", "ui")
+        for command in ("status", "sync", "compare", "export last", "film last", "evaluate last", "ui")
         for uri in ("bogus://x", "nothing")
     },
 }

@@ -360,13 +360,14 @@ def _settle(store: Store) -> None:
     """Mark the runs whose process was killed, which MLflow still shows as RUNNING, as every command does beforehand."""
     if not unsettled_runs(state_folder(store.outputs)):
         return
-    from plexp.execution.recovery import settle_outputs
+    from plexp.execution.recovery import can_settle, settle_outputs
 
     try:
         for line in settle_outputs(store.outputs, store.uri):
             log.info("%s", line)
     except StoreError as error:
-        log.warning("%s", error)
+        if can_settle(store.outputs, store.uri):
+            log.warning("%s", error)
 
 
 def _job(overrides: Sequence[str]) -> Job:

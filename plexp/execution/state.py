@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from plexp.files import is_locked, try_lock, write_whole
+from plexp.files import is_locked, is_permitted, try_lock, write_whole
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 HEARTBEAT_SECONDS = 5.0
@@ -214,6 +214,8 @@ def crashed_runs(root: Path) -> list[RunFolder]:
 
 def unsettled_runs(root: Path) -> list[tuple[RunFolder, Record]]:
     """Return runs that no process runs, and that were killed or have something waiting for their store."""
+    if not is_permitted(root, os.R_OK):  # that of another user, or there is none
+        return []
     waiting = [RunFolder(file.parents[1]) for file in sorted(root.glob("*/outbox/operations.jsonl"))]
     dead = [*crashed_runs(root), *(folder for folder in waiting if not folder.alive())]
     by_path = {folder.path: folder for folder in dead}

@@ -68,7 +68,7 @@ class Tracker:
     ) -> None:
         outputs = Path(os.path.abspath(outputs))
         self.uri, self.run_name = uri or sqlite_uri(outputs / "mlflow.db"), run_name
-        self._errors = partial(store.store_errors, uri, outputs)
+        self._errors = partial(store.store_errors, uri, outputs, training=True)
         self.last: dict[str, float] = {}
         """Latest value of every metric."""
         self._status: Status | None = None

@@ -264,10 +264,12 @@ class Run:
             sampled: whether actions are sampled from the policy; False: the most likely one is taken.
             seed: seed of the episodes.
         """
-        from plexp.recorded.evaluate import evaluate_run
+        from plexp.recorded.evaluate import evaluate_run, record
 
         with self._open() as handle, _torch_threads_kept():
-            return evaluate_run(handle, episodes=episodes, sampled=sampled, seed=seed, overrides=overrides)
+            evaluation = evaluate_run(handle, episodes=episodes, sampled=sampled, seed=seed, overrides=overrides)
+            record(handle, evaluation, overrides)
+            return evaluation
 
     def film(
         self,

@@ -19,6 +19,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sweep", help="only runs of this sweep (their tag sweep)")
     parser.add_argument("--baseline", metavar="GROUP", help="compare with this group alone, such as net.layers=2")
     parser.add_argument("--threshold", type=float, help="mean return that counts as learnt; env.solved_return")
+    parser.add_argument(
+        "--to", type=commands.folder, metavar="FOLDER", help="folder for the report; <outputs>/reports/<time>-<title>"
+    )
     options = parser.parse_args(arguments)
     from rich.console import Console
 

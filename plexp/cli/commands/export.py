@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> int:
     check_formats(formats_asked)
     with open_run(options.run, outputs=options.outputs, uri=options.uri, env=options.env) as run:
         name = options.register or run.experiment
+        if options.register is not None:
+            run.check_writable("a registered model is")
         if options.register is not None and not options.force:
             refuse_worse(run, name)
         folder: Path = options.to or options.outputs / "exports" / f"{run.name}-{run.run_id[:8]}"

@@ -163,7 +163,7 @@ def test_the_alias_moves_to_a_better_run_but_to_a_worse_one_only_with_force(run:
     ("arguments", "message"),
     [
         (["nobody"], "run=nobody: there is no such run"),
-        (["last", "--to", "/proc/nothing"], "--to=/proc/nothing: cannot be written"),
+        (["last", "--to", "/proc/nothing"], "--to=/proc/nothing: it cannot be written"),
         (["last", "--to", "a file"], "--to="),
         (["last", "--register", "a/b"], "--register=a/b: "),
         (["last", "--register", "it's"], "--register=it's: "),

@@ -115,12 +115,15 @@ class RunFolder:
         return self._lock is not None
 
     def begin(self, **changes: Any) -> Record:
-        """Record that this process runs it now, and start the heartbeat. The lock must be held."""
-        with suppress(OSError), (self.path / "reserve").open("wb") as reserve:
+        """Record that this process runs it now, and start the heartbeat. The lock must be held.
+
+        Raises OSError, and changes nothing, if the disk has no space for the reserve.
+        """
+        self.is_settled = False
+        with (self.path / "reserve").open("wb") as reserve:
             reserve.write(bytes(RESERVE_BYTES))
         process = {"host": platform.node(), "pid": os.getpid(), "started": time.time(), "status": "RUNNING"}
         record = self.change(**process, error=[], outcome=None, **changes)
-        self.is_settled = False
         self._stop.clear()
         self._beat()
         threading.Thread(target=self._beat_on, name="heartbeat", daemon=True).start()

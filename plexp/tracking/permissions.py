@@ -14,6 +14,13 @@ COPY = "ask its owner for write permission, or copy the folder and give the copy
 """Remedy for a store of another user; `repair` makes the runs of the copy find their files there."""
 
 
+def database_of(uri: str) -> Path | None:
+    """Return the file of a sqlite store; None for another store."""
+    from sqlalchemy import make_url
+
+    return Path(make_url(uri).database or "").absolute() if uri.startswith("sqlite") else None
+
+
 def can_write(file: Path) -> bool:
     """Return True if this user may write a database: its file, and its folder, where SQLite keeps its log."""
     return is_permitted(file, os.W_OK) and is_permitted(file.parent, os.W_OK)

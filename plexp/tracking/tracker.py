@@ -86,7 +86,8 @@ class Tracker:
         self.experiment_id: str = run.info.experiment_id
         self.run_id: str = run.info.run_id
         self.artifact_uri: str = run.info.artifact_uri
-        created(self.run_id)
+        with self._errors():
+            created(self.run_id)
         if run_id and not self.is_resumed:
             shutil.rmtree(outbox, ignore_errors=True)  # of the run that was deleted
         self._outbox = Outbox(outbox)

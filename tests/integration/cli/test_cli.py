@@ -193,7 +193,7 @@ def test_outputs_that_cannot_be_written_are_refused(main: Main, tmp_path: Path) 
     file.touch()
     status, lines = main(f"outputs={file}")
     assert status == 2 and len(lines) == 1
-    assert lines[0].startswith(f"outputs={file}: cannot be written (Not a directory: ")
+    assert lines[0] == f"outputs={file}: it is a file, not a folder; give a folder that you can write: outputs=FOLDER"
 
 
 @pytest.mark.parametrize(

@@ -152,3 +152,27 @@ def test_a_full_disk_is_noticed_before_episodes_are_played(
     for command in ("evaluate", "film"):
         status, _, errors = run(command, NAME)
         assert status == 2 and errors == [f"outputs={folder / 'outputs'}: {FULL}"]
+
+
+@pytest.mark.parametrize(("part", "sweep"), [("outputs", []), ("outputs/state", []), ("outputs", ["-m"])])
+def test_a_training_in_a_folder_that_cannot_be_written_is_refused(
+    part: str,
+    sweep: list[str],
+    folder: Path,  # noqa: F811
+    run: Run,  # noqa: F811
+) -> None:
+    with read_only(folder / part):
+        status, _, errors = run(*sweep, *SHORT, "seed=7")
+    assert (status, errors) == (2, [f"outputs=outputs: {DENIED}; give a folder that you can write: outputs=FOLDER"])
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_a_training_on_a_full_disk_is_refused(
+    sweep: list[str],
+    folder: Path,  # noqa: F811
+    run: Run,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("plexp.sweeps.sweep.try_writing", full)
+    status, _, errors = run(*sweep, *SHORT, "seed=7")
+    assert (status, errors) == (2, [f"outputs=outputs: {FULL}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -118,6 +119,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def is_permitted(path: Path, mode: int) -> bool:
     """Return True if this user may do something with a file or folder: os.R_OK, os.W_OK, os.X_OK."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def has_space(folder: Path) -> bool:
+    """Return True if the disk of a folder has some space left."""
+    return shutil.disk_usage(folder).free >= PROBE_BYTES
 
 
 def try_writing(folder: Path) -> None:

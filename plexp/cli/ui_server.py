@@ -20,7 +20,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from plexp.errors import decoration
 from plexp.tracking import views as ui_views
 from plexp.tracking.format import cause, masked, no_store, sqlite_uri
-from plexp.tracking.permissions import can_write, database_of, problem_of_reading, reading_uri
+from plexp.tracking.permissions import can_open, database_of, problem_of_reading, reading_uri
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -37,7 +37,7 @@ def serve(*, uri: str | None, outputs: Path, host: str = "127.0.0.1", port: int 
         print(no_store(uri, outputs), file=sys.stderr)
         return 2
     address = uri or sqlite_uri(outputs / "mlflow.db")
-    if (file := database_of(address)) is not None and file.is_file() and not can_write(file):
+    if (file := database_of(address)) is not None and file.is_file() and not can_open(file):
         place = ("outputs", str(outputs)) if uri is None else ("--uri", masked(uri))
         if (problem := problem_of_reading(*place, file)) is not None:
             print(problem, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sqlite3
@@ -18,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import make_url
 
-from plexp.errors import Problem, StoreError
+from plexp.errors import Problem, StoreError, unwritable
+from plexp.files import has_space
 from plexp.tracking.format import cause, no_store
 from plexp.tracking.permissions import problem_of_reading, reading_options
 
@@ -173,6 +175,9 @@ class SqliteHistory:
         except sqlite3.Error as error:
             if (problem := problem_of_reading("store", self.file, self.file)) is not None:
                 raise StoreError(str(problem)) from None
+            if not has_space(self.file.parent):
+                full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise StoreError(str(unwritable("store", self.file, full, ""))) from None
             remedy = "give the folder whose mlflow.db plexp wrote"
             raise StoreError(str(Problem("store", self.file, cause(error), remedy))) from None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from plexp.errors import Problem
-from plexp.files import is_permitted
+from plexp.files import has_space, is_permitted
 
 ASK = "ask its owner for permission"
 COPY = "ask its owner for write permission, or copy the folder and give the copy: python -m plexp repair --outputs COPY"
@@ -26,6 +26,11 @@ def can_write(file: Path) -> bool:
     return is_permitted(file, os.W_OK) and is_permitted(file.parent, os.W_OK)
 
 
+def can_open(file: Path) -> bool:
+    """Return True if SQLite can open a database to write it: with permission, and space for its log."""
+    return can_write(file) and has_space(file.parent)
+
+
 def can_read(path: Path) -> bool:
     """Return True if this user may read a file or folder, or see that there is none."""
     if os.path.exists(path):
@@ -41,7 +46,7 @@ def reading_options(file: Path) -> dict[str, str]:
     """
     log = Path(f"{file}-wal")
     has_log = log.exists() and (log.stat().st_size > 0 or Path(f"{file}-shm").exists())
-    return {"mode": "ro"} if has_log or can_write(file) else {"mode": "ro", "immutable": "1"}
+    return {"mode": "ro"} if has_log or can_open(file) else {"mode": "ro", "immutable": "1"}
 
 
 def reading_uri(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -17,9 +18,9 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from plexp.errors import Problem, StoreError, is_full, is_unwritable, unwritable
-from plexp.files import lock_file
+from plexp.files import has_space, lock_file
 from plexp.tracking.format import cause, masked, sqlite_uri
-from plexp.tracking.permissions import COPY, can_write, problem_of_reading, reading_uri
+from plexp.tracking.permissions import COPY, can_open, problem_of_reading, reading_uri
 from plexp.tracking.views import saved_views
 
 # MLflow reads these when it is imported and at each request; what the user has set stands.
@@ -96,6 +97,8 @@ def _problem(error: Exception, uri: str | None, outputs: Path, *, training: bool
     place = ("outputs", str(outputs)) if uri is None else ("tracker.uri" if training else "--uri", masked(uri))
     if (schema := other_schema(error, file, masked(uri or sqlite_uri(outputs / "mlflow.db")))) is not None:
         return Problem(*place, *schema)
+    if file is not None and "disk I/O error" in str(error) and not has_space(file.parent):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if file is not None and (is_full(error) or is_unwritable(error) or "unable to open database" in str(error)):
         if not training and not is_full(error) and (problem := problem_of_reading(*place, file)) is not None:
             return problem
@@ -116,7 +119,7 @@ def connected(uri: str | None, outputs: Path) -> Iterator[MlflowClient]:
         if file is not None and not (file.is_file() and file.stat().st_size):
             remedy = "put it back, or train again: the same commands do what is gone"
             raise StoreError(str(Problem("store", file, "the database is gone", remedy)))
-        if file is not None and not can_write(file):
+        if file is not None and not can_open(file):
             yield _connect_to_read(reading_uri(address))
         else:
             yield connect(address, outputs.absolute())

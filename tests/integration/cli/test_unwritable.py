@@ -176,3 +176,16 @@ def test_a_training_on_a_full_disk_is_refused(
     monkeypatch.setattr("plexp.sweeps.sweep.try_writing", full)
     status, _, errors = run(*sweep, *SHORT, "seed=7")
     assert (status, errors) == (2, [f"outputs=outputs: {FULL}"])
+
+
+def test_commands_that_read_work_on_a_full_disk(
+    folder: Path,  # noqa: F811
+    run: Run,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("plexp.tracking.permissions.has_space", lambda folder: False)
+    before = sorted((folder / "outputs").iterdir())
+    for command in (["status"], ["export", NAME, "--to", str(folder / "exported")]):
+        assert run(*command)[0] == 0
+    assert len(plexp.runs(outputs=folder / "outputs")) == 2 and plexp.load_run(NAME, outputs=folder / "outputs").metrics
+    assert sorted((folder / "outputs").iterdir()) == before

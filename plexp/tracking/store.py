@@ -54,16 +54,16 @@ def sqlite_file(uri: str | None, outputs: Path) -> Path | None:
 
 
 class Remedies(NamedTuple):
-    """What to do about a store, by what is wrong with it."""
+    """Advice about a store, by what is wrong with it."""
 
     folder: str
-    """For an outputs folder that cannot be written."""
+    """Advice for an outputs folder that cannot be written."""
     file: str
-    """For a database file that cannot be written."""
+    """Advice for a database file that cannot be written."""
     other_folder: str
-    """For any other fault of the database in an outputs folder."""
+    """Advice for any other fault of the database in an outputs folder."""
     server: str
-    """For any other fault of a store that was named."""
+    """Advice for any other fault of a store that was named."""
 
 
 TRAINING = Remedies(

@@ -264,10 +264,12 @@ class Run:
             sampled: whether actions are sampled from the policy; False: the most likely one is taken.
             seed: seed of the episodes.
         """
-        from plexp.recorded.evaluate import evaluate_run
+        from plexp.recorded.evaluate import evaluate_run, record
 
         with self._open() as handle, _torch_threads_kept():
-            return evaluate_run(handle, episodes=episodes, sampled=sampled, seed=seed, overrides=overrides)
+            evaluation = evaluate_run(handle, episodes=episodes, sampled=sampled, seed=seed, overrides=overrides)
+            record(handle, evaluation, overrides)
+            return evaluation
 
     def film(
         self,
@@ -360,13 +362,14 @@ def _settle(store: Store) -> None:
     """Mark the runs whose process was killed, which MLflow still shows as RUNNING, as every command does beforehand."""
     if not unsettled_runs(state_folder(store.outputs)):
         return
-    from plexp.execution.recovery import settle_outputs
+    from plexp.execution.recovery import can_settle, settle_outputs
 
     try:
         for line in settle_outputs(store.outputs, store.uri):
             log.info("%s", line)
     except StoreError as error:
-        log.warning("%s", error)
+        if can_settle(store.outputs, store.uri):
+            log.warning("%s", error)
 
 
 def _job(overrides: Sequence[str]) -> Job:

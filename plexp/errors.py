@@ -167,6 +167,41 @@ def is_full(error: BaseException) -> bool:
     return number in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in texts)
 
 
+def is_unwritable(error: BaseException) -> bool:
+    """Return True if an exception says that this user may not write a file, a folder or a database."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.EACCES, errno.EPERM, errno.EROFS) or "readonly database" in str(error)
+
+
+def unwritable(key: str, place: object, error: BaseException, remedy: str, use: str = "") -> Problem:
+    """Return the problem of a place that cannot be written.
+
+    Args:
+        key, place: option and its value.
+        error: what was raised there.
+        remedy: advice for any cause but a full disk.
+        use: what was to be written, such as `, and films are recorded there`.
+    """
+    text = getattr(error, "strerror", None) or one_line(error)
+    if is_full(error):
+        return Problem(key, place, "the disk is full", "free some space; nothing that was recorded is lost")
+    if isinstance(error, FileExistsError):
+        return Problem(key, place, f"it is a file, not a folder{use}", remedy)
+    if "readonly database" in text:
+        text = "its database is read-only"
+    who = " by this user" if is_unwritable(error) and getattr(error, "errno", None) != errno.EROFS else ""
+    return Problem(key, place, f"it cannot be written{who} ({text}){use}", remedy)
+
+
+@contextmanager
+def writing(key: str, place: object, remedy: str) -> Iterator[None]:
+    """Raise StoreError, in one line, for an OSError of the block, which writes at this place; see `unwritable`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(str(unwritable(key, place, error, remedy))) from None
+
+
 @contextmanager
 def decoration(what: str) -> Iterator[None]:
     """Log an exception of the block as a warning: what only prints, draws or describes a run decides nothing about it."""

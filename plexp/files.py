@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,6 +15,9 @@ POLL_SECONDS = 0.02
 """Seconds between two attempts at a lock that another process has."""
 PROBE_SECONDS = 0.06
 """Seconds that a probe waits for a lock on Windows; a larger value mistakes fewer probes for owners, and takes longer."""
+
+PROBE_BYTES = 1 << 16
+"""Bytes without which a disk counts as full before something is begun."""
 
 
 def lock_file(path: Path) -> FileLock:
@@ -86,20 +93,44 @@ def new_folder(path: Path) -> Path:
         return free
 
 
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """Yield a path beside a file, to be written: it replaces the file at the end, or goes if the block raises."""
+    draft = path.with_name(f"draft-{os.getpid()}-{path.name}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        with suppress(OSError):  # in a folder that cannot be written there is none
+            draft.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file, or replace it, so that a reader and a power cut find the old content or the new, never a part.
 
     Raises OSError, and leaves the old file as it is, if it cannot be written.
     """
-    draft = path.with_name(f"draft-{os.getpid()}-{path.name}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, draft.open("wb") as file:  # which is closed before it replaces the other
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_permitted(path: Path, mode: int) -> bool:
+    """Return True if this user may do something with a file or folder: os.R_OK, os.W_OK, os.X_OK."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def has_space(folder: Path) -> bool:
+    """Return True if the disk of a folder has some space left."""
+    return shutil.disk_usage(folder).free >= PROBE_BYTES
+
+
+def try_writing(folder: Path) -> None:
+    """Write a file in a folder, which is made if it does not exist, and remove it. Raises OSError if that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(PROBE_BYTES))
 
 
 def sync_folder(folder: Path) -> None:

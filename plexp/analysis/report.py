@@ -23,6 +23,7 @@ from plexp.analysis.formatting import number
 from plexp.analysis.model import Comparison, Contrast, Group, Member
 from plexp.analysis.statistics import Interval
 from plexp.errors import decoration
+from plexp.files import write_whole
 
 
 class Column(NamedTuple):
@@ -187,16 +188,16 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
     A picture that cannot be drawn is left out, with a warning.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for name, figure in figures(comparison).items():
         with decoration(f"the picture {name}"):
             pictures[name] = _as_png(figure)
-    for name, png in pictures.items():
-        (folder / f"{name}.png").write_bytes(png)
-    page = folder / "report.html"
-    page.write_text(html(comparison, pictures), encoding="utf-8")
-    return [page, *(folder / f"{name}.png" for name in pictures)]
+    page = html(comparison, pictures)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {"report.html": page.encode(), **{f"{name}.png": png for name, png in pictures.items()}}
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in contents]
 
 
 def _as_png(figure: Figure) -> bytes:

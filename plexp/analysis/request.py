@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import Counter
@@ -15,10 +16,11 @@ from plexp.analysis.compare import compare
 from plexp.analysis.grouping import select
 from plexp.analysis.model import Comparison
 from plexp.analysis.report import print_comparison, write
-from plexp.errors import Problem, StoreError, decoration
+from plexp.errors import Problem, StoreError, decoration, writing
 from plexp.files import new_folder
-from plexp.tracking.format import cause
 from plexp.tracking.history import NO_CURVE, RecordedRun, open_history
+
+log = logging.getLogger("plexp")
 
 
 @dataclass(frozen=True)
@@ -35,30 +37,46 @@ class Request:
     by: Sequence[str] | None = None
     baseline: str | None = None
     threshold: float | None = None
+    to: Path | None = None
+    """Folder for the report; None: a new one in `outputs`, and where that is impossible, none."""
 
 
-def run_comparison(request: Request, console: Console, tags: Mapping[str, str]) -> Path:
-    """Print the comparison, write its report and log both; return the report's path.
+def run_comparison(request: Request, console: Console, tags: Mapping[str, str]) -> Path | None:
+    """Print the comparison, write its report and log both; return the report's path, None if it cannot be written.
 
-    `tags` are those of the comparison's own MLflow run, beside its kind: where it was made.
+    `tags` are those of the comparison's own MLflow run, beside its kind: where it was made. A report or a run that cannot be
+    written is left out, with a warning.
 
-    Raises ConfigError or StoreError, one line each; what was printed or written by then stays.
+    Raises ConfigError or StoreError, one line each, for what cannot be compared, and for a report in a folder that was asked
+    for; what was printed by then stays.
     """
     runs = recorded(request)
     comparison = compare(runs, by=request.by, baseline=request.baseline, threshold=request.threshold)
     print_comparison(comparison, console)
-    slug = re.sub(r"[^a-z0-9]+", "-", comparison.title.lower())[:60].strip("-")
-    folder = request.outputs / "reports" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{slug}"
     try:
-        files = write(comparison, new_folder(folder))
-    except OSError as error:
-        remedy = "give --outputs a folder that can be written and has space"
-        raise StoreError(str(Problem("report", folder, cause(error), remedy))) from None
+        files = _write_report(comparison, request)
+    except StoreError as error:
+        if request.to is not None:
+            raise
+        log.warning("no report is written: %s", error)
+        return None
     console.print(f"report with pictures: {files[0]}", soft_wrap=True, highlight=False, markup=False)
     experiment = Counter(run.experiment for run in runs).most_common(1)[0][0]
-    run_id = _keep(comparison, request, files, experiment, tags)
-    console.print(f"MLflow run {run_id}, in experiment {experiment}", soft_wrap=True, highlight=False, markup=False)
+    try:
+        run_id = _keep(comparison, request, files, experiment, tags)
+    except StoreError as error:
+        log.warning("the report is not recorded in MLflow: %s", error)
+    else:
+        console.print(f"MLflow run {run_id}, in experiment {experiment}", soft_wrap=True, highlight=False, markup=False)
     return files[0]
+
+
+def _write_report(comparison: Comparison, request: Request) -> list[Path]:
+    """Write the report, and return its files. Raises StoreError if it cannot be written."""
+    slug = re.sub(r"[^a-z0-9]+", "-", comparison.title.lower())[:60].strip("-")
+    folder = request.to or request.outputs / "reports" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{slug}"
+    with writing("--to", folder, "give a folder that you can write: --to FOLDER"):
+        return write(comparison, new_folder(folder) if request.to is None else folder)
 
 
 def recorded(request: Request) -> list[RecordedRun]:
@@ -89,6 +107,7 @@ def _keep(
         run_name=f"comparison of {comparison.title}",
         params=params,
         tags={"kind": "comparison", "group": "comparison", **tags},
+        training=False,
     )
     try:
         for file in files:

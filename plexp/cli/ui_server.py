@@ -20,6 +20,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from plexp.errors import decoration
 from plexp.tracking import views as ui_views
 from plexp.tracking.format import cause, masked, no_store, sqlite_uri
+from plexp.tracking.permissions import can_open, database_of, problem_of_reading, reading_uri
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -32,9 +33,16 @@ def serve(*, uri: str | None, outputs: Path, host: str = "127.0.0.1", port: int 
     if uri and uri.startswith("http"):
         print(f"{masked(uri)} is a server already; open {masked(uri).rstrip('/')}/#/experiments?{ui_views.ML}")
         return 0
-    if uri is None and not (outputs / "mlflow.db").is_file():
+    if uri is None and not os.path.isfile(outputs / "mlflow.db"):
         print(no_store(uri, outputs), file=sys.stderr)
         return 2
+    address = uri or sqlite_uri(outputs / "mlflow.db")
+    if (file := database_of(address)) is not None and file.is_file() and not can_open(file):
+        place = ("outputs", str(outputs)) if uri is None else ("--uri", masked(uri))
+        if (problem := problem_of_reading(*place, file)) is not None:
+            print(problem, file=sys.stderr)
+            return 2
+        address = reading_uri(address)
     if reason := _occupied(host, port):
         print(f"--host {host} --port {port}: {reason}; choose another --port or --host", file=sys.stderr)
         return 2
@@ -46,7 +54,7 @@ def serve(*, uri: str | None, outputs: Path, host: str = "127.0.0.1", port: int 
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.default_int_handler)
     with tempfile.TemporaryFile() as output:
-        server = _start(uri or sqlite_uri(outputs / "mlflow.db"), outputs, host, port, output)
+        server = _start(address, outputs, host, port, output)
         try:
             return _attend(server, host, port, output)
         except KeyboardInterrupt:

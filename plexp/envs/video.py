@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from plexp.files import draft_of, try_writing
+
 Pixels = npt.NDArray[np.uint8]
 """RGB image [H, W, 3] of uint8."""
 
@@ -57,7 +59,15 @@ def record(frames: Iterable[Frame], count: int, rate: float, title: Title, stem:
     the frames of the GIF at one byte per pixel. Raises OSError if the files cannot be written.
     """
     mp4, gif = stem.with_name(f"{stem.name}.mp4"), stem.with_name(f"{stem.name}.gif")
-    mp4.touch()  # raises what is wrong, where ffmpeg would only break its pipe
+    with draft_of(mp4) as film, draft_of(gif) as picture:
+        try:
+            _write(frames, count, rate, title, film, picture)
+        finally:
+            try_writing(stem.parent)  # raises what is wrong, where ffmpeg ends without a word or breaks its pipe
+    return mp4, gif
+
+
+def _write(frames: Iterable[Frame], count: int, rate: float, title: Title, mp4: Path, gif: Path) -> None:
     stride = max(1, math.ceil(rate / GIF_RATE), math.ceil(count / GIF_FRAMES))
     gif_frames: list[Image.Image] = []
     last: Pixels | None = None
@@ -73,7 +83,6 @@ def record(frames: Iterable[Frame], count: int, rate: float, title: Title, stem:
     if index % stride:
         gif_frames.append(_quantize(last))
     _write_gif(gif_frames, gif, min(stride / rate, MAX_FRAME_SECONDS))
-    return mp4, gif
 
 
 def add_caption(frame: Frame, title: Title) -> Pixels:

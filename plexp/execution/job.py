@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plexp.config import config_files, registry
-from plexp.errors import ConfigError, Problem, StoreError, nearest
+from plexp.errors import ConfigError, Problem, StoreError, nearest, writing
 from plexp.execution import resume
 from plexp.execution.outcome import Outcome, problem_of_objective
 from plexp.tracking.format import masked
@@ -103,13 +104,14 @@ def _run(job: Job, experiment: Experiment, folder: RunFolder, console: Console, 
     ):
         log.info("%s resumes its run %s, which %s", record.name, record.run_id, _end_of(record))
     sweeps = {**(record.sweeps if record else {}), **({job.sweep: job.number} if job.sweep else {})}
-    folder.begin(
-        identity=folder.path.name.partition("-")[0],
-        name=experiment.name,
-        overrides=job.masked_overrides,
-        store=resume.store_of(values),
-        sweeps=sweeps,
-    )
+    with writing("outputs", values["outputs"], resume.GIVE):
+        folder.begin(
+            identity=folder.path.name.partition("-")[0],
+            name=experiment.name,
+            overrides=job.masked_overrides,
+            store=resume.store_of(values),
+            sweeps=sweeps,
+        )
     tags = {
         "group": _group(experiment.group, job.masked_overrides),
         **_choice_tags(job.choices),
@@ -119,7 +121,8 @@ def _run(job: Job, experiment: Experiment, folder: RunFolder, console: Console, 
         return run(experiment, tags, console, folder, pruning)
     except StoreError:
         if record is not None:  # the store does not answer: as if the run had not been started again
-            folder.write(record)
+            with suppress(OSError):  # nor can it be written; it is settled later
+                folder.write(record)
         raise
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from plexp.errors import StoreError
 from plexp.execution.state import RunFolder, held, state_folder, unsettled_runs
+from plexp.files import is_permitted
 from plexp.tracking.delivery import Delivery
 from plexp.tracking.format import masked, no_store, sqlite_uri
 from plexp.tracking.outbox import Outbox
-from plexp.tracking.store import MlflowClient, connected, is_gone, store_errors
+from plexp.tracking.permissions import can_write
+from plexp.tracking.store import MlflowClient, connected, is_gone, sqlite_file, store_errors
 
 
 def settle(client: MlflowClient, outputs: Path, uri: str | None) -> list[str]:
@@ -39,10 +42,16 @@ def settle_outputs(outputs: Path, uri: str | None) -> list[str]:
         uri = None  # as the runs' records have it
     if not unsettled_runs(state_folder(outputs)):
         return []
-    if uri is None and not (outputs / "mlflow.db").is_file():
+    if uri is None and not os.path.isfile(outputs / "mlflow.db"):
         raise StoreError(no_store(uri, outputs))
-    with connected(uri or sqlite_uri(outputs / "mlflow.db")) as client:
+    with connected(uri, outputs) as client:
         return settle(client, outputs, uri)
+
+
+def can_settle(outputs: Path, uri: str | None) -> bool:
+    """Return True if this user may write what settling the runs of an outputs folder changes: their state and the store."""
+    file = sqlite_file(uri, outputs)
+    return is_permitted(state_folder(outputs), os.W_OK) and (file is None or can_write(file))
 
 
 def _settle(client: MlflowClient, folder: RunFolder) -> list[str]:
@@ -81,7 +90,7 @@ def _by_tag(client: MlflowClient, state: str) -> str | None:
 
 def tag(outputs: Path, uri: str | None, run_id: str, tags: dict[str, str]) -> None:
     """Add tags to a finished run, if it is still there. Raises StoreError if the store does not answer."""
-    with connected(uri or sqlite_uri(outputs / "mlflow.db")) as client:
+    with connected(uri, outputs) as client:
         if is_gone(client, run_id):
             return
         for key, value in tags.items():

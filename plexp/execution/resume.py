@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from plexp.config.identity import identity
-from plexp.errors import ConfigError, Problem
+from plexp.errors import ConfigError, Problem, writing
 from plexp.execution.state import Record, RunFolder, attempts, next_attempt, state_folder
 from plexp.files import lock_file
 from plexp.tracking.format import masked
 
 log = logging.getLogger("plexp")
+
+GIVE = "give a folder that you can write: outputs=FOLDER"
+"""Remedy for an outputs folder that a training cannot write."""
 
 
 class AlreadyFinished(Exception):
@@ -82,8 +85,14 @@ def lost(runs: Iterable[tuple[RunFolder, Record]], uri: str | None = None) -> di
 def claim(values: Mapping[str, Any], sweep: str = "") -> RunFolder:
     """Return the folder of a configuration's run with its lock acquired: of an interrupted or failed run, or a new one.
 
-    Raises ConfigError if another process is running it, and AlreadyFinished if that of a job of a sweep is finished.
+    Raises ConfigError if another process is running it, StoreError if nothing can be written there, and AlreadyFinished if
+    that of a job of a sweep is finished.
     """
+    with writing("outputs", values["outputs"], GIVE):
+        return _claim(values, sweep)
+
+
+def _claim(values: Mapping[str, Any], sweep: str) -> RunFolder:
     root = state_folder(values["outputs"])
     root.mkdir(parents=True, exist_ok=True)
     with lock_file(root / "lock"):  # two processes must not both find that there is no run, and make one

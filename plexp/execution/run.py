@@ -15,7 +15,7 @@ from rich.console import Console
 
 from plexp.config import plain
 from plexp.config.schema import flattened
-from plexp.errors import EnvironmentFault, Problem, Pruned, StoreError, TrainingError, is_full, one_line
+from plexp.errors import EnvironmentFault, Pruned, StoreError, TrainingError, is_full, one_line, writing
 from plexp.execution import checkpoint, results
 from plexp.execution.callbacks.checkpointer import Checkpointer, Heartbeat
 from plexp.execution.callbacks.default import default_callbacks
@@ -184,12 +184,8 @@ class Run:
     def _write(self, state: checkpoint.State, steps: int) -> None:
         self.tracker.sync()
         self.episodes.sync()
-        try:
+        with writing("outputs", self.experiment.config.outputs, "make it one that you can write"):
             checkpoint.save(self.folder.checkpoints, state, steps)
-        except OSError as error:
-            where, cause = self.experiment.config.outputs, f"no checkpoint can be written ({one_line(error)})"
-            remedy = "choose a folder that can be written and has space"
-            raise StoreError(str(Problem("outputs", where, cause, remedy))) from None
 
     def _save(self) -> None:
         """Write the last checkpoint; if it cannot be written, the one before it stays."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from plexp.files import is_locked, try_lock, write_whole
+from plexp.files import is_locked, is_permitted, try_lock, write_whole
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 HEARTBEAT_SECONDS = 5.0
@@ -115,12 +115,15 @@ class RunFolder:
         return self._lock is not None
 
     def begin(self, **changes: Any) -> Record:
-        """Record that this process runs it now, and start the heartbeat. The lock must be held."""
-        with suppress(OSError), (self.path / "reserve").open("wb") as reserve:
+        """Record that this process runs it now, and start the heartbeat. The lock must be held.
+
+        Raises OSError, and changes nothing, if the disk has no space for the reserve.
+        """
+        self.is_settled = False
+        with (self.path / "reserve").open("wb") as reserve:
             reserve.write(bytes(RESERVE_BYTES))
         process = {"host": platform.node(), "pid": os.getpid(), "started": time.time(), "status": "RUNNING"}
         record = self.change(**process, error=[], outcome=None, **changes)
-        self.is_settled = False
         self._stop.clear()
         self._beat()
         threading.Thread(target=self._beat_on, name="heartbeat", daemon=True).start()
@@ -214,6 +217,8 @@ def crashed_runs(root: Path) -> list[RunFolder]:
 
 def unsettled_runs(root: Path) -> list[tuple[RunFolder, Record]]:
     """Return runs that no process runs, and that were killed or have something waiting for their store."""
+    if not is_permitted(root, os.R_OK):  # that of another user, or there is none
+        return []
     waiting = [RunFolder(file.parents[1]) for file in sorted(root.glob("*/outbox/operations.jsonl"))]
     dead = [*crashed_runs(root), *(folder for folder in waiting if not folder.alive())]
     by_path = {folder.path: folder for folder in dead}

@@ -92,7 +92,7 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     show: Callable[[str, float], None] = lambda what, fraction: None,
 ) -> LaterEvaluation:
-    """Play episodes with the agent of a run, in its environment or another one, and record them with the run.
+    """Play episodes with the agent of a run, in its environment or another one; `record` records them with the run.
 
     No episode has the seed of one that the agent was trained or evaluated on.
 
@@ -104,10 +104,12 @@ def evaluate_run(
         overrides: another environment, as `env=NAME` or `env.KEY=VALUE`.
         show: gets, after each step, what is being done, and how much of it is done, 0…1.
 
-    Raises ConfigError for a run without an agent, and for an environment that its agent cannot play in.
+    Raises ConfigError for a run without an agent, and for an environment that its agent cannot play in; StoreError, before
+    anything is played, if nothing can be recorded with the run.
     """
     if episodes < 1:
         raise ConfigError(Problem("--episodes", episodes, "there must be one at least", "give --episodes 100"))
+    run.check_writable("an evaluation is")
     with restored(run.values, run.file("agent.safetensors"), run.newer) as experiment:
         environment = environment_for(experiment, overrides)
         sampling = np.random.default_rng([seed, experiment.config.seed]) if sampled else None
@@ -117,12 +119,11 @@ def evaluate_run(
             experiment.agent, environment, seeds, episodes, sampling, limit=limit, watch=playing(episodes, show)
         )
     label = environment.label if overrides else experiment.environment.label
-    evaluation = LaterEvaluation(run.name, label, sampled, seed, result, environment.solved_return)
-    _record(run, evaluation, overrides)
-    return evaluation
+    return LaterEvaluation(run.name, label, sampled, seed, result, environment.solved_return)
 
 
-def _record(run: RunHandle, evaluation: LaterEvaluation, overrides: Sequence[str]) -> None:
+def record(run: RunHandle, evaluation: LaterEvaluation, overrides: Sequence[str] = ()) -> None:
+    """Record an evaluation with its run; `overrides` are those of its environment. Raises StoreError if that fails."""
     where = [*([evaluation.environment] if overrides else []), *(["sampled"] if evaluation.sampled else [])]
     mean = evaluation.mean
     numbers = {"return": mean.value, "return_low": mean.low, "return_high": mean.high}
@@ -131,7 +132,7 @@ def _record(run: RunHandle, evaluation: LaterEvaluation, overrides: Sequence[str
     if evaluation.result.num_cut_off:
         numbers["cut_off"] = float(evaluation.result.num_cut_off)
     run.log_metrics({f"{prefix}/{name}": value for name, value in numbers.items()}, step=evaluation.seed)
-    record = {
+    episodes = {
         "environment": evaluation.environment,
         "overrides": list(overrides),
         "sampled": evaluation.sampled,
@@ -140,4 +141,4 @@ def _record(run: RunHandle, evaluation: LaterEvaluation, overrides: Sequence[str
         "lengths": evaluation.result.lengths.tolist(),
         "cut_off": evaluation.result.num_cut_off,
     }
-    run.log_text(json.dumps(record), f"evaluations/{'-'.join([*where, f'seed{evaluation.seed}'])}.json")
+    run.log_text(json.dumps(episodes), f"evaluations/{'-'.join([*where, f'seed{evaluation.seed}'])}.json")

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from plexp.envs.adapter import EnvAdapter
 from plexp.envs.spaces import is_image
-from plexp.errors import ConfigError, Problem, one_line
+from plexp.errors import ConfigError, Problem, one_line, writing
 from plexp.execution.experiment import Experiment
+from plexp.files import draft_of, try_writing, write_whole
 from plexp.recorded.play_script import play_script
 from plexp.recorded.restore import restored
 from plexp.tracking.lookup import RunHandle
@@ -70,13 +71,9 @@ def export(experiment: Experiment, formats: list[str], folder: Path, title: str)
     exported = []
     for kind in formats:
         file = folder / f"policy.{kind}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        with writing("--to", folder, "give a folder that you can write: --to FOLDER"):
             act = write(policy, observations[:2], kind, file)
             script = _write_script(experiment, file, title)
-        except OSError as error:
-            cause = f"cannot be written ({error.strerror or one_line(error)})"
-            raise ConfigError(Problem("--to", folder, cause, "choose a folder that can be written")) from error
         difference = compare(act, policy, observations)
         if difference > _tolerance(experiment.training_env.single_action_space.dtype):
             file.unlink()
@@ -97,17 +94,21 @@ def write(policy: nn.Module, example: Tensor, kind: str, file: Path) -> Act:
 
     Raises ConfigError if it cannot be traced, OSError if it cannot be written.
     """
-    file.write_bytes(b"")  # or say so, before it takes seconds
+    try_writing(file.parent)  # or say so, before it takes seconds
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells that torchvision is not there
     try:
         with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")  # and torch.export prints the graph it fails at
-            return {"pt2": _write_pt2, "onnx": _write_onnx}[kind](policy, example, file)
+            with draft_of(file) as draft:
+                try:
+                    return {"pt2": _write_pt2, "onnx": _write_onnx}[kind](policy, example, draft)
+                except Exception:
+                    try_writing(file.parent)  # raises what is wrong, where torch does not name it
+                    raise
     except (OSError, ImportError):
         raise
     except Exception as error:  # torch.export has dozens of its own
-        file.unlink(missing_ok=True)
         cause = f"torch cannot trace this policy ({type(error).__name__}: {one_line(error)[:200]})"
         remedy = "its network must be of tensor operations, without choices that depend on their values"
         raise ConfigError(Problem("--format", kind, cause, remedy)) from error
@@ -169,7 +170,7 @@ def _write_script(experiment: Experiment, file: Path, title: str) -> Path | None
     except (gymnasium.error.Error, ImportError):  # an id of another library that this plugin knows
         return None
     path = file.with_name("play.py" if file.suffix == ".pt2" else "play_onnx.py")
-    path.write_text(text)
+    write_whole(path, text)
     return path
 
 

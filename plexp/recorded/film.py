@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +14,16 @@ import numpy as np
 from plexp.envs.environment import Environment
 from plexp.envs.episodes import PlayedEpisode
 from plexp.envs.film import FOLDER, Film, extremes, film, with_frames
-from plexp.errors import ConfigError, Problem, one_line
+from plexp.errors import ConfigError, Problem, one_line, writing
 from plexp.execution.callbacks.episode_log import NAME, episode_of
 from plexp.execution.experiment import Experiment
+from plexp.files import try_writing
 from plexp.recorded.evaluate import playing
 from plexp.recorded.restore import rebuilt, restored
 from plexp.tracking.lookup import RunHandle
 from plexp.training.evaluation import StepLimit, evaluate
+
+GIVE = "give a folder that you can write: --to FOLDER"
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,12 @@ def film_run(
 
     `show` gets, after each step, what is being done, and how much of it is done, 0…1.
 
-    Raises ConfigError, before anything is played, for what cannot be filmed.
+    Raises ConfigError and StoreError, before anything is played, for what cannot be filmed, written or recorded, and
+    StoreError if the disk is full later; the films that were made by then stay.
     """
+    run.check_writable("films are")
+    with writing("--to", request.folder, GIVE):
+        try_writing(request.folder)
     number = request.episode
     if number is not None:
         training_episode = _training_episode(run, number)
@@ -107,7 +113,6 @@ def film_run(
         experiment = restored(run.values, run.file("agent.safetensors"), run.newer)
     with experiment:
         environment = with_frames(experiment.environment, experiment.config.env)
-        _check_writable(request.folder)
         if number is not None:
             scenes = [Scene(f"episode-{number:06d}", f"training episode {number:,}, {run.name}", training_episode)]
         else:
@@ -115,7 +120,8 @@ def film_run(
     for number, scene in enumerate(scenes, 1):
         show_film = partial(show, f"film {number} of {len(scenes)}")
         stem = request.folder / scene.name
-        made = film(environment, scene.episode, scene.title, stem, request.speed, show_film)
+        with writing("--to", request.folder, GIVE):
+            made = film(environment, scene.episode, scene.title, stem, request.speed, show_film)
         for file in made.files:
             run.log_file(file, FOLDER)
         yield RecordedFilm(scene.title, made)
@@ -161,13 +167,3 @@ def _training_episode(run: RunHandle, number: int) -> PlayedEpisode:
         raise ConfigError(Problem("--episode", number, cause, remedy)) from None
     except ValueError as error:
         raise ConfigError(Problem("--episode", number, one_line(error), "leave it out to film the agent")) from None
-
-
-def _check_writable(folder: Path) -> None:
-    """Make the folder if it does not exist. Raises ConfigError if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        cause = f"it cannot be written ({error.strerror})"
-        raise ConfigError(Problem("--to", folder, cause, "choose a folder that can be")) from None

@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from plexp.config.identity import identity
+from plexp.errors import decoration
 from plexp.execution.callbacks.default import default_callbacks
 from plexp.execution.callbacks.recorder import Recorder
 from plexp.execution.experiment import Experiment
@@ -82,7 +83,8 @@ def reproduce(run: RunHandle, console: Console, *, to_the_end: bool = False) -> 
                 f"the environment draws from the global generator of {' and '.join(sorted(names))}, not from self.np_random"
             )
     word = "identical" if reproduction.identical else reproduction.lines()[0]
-    run.set_tags({"reproduced": f"{time.strftime('%Y-%m-%d %H:%M')} on {provenance()['host.name']}: {word}"})
+    with decoration("the record of the reproduction"):
+        run.set_tags({"reproduced": f"{time.strftime('%Y-%m-%d %H:%M')} on {provenance()['host.name']}: {word}"})
     return reproduction
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from plexp.errors import ConfigError, Problem, decoration, nearest
 from plexp.execution.resume import lost
 from plexp.execution.state import Record, RunFolder, list_runs, state_folder
+from plexp.tracking.permissions import ASK, can_read
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +51,8 @@ def status(outputs: Path, sweep: str | None, console: Console) -> None:
     Raises ConfigError if there is no such sweep, or nothing at all.
     """
     root = outputs / "sweeps"
+    if not (can_read(root) and can_read(state_folder(outputs))):
+        raise ConfigError(Problem("outputs", outputs, "it cannot be read by this user (Permission denied)", ASK))
     folders = sorted(file.parent for file in root.glob(f"*/{FILE}"))
     runs = list_runs(state_folder(outputs))
     if sweep is not None and sweep not in [folder.name for folder in folders]:

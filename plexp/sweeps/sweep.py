@@ -9,8 +9,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,9 +27,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from plexp.config.compose import escaped
 from plexp.config.identity import sweep_identity
-from plexp.errors import USAGE, ConfigError, Problem
+from plexp.errors import USAGE, ConfigError, Problem, StoreError, writing
+from plexp.execution.resume import GIVE
 from plexp.execution.state import list_runs, state_folder
-from plexp.files import lock_file, try_lock, unused
+from plexp.files import lock_file, try_lock, try_writing, unused
 from plexp.sweeps import launchers
 from plexp.sweeps.optuna_sweeper import OptunaSweeper
 from plexp.sweeps.signals import interrupted, listen
@@ -57,13 +58,15 @@ running = _Running()
 class SweepRecord(Callback):
     """Records the jobs of a sweep before they begin, and hands an interrupt on to those that run."""
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a single run in a folder that cannot be written."""
+        with _refusals():
+            _try_outputs(config)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
+        with _refusals():
+            _try_outputs(config)
             self._begin(config)
-        except ConfigError as error:  # of which Hydra would make a warning
-            print(error, file=sys.stderr)
-            end()
-            raise SystemExit(USAGE) from None
 
     def _begin(self, config: DictConfig) -> None:
         launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
@@ -87,6 +90,23 @@ class SweepRecord(Callback):
         listen(_interrupt)
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """End the command with the error of the block, of which Hydra would make a warning."""
+    try:
+        yield
+    except (ConfigError, StoreError) as error:
+        print(error, file=sys.stderr)
+        end()
+        raise SystemExit(USAGE) from None
+
+
+def _try_outputs(config: DictConfig) -> None:
+    """Raise StoreError if the outputs folder cannot be written, or its disk is full."""
+    with writing("outputs", config.outputs, GIVE):
+        try_writing(Path(config.outputs).absolute())
+
+
 def _claim(config: DictConfig, record: Mapping[str, Any]) -> Path:
     """Return the folder of the sweep, with its lock acquired and this record in it.
 
@@ -95,8 +115,10 @@ def _claim(config: DictConfig, record: Mapping[str, Any]) -> Path:
     """
     outputs = str(config.outputs)
     root = Path(outputs).absolute() / "sweeps"
-    root.mkdir(parents=True, exist_ok=True)
-    with lock_file(root.parent / ".sweeps.lock"):  # of two that start at once the second sees the first one's record
+    with (
+        writing("outputs", outputs, GIVE),
+        _locked_sweeps(root),
+    ):  # of two that start at once the second sees the first one's record
         name = _earlier(root, record["identity"], outputs, again=bool(config.rerun))
         os.environ["PLEXP_SWEEP"] = name or unused(root / time.strftime("%Y-%m-%d_%H-%M-%S")).name
         folder = Path(config.hydra.sweep.dir).absolute()
@@ -105,6 +127,14 @@ def _claim(config: DictConfig, record: Mapping[str, Any]) -> Path:
         running.lock = _locked(folder)
         (folder / FILE).write_text(json.dumps(record, indent=1))
     return folder
+
+
+@contextmanager
+def _locked_sweeps(root: Path) -> Iterator[None]:
+    """Hold the lock of all sweeps: of two that start at once the second sees the first one's record."""
+    root.mkdir(parents=True, exist_ok=True)
+    with lock_file(root.parent / ".sweeps.lock"):
+        yield
 
 
 def _earlier(root: Path, identity: str, outputs: str, *, again: bool) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plexp.errors import Problem
+from plexp.tracking.permissions import problem_of_reading
 
 
 def sqlite_uri(path: Path) -> str:
@@ -30,13 +31,19 @@ def sqlite_uri(path: Path) -> str:
 def no_store(uri: str | None, outputs: Path) -> str:
     """Return the line that says that the database at `uri` (None: that in `outputs`) does not exist, or not any more."""
     if uri is not None:
-        return str(Problem("uri", masked(uri), "no run has been kept there yet", "start one with: python -m plexp"))
-    if any((outputs / "state").glob("*/run.json")):
+        from sqlalchemy import make_url
+
+        key, place, file = "--uri", masked(uri), Path(make_url(uri).database or "")
+    else:
+        key, place, file = "outputs", str(outputs), outputs / "mlflow.db"
+    if (problem := problem_of_reading(key, place, file)) is not None:
+        return str(problem)
+    if uri is None and any((outputs / "state").glob("*/run.json")):
         remedy = (
             "put it back, give --uri if the runs are kept elsewhere, or train again: the same commands do what is gone"
         )
         return str(Problem("outputs", outputs, "there is no mlflow.db any more", remedy))
-    return str(Problem("outputs", outputs, "no run has been kept there yet", "start one with: python -m plexp"))
+    return str(Problem(key, place, "no run has been kept there yet", "start one with: python -m plexp"))
 
 
 def name_for_mlflow(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,15 +12,17 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import make_url
 
-from plexp.errors import Problem, StoreError
+from plexp.errors import Problem, StoreError, unwritable
+from plexp.files import has_space
 from plexp.tracking.format import cause, no_store
+from plexp.tracking.permissions import problem_of_reading, reading_options
 
 RETURN, SECONDS = "eval/return", "eval/seconds"
 LARGEST = 1.7e308
@@ -85,7 +89,7 @@ def open_history(uri: str | None, outputs: Path) -> History:
     file = outputs / "mlflow.db" if uri is None else Path(make_url(uri).database or "") if _is_sqlite(uri) else None
     if file is None:
         return ServerHistory(str(uri))
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise StoreError(no_store(uri, outputs))
     return SqliteHistory(file)
 
@@ -164,10 +168,16 @@ class SqliteHistory:
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
+        options = urlencode(reading_options(self.file))
         try:
-            with closing(sqlite3.connect(f"{self.file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            with closing(sqlite3.connect(f"{self.file.absolute().as_uri()}?{options}", uri=True)) as connection:
                 yield connection
         except sqlite3.Error as error:
+            if (problem := problem_of_reading("store", self.file, self.file)) is not None:
+                raise StoreError(str(problem)) from None
+            if not has_space(self.file.parent):
+                full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise StoreError(str(unwritable("store", self.file, full, ""))) from None
             remedy = "give the folder whose mlflow.db plexp wrote"
             raise StoreError(str(Problem("store", self.file, cause(error), remedy))) from None
 
@@ -230,7 +240,7 @@ class ServerHistory:
     def _client(self) -> Iterator[Any]:
         from plexp.tracking.store import connected  # with mlflow, which takes seconds
 
-        with connected(self.uri) as client:
+        with connected(self.uri, Path()) as client:
             yield client
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,8 +18,10 @@ import yaml
 from packaging.version import InvalidVersion, Version
 
 from plexp._version import __version__
-from plexp.errors import ConfigError, Problem, StoreError, nearest
-from plexp.tracking.format import name_for_mlflow, no_store, sqlite_uri
+from plexp.errors import ConfigError, Problem, StoreError, is_full, nearest, unwritable
+from plexp.files import try_writing
+from plexp.tracking.format import masked, name_for_mlflow, no_store
+from plexp.tracking.permissions import ASK, COPY, can_read, can_write
 from plexp.tracking.store import MlflowClient, MlflowException, Run, connected, is_gone, sqlite_file, store_errors
 
 TRAINING = "tags.kind = 'training'"
@@ -26,10 +31,16 @@ ID = r"[0-9a-f]{4,32}"
 
 
 class RunHandle:
-    """A training run in MLflow, open for reading and writing."""
+    """A training run in MLflow, open for reading, and for writing where this user may.
 
-    def __init__(self, client: MlflowClient, run: Run, place: Path) -> None:
+    What is written raises StoreError, in one line, if it cannot be.
+    """
+
+    def __init__(self, client: MlflowClient, run: Run, place: Path, uri: str | None, outputs: Path) -> None:
         self.client, self.run, self._place = client, run, place
+        self._errors = partial(store_errors, uri, outputs)
+        self._store = ("outputs", str(outputs)) if uri is None else ("--uri", masked(uri))
+        self._database = sqlite_file(uri, outputs)
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.status: str = run.info.status
@@ -69,7 +80,28 @@ class RunHandle:
             state = {"FINISHED": "has no"}.get(self.status, f"is {self.status} and has no")
             remedy = f"choose a finished one: {self._others()}" if self._others() else "train one to its end"
             raise ConfigError(Problem("run", self._called, f"it {state} {name}", remedy))
-        return Path(self.client.download_artifacts(self.run_id, name, str(self._place)))
+        (self._place / name).unlink(missing_ok=True)  # an earlier copy, which may be read-only as the file is
+        try:
+            return Path(self.client.download_artifacts(self.run_id, name, str(self._place)))
+        except (OSError, MlflowException) as error:
+            if is_full(error):
+                raise StoreError(str(unwritable("TMPDIR", self._place.parent, error, ""))) from None
+            if (files := self._files()) is not None and not can_read(files / name):
+                cause = f"its file {name} cannot be read by this user (Permission denied)"
+                raise StoreError(str(Problem("run", self._called, cause, ASK))) from None
+            raise
+
+    def check_writable(self, what: str) -> None:
+        """Raise StoreError if nothing can be added to its record, before `what` is made, such as `an evaluation is`."""
+        database, files = self._database, self._files()
+        try:
+            if database is not None and not can_write(database):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            for folder in ([database.parent] if database else []) + ([files] if files and files.exists() else []):
+                try_writing(folder)
+        except OSError as error:
+            use = f", and {what} recorded with the run"
+            raise StoreError(str(unwritable(*self._store, error, COPY, use))) from None
 
     def history(self, names: Iterable[str] | None = None) -> dict[str, dict[int, float]]:
         """Return the value of each metric at each step, as it was logged last.
@@ -84,21 +116,36 @@ class RunHandle:
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Add a file."""
-        self.client.log_artifact(self.run_id, str(path), folder)
+        with self._adding(f"{folder}/{path.name}" if folder else path.name):
+            self.client.log_artifact(self.run_id, str(path), folder)
 
     def log_text(self, text: str, name: str) -> None:
         """Add a text as a file."""
-        self.client.log_text(self.run_id, text, name)
+        with self._adding(name):
+            self.client.log_text(self.run_id, text, name)
+
+    @contextmanager
+    def _adding(self, name: str) -> Iterator[None]:
+        """Remove what has been written of a file that cannot be added as a whole."""
+        with self._errors():
+            try:
+                yield
+            except OSError:
+                if (files := self._files()) is not None:
+                    (files / name).unlink(missing_ok=True)
+                raise
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Add metrics at a step."""
-        for name, value in metrics.items():
-            self.client.log_metric(self.run_id, name_for_mlflow(name), value, step=step)
+        with self._errors():
+            for name, value in metrics.items():
+                self.client.log_metric(self.run_id, name_for_mlflow(name), value, step=step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        for name, value in tags.items():
-            self.client.set_tag(self.run_id, name_for_mlflow(name), value)
+        with self._errors():
+            for name, value in tags.items():
+                self.client.set_tag(self.run_id, name_for_mlflow(name), value)
 
     @property
     def _called(self) -> str:
@@ -106,9 +153,13 @@ class RunHandle:
 
     def _moved_from(self) -> Path | None:
         """Return the folder of its files, if that does not exist any more; else None."""
+        folder = self._files()
+        return folder if folder is not None and not folder.exists() else None
+
+    def _files(self) -> Path | None:
+        """Return the folder of its files; None if they are not in a folder of this host."""
         place = urlsplit(self.run.info.artifact_uri)
-        folder = Path(url2pathname(place.path))
-        return folder if place.scheme == "file" and not folder.exists() else None
+        return Path(url2pathname(place.path)) if place.scheme == "file" else None
 
     def _others(self) -> str:
         runs = _search(self.client, [self.experiment_id], f"{TRAINING} and attributes.status = 'FINISHED'", limit=3)
@@ -125,16 +176,16 @@ def open_run(reference: str, *, outputs: Path, uri: str | None, env: str | None 
     Raises ConfigError for a run that does not exist, StoreError for a store that does not exist or fails.
     """
     _must_exist(uri, outputs)
-    with store_errors(uri, outputs), connected(uri or sqlite_uri(outputs / "mlflow.db")) as client:
+    with connected(uri, outputs) as client:
         run = _find(client, reference, env)
         with tempfile.TemporaryDirectory() as place:
-            yield RunHandle(client, run, Path(place))
+            yield RunHandle(client, run, Path(place), uri, outputs)
 
 
 def _must_exist(uri: str | None, outputs: Path) -> None:
     """Raise StoreError if there is no store: reading must not create one."""
     file = sqlite_file(uri, outputs)
-    if file is not None and not file.is_file():
+    if file is not None and not os.path.isfile(file):
         raise StoreError(no_store(uri, outputs))
 
 

@@ -7,8 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.request import url2pathname
 
-from plexp.errors import Problem, StoreError
-from plexp.tracking.format import cause
+from plexp.errors import Problem, StoreError, is_full, is_unwritable, unwritable
+from plexp.tracking.format import cause, no_store
+from plexp.tracking.permissions import can_read, can_write
 
 PLACES = (
     ("experiments", "artifact_location"),
@@ -27,6 +28,8 @@ def repair(outputs: Path) -> str:
     """
     outputs = outputs.absolute()
     file = outputs / "mlflow.db"
+    if not can_read(file):
+        raise StoreError(no_store(None, outputs))
     if not file.is_file():
         raise StoreError(
             str(Problem("outputs", outputs, "there is no mlflow.db", "give --outputs the folder as it is now"))
@@ -40,6 +43,9 @@ def repair(outputs: Path) -> str:
                     query = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
                     changed += store.execute(query, (here, len(old) + 1, len(old), old)).rowcount
     except sqlite3.Error as error:
+        if is_full(error) or is_unwritable(error) or not can_write(file):
+            remedy = "ask its owner for write permission, or give a copy of it"
+            raise StoreError(str(unwritable("outputs", outputs, error, remedy))) from None
         raise StoreError(
             str(Problem("outputs", outputs, cause(error), "give --outputs a folder that plexp wrote"))
         ) from None

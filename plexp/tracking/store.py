@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -10,14 +11,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from plexp.errors import Problem, StoreError
-from plexp.files import lock_file
+from plexp.errors import Problem, StoreError, is_full, is_unwritable, unwritable
+from plexp.files import has_space, lock_file
 from plexp.tracking.format import cause, masked, sqlite_uri
+from plexp.tracking.permissions import COPY, can_open, problem_of_reading, reading_uri
 from plexp.tracking.views import saved_views
 
 # MLflow reads these when it is imported and at each request; what the user has set stands.
@@ -50,37 +53,86 @@ def sqlite_file(uri: str | None, outputs: Path) -> Path | None:
     return Path(make_url(uri).database or "") if uri.startswith("sqlite") else None
 
 
+class Remedies(NamedTuple):
+    """Advice about a store, by what is wrong with it."""
+
+    folder: str
+    """Advice for an outputs folder that cannot be written."""
+    file: str
+    """Advice for a database file that cannot be written."""
+    other_folder: str
+    """Advice for any other fault of the database in an outputs folder."""
+    server: str
+    """Advice for any other fault of a store that was named."""
+
+
+TRAINING = Remedies(
+    "give a folder that you can write: outputs=FOLDER",
+    "give a file that you can write, or tracker.uri=null for the folder outputs",
+    "choose a folder that can be written and has space",
+    "start or mend it, or set tracker.uri=null to write to the folder outputs",
+)
+READING = Remedies(
+    COPY,
+    "ask its owner for write permission",
+    "give --outputs the folder whose mlflow.db plexp wrote",
+    "start or mend it, or leave it out for the runs in the folder outputs",
+)
+
+
 @contextmanager
-def store_errors(uri: str | None, outputs: Path) -> Iterator[None]:
-    """Raise StoreError for whatever goes wrong with the store."""
+def store_errors(uri: str | None, outputs: Path, *, training: bool = False) -> Iterator[None]:
+    """Raise StoreError for whatever goes wrong with the store; `training`: for a command that trains."""
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        if uri is None:
-            problem = Problem("outputs", outputs, cause(error), "choose a folder that can be written and has space")
-        else:
-            remedy = "start or mend it, or set tracker.uri=null to write to the folder outputs"
-            if isinstance(error, ModuleNotFoundError) and "psycopg" in str(error.name):
-                remedy = 'pip install "plexp[postgresql]"'
-            problem = Problem("tracker.uri", masked(uri), cause(error), remedy)
-        if deleted := re.search(r"[Rr]un (\w+) must be in the 'active' state", str(error)):
-            remedy = "restore it there, or train it again"
-            problem = Problem("run", deleted[1], "it was deleted in MLflow", remedy)
-        address = uri or sqlite_uri(outputs / "mlflow.db")
-        if (schema := other_schema(error, sqlite_file(uri, outputs), masked(address))) is not None:
-            problem = Problem(problem.key, problem.value, *schema)
+        problem = _problem(error, uri, outputs, training=training)
         raise StoreError(str(problem)) from None  # the chain would print the credentials
 
 
+def _problem(error: Exception, uri: str | None, outputs: Path, *, training: bool) -> Problem:
+    if deleted := re.search(r"[Rr]un (\w+) must be in the 'active' state", str(error)):
+        return Problem("run", deleted[1], "it was deleted in MLflow", "restore it there, or train it again")
+    file, remedies = sqlite_file(uri, outputs), TRAINING if training else READING
+    place = ("outputs", str(outputs)) if uri is None else ("tracker.uri" if training else "--uri", masked(uri))
+    if (schema := other_schema(error, file, masked(uri or sqlite_uri(outputs / "mlflow.db")))) is not None:
+        return Problem(*place, *schema)
+    if file is not None and "disk I/O error" in str(error) and not has_space(file.parent):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if file is not None and (is_full(error) or is_unwritable(error) or "unable to open database" in str(error)):
+        if not training and not is_full(error) and (problem := problem_of_reading(*place, file)) is not None:
+            return problem
+        return unwritable(*place, error, remedies.folder if uri is None else remedies.file)
+    if isinstance(error, ModuleNotFoundError) and "psycopg" in str(error.name):
+        return Problem(*place, cause(error), 'pip install "plexp[postgresql]"')
+    return Problem(*place, cause(error), remedies.other_folder if uri is None else remedies.server)
+
+
 @contextmanager
-def connected(uri: str) -> Iterator[MlflowClient]:
-    """Yield a client for a store that exists. Raises StoreError if it does not."""
-    with store_errors(uri, Path()):
-        file = sqlite_file(uri, Path())
+def connected(uri: str | None, outputs: Path) -> Iterator[MlflowClient]:
+    """Yield a client for the store at `uri` (None: that in `outputs`); it only reads one that this user may not write.
+
+    Raises StoreError if there is no such store.
+    """
+    with store_errors(uri, outputs):
+        file, address = sqlite_file(uri, outputs), uri or sqlite_uri(outputs / "mlflow.db")
         if file is not None and not (file.is_file() and file.stat().st_size):
             remedy = "put it back, or train again: the same commands do what is gone"
             raise StoreError(str(Problem("store", file, "the database is gone", remedy)))
-        yield connect(uri, Path().absolute())
+        if file is not None and not can_open(file):
+            yield _connect_to_read(reading_uri(address))
+        else:
+            yield connect(address, outputs.absolute())
+
+
+def _connect_to_read(uri: str) -> MlflowClient:
+    """Return a client that reads a database file as it is now: connections of an earlier client know an older one."""
+    for kind in (SqlAlchemyStore, RegistryStore):
+        if (engine := kind._engine_map.get(uri)) is not None:
+            engine.dispose()
+    client = MlflowClient(uri)
+    client.search_experiments(max_results=1)
+    return client
 
 
 def connect(uri: str, outputs: Path) -> MlflowClient:

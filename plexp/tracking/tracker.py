@@ -49,6 +49,7 @@ class Tracker:
         tags: tags of the run.
         run_id: run to resume, if the store still has it; None: a new one.
         created: called with the run's id as soon as there is one.
+        training: whether a training records it, whose remedies are keys; False: a command.
 
     Raises StoreError, within 5 s, if the store does not exist or answer.
     """
@@ -65,10 +66,11 @@ class Tracker:
         tags: Mapping[str, str],
         run_id: str | None = None,
         created: Callable[[str], object] = lambda run_id: None,
+        training: bool = True,
     ) -> None:
         outputs = Path(os.path.abspath(outputs))
         self.uri, self.run_name = uri or sqlite_uri(outputs / "mlflow.db"), run_name
-        self._errors = partial(store.store_errors, uri, outputs)
+        self._errors = partial(store.store_errors, uri, outputs, training=training)
         self.last: dict[str, float] = {}
         """Latest value of every metric."""
         self._status: Status | None = None
@@ -84,7 +86,8 @@ class Tracker:
         self.experiment_id: str = run.info.experiment_id
         self.run_id: str = run.info.run_id
         self.artifact_uri: str = run.info.artifact_uri
-        created(self.run_id)
+        with self._errors():
+            created(self.run_id)
         if run_id and not self.is_resumed:
             shutil.rmtree(outbox, ignore_errors=True)  # of the run that was deleted
         self._outbox = Outbox(outbox)

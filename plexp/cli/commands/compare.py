@@ -25,6 +25,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--threshold", type=commands.number("--threshold"), help="mean return that counts as learnt; env.solved_return"
     )
+    parser.add_argument(
+        "--to",
+        type=commands.folder("--to"),
+        metavar="FOLDER",
+        help="folder for the report; <outputs>/reports/<time>-<title>",
+    )
     options = parser.parse_args(arguments)
     from rich.console import Console
 

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     settled(options.uri, options.outputs, quiet=True)
     from plexp.cli.waiting import LateBar
-    from plexp.recorded.evaluate import evaluate_run
+    from plexp.recorded.evaluate import evaluate_run, record
     from plexp.tracking.format import ui_command
     from plexp.tracking.lookup import open_run
 
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
             )
         finally:
             bar.close()
-        print(evaluation)
+        print(evaluation, flush=True)
+        record(run, evaluation, options.overrides)
         print(f"recorded with run {run.run_id}; browse it with: {ui_command(options.uri, options.outputs)}")
     return 0

@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
         name = run.experiment if options.register is True else str(options.register)
         if options.register is not None:
             check_name(name)
+            run.check_writable("a registered model is")
             if not options.force:
                 refuse_worse(run, name)
         folder: Path = options.to or options.outputs / "exports" / f"{run.name}-{run.run_id[:8]}"

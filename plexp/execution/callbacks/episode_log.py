@@ -7,6 +7,7 @@ end it becomes `episodes.safetensors` in MLflow, with the rows of `episodes.csv`
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import struct
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import Episode, PlayedEpisode
-from plexp.errors import Problem, StoreError, one_line
+from plexp.errors import one_line, writing
 from plexp.training.collector import Collector
 from plexp.training.progress import TrainingProgress
 
@@ -168,16 +169,15 @@ class EpisodeLog:
 
     def _append(self, file: Path, data: bytes, size: int) -> int:
         """Write at this length of the file, over whatever a failed attempt has left, and return the number of bytes."""
-        try:
-            with file.open("r+b" if file.exists() else "wb", buffering=0) as opened:
-                opened.truncate(size)
-                opened.seek(size)
-                if opened.write(data) != len(data):
-                    raise OSError("No space left on device")
-        except OSError as error:
-            cause = f"no training episode can be recorded ({one_line(error)})"
-            remedy = "choose a folder that can be written and has space, or give tracker.log_actions=false"
-            raise StoreError(str(Problem("outputs", file.parent, cause, remedy))) from None
+        remedy = "make it one that you can write, or give tracker.log_actions=false"
+        with (
+            writing("outputs", file.parent, remedy),
+            file.open("r+b" if file.exists() else "wb", buffering=0) as opened,
+        ):
+            opened.truncate(size)
+            opened.seek(size)
+            if opened.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return len(data)
 
 

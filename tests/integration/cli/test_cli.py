@@ -208,7 +208,7 @@ def test_outputs_that_cannot_be_written_are_refused(main: Main, tmp_path: Path) 
     file.touch()
     status, lines = main(f"outputs={file}")
     assert status == 2 and len(lines) == 1
-    assert lines[0].startswith(f"outputs={file}: cannot be written (Not a directory: ")
+    assert lines[0] == f"outputs={file}: it is a file, not a folder; give a folder that you can write: outputs=FOLDER"
 
 
 @pytest.mark.parametrize(
@@ -410,13 +410,15 @@ def test_runs_record_their_metrics_and_choices_and_are_compared(main: Main, tmp_
         assert "speed/steps_to_threshold" not in run.data.metrics
 
 
-def test_a_report_that_cannot_be_written_is_an_error_after_the_comparison(main: Main, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_a_warning_unless_its_folder_was_given(main: Main, tmp_path: Path) -> None:
     assert main(*QUICK)[0] == 0
     (tmp_path / "reports").write_text("a file")
     status, lines = main("compare", f"--outputs={tmp_path}")
-    assert status == 2 and "- there is one group only, of 1 run: nothing to compare it with" in lines
-    assert lines[-1].startswith(f"report={tmp_path}/reports/")
-    assert lines[-1].endswith("; give --outputs a folder that can be written and has space")
+    assert status == 0 and "- there is one group only, of 1 run: nothing to compare it with" in lines
+    status, lines = main("compare", f"--outputs={tmp_path}", f"--to={tmp_path}/reports")
+    assert status == 2 and lines[-1].startswith(f"--to={tmp_path}/reports: it is a file, not a folder; ")
+    assert main("compare", f"--outputs={tmp_path}", f"--to={tmp_path}/mine")[0] == 0
+    assert {"report.html", "learning_curves.png"} <= {file.name for file in (tmp_path / "mine").iterdir()}
 
 
 def test_a_comparison_without_a_store_fails_with_one_line(main: Main, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_the_alias_moves_to_a_better_run_but_to_a_worse_one_only_with_force(run:
     ("arguments", "message"),
     [
         (["nobody"], "run=nobody: there is no such run"),
-        (["last", "--to", "/proc/nothing"], "--to=/proc/nothing: cannot be written"),
+        (["last", "--to", "/proc/nothing"], "--to=/proc/nothing: it cannot be written"),
         (["last", "--to", "a file"], "--to="),
         (["last", "--register", "a/b"], "--register=a/b: "),
         (["last", "--register", "it's"], "--register=it's: "),
@@ -171,7 +171,7 @@ def test_the_alias_moves_to_a_better_run_but_to_a_worse_one_only_with_force(run:
         (["last", "--register", " "], "--register= : "),
         (["last", "--register", ""], "--register=: "),
         (["last", "--register", "."], "--register=.: "),
-        (["last", "--uri", "http://127.0.0.1:1"], "tracker.uri=http://127.0.0.1:1: "),
+        (["last", "--uri", "http://127.0.0.1:1"], "--uri=http://127.0.0.1:1: "),
     ],
 )
 def test_an_invalid_export_is_refused_in_one_line(arguments: list[str], message: str, run: Run, folder: Path) -> None:

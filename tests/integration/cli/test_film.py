@@ -183,7 +183,11 @@ REFUSED = {
     ("last", "--speed", "0"): "--speed=0: this is not such a number; give one from 0.01 to 100",
     ("last", "--speed", "nan"): "--speed=nan: this is not such a number; ",
     ("last", "--speed", "fast"): "--speed=fast: this is not such a number; ",
-    ("last", "--to", "/dev/null"): "--to=/dev/null: it cannot be written (File exists); choose a folder that can be",
+    (
+        "last",
+        "--to",
+        "/dev/null",
+    ): "--to=/dev/null: it is a file, not a folder; give a folder that you can write: --to FOLDER",
     ("last", "--outputs", "/nowhere"): "outputs=/nowhere: no run has been kept there yet; ",
 }
 

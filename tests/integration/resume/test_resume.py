@@ -339,9 +339,7 @@ def test_operations_that_cannot_be_delivered_are_reported_in_one_line_and_kept(m
     folder.write(Record("0123", status="FINISHED", run_id="1", store="http://127.0.0.1:9"))
     Outbox(folder.outbox).put({"op": "tags", "tags": {"a": "b"}})
     status, lines = main("sync", "--outputs", str(tmp_path))
-    assert (
-        status == 1 and len(lines) == 1 and lines[0].startswith("tracker.uri=http://127.0.0.1:9: Connection refused; ")
-    )
+    assert status == 1 and len(lines) == 1 and lines[0].startswith("--uri=http://127.0.0.1:9: Connection refused; ")
     assert len(Outbox(folder.outbox)) == 1
 
 

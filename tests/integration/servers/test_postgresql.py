@@ -60,9 +60,9 @@ def test_an_unreachable_database_is_reported_in_one_line_without_the_password(
         "password": (database.uri("mistaken"), "password authentication failed"),
         "stopped": (elsewhere.uri(), "Connection refused"),
     }[fault]
-    for command in ((*QUICK, f"tracker.uri={uri}"), ("compare", "--uri", uri)):
+    for key, command in ("tracker.uri", (*QUICK, f"tracker.uri={uri}")), ("--uri", ("compare", "--uri", uri)):
         status, output = plexp(*command, folder=tmp_path)
         assert status == 2 and cause in output and len(output.splitlines()) == 1, output
-        assert output.startswith("tracker.uri=postgresql+psycopg://***@127.0.0.1"), output
+        assert output.startswith(f"{key}=postgresql+psycopg://***@127.0.0.1"), output
         assert "mistaken" not in output and "secret" not in output
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"mistaken" in file.read_bytes()]

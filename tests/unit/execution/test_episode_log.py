@@ -172,7 +172,7 @@ def test_a_failed_write_is_reported_in_one_line_and_nothing_is_lost(build: Build
     with pytest.raises(Interrupt):
         run.train(until=9)
     with pytest.raises(
-        StoreError, match=r"^outputs=.*nowhere: no training episode can be recorded .*; choose a folder"
+        StoreError, match=r"^outputs=.*nowhere: it cannot be written .*; make it one that you can write"
     ):
         run.log.state_dict()
     (tmp_path / "nowhere").mkdir()

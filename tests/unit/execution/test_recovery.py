@@ -251,7 +251,7 @@ def test_a_store_that_does_not_answer_is_reported_and_nothing_is_lost(outputs: P
     shown = f"http://***@127.0.0.1:{port}"
     crashed_run(outputs, *waiting, run_id="0" * 32, store=shown)
     before = everything(state_folder(outputs))
-    with pytest.raises(StoreError, match=r"^tracker\.uri=http://\*\*\*@127[^\n]+Connection refused[^\n]+$"):
+    with pytest.raises(StoreError, match=r"^--uri=http://\*\*\*@127[^\n]+Connection refused[^\n]+$"):
         settle_outputs(outputs, f"http://me:secret@127.0.0.1:{port}")
     assert everything(state_folder(outputs)) == before and stores(outputs) == [shown]
 

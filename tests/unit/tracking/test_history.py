@@ -96,7 +96,7 @@ def test_a_file_that_is_not_a_store_is_reported_in_one_line(tmp_path: Path) -> N
 
 
 def test_a_server_that_does_not_answer_is_reported_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"^tracker\.uri=http://127\.0\.0\.1:9: Connection refused"):
+    with pytest.raises(StoreError, match=r"^--uri=http://127\.0\.0\.1:9: Connection refused"):
         open_history("http://127.0.0.1:9", tmp_path).runs()
 
 

@@ -106,7 +106,10 @@ def test_what_sqlite_left_beside_a_removed_database_is_set_aside(outputs: Path) 
 
 def test_a_command_that_reads_creates_no_database(outputs: Path) -> None:
     (file := outputs / "mlflow.db").unlink()
-    with pytest.raises(StoreError, match=r"^store=\S+mlflow.db: the database is gone; "), connected(sqlite_uri(file)):
+    with (
+        pytest.raises(StoreError, match=r"^store=\S+mlflow.db: the database is gone; "),
+        connected(sqlite_uri(file), outputs),
+    ):
         pass
     assert not file.exists()
 

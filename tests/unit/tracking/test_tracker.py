@@ -331,9 +331,9 @@ def test_only_a_full_disk_makes_logging_raise(
         patch.setattr(Outbox, "put", full)
         patch.setattr(Outbox, "place_for", full)
         for log in (lambda: run.log({"x": 1.0}, 1), lambda: run.log_text("a", "b"), lambda: run.set_tags({"a": "b"})):
-            with pytest.raises(StoreError, match=r"^outputs=[^\n]+No space left on device[^\n]+$"):
+            with pytest.raises(StoreError, match=r"^outputs=[^\n]+: the disk is full; free some space; [^\n]+$"):
                 log()
-        with pytest.raises(StoreError, match="No space left on device"):
+        with pytest.raises(StoreError, match="the disk is full; "):
             run.log_file(tmp_path / "agent.bin")
     run.log({"x": 2.0}, 2)
     assert run.finish("FINISHED") and history(client, run, "x") == [(2, 2.0)]
@@ -350,7 +350,7 @@ def test_a_model_is_not_recorded_on_a_full_disk(
     with monkeypatch.context() as patch:
         patch.setattr(Outbox, "place_for", full)
         assert run.log_model(Policy(), torch.zeros(2, 8)) is False
-    assert "No space left on device" in caplog.text
+    assert "the disk is full" in caplog.text
     assert run.finish("FINISHED")
 
 

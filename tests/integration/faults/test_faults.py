@@ -64,6 +64,10 @@ def test_random_command_lines_are_refused_in_one_line_or_run_to_their_end() -> N
     assert "0 not as they should be" in script("fuzz", "--examples", "60")
 
 
+def test_wrong_configurations_and_environments_end_in_a_few_lines_that_say_why() -> None:
+    assert "; 0 not as they should be" in script("messages", "--cases", "48")
+
+
 SIZE = ("algo=ppo", "env=lunarlander", "compile=false", "tracker.log_model=false", "evaluation.every=null")
 
 

@@ -60,10 +60,11 @@ def record(frames: Iterable[Frame], count: int, rate: float, title: Title, stem:
     """
     mp4, gif = stem.with_name(f"{stem.name}.mp4"), stem.with_name(f"{stem.name}.gif")
     with draft_of(mp4) as film, draft_of(gif) as picture:
+        film.touch()  # raises what is wrong, where ffmpeg would only break its pipe
         try:
             _write(frames, count, rate, title, film, picture)
         finally:
-            try_writing(stem.parent)  # raises what is wrong, where ffmpeg ends without a word or breaks its pipe
+            try_writing(stem.parent)  # raises that the disk is full, of which ffmpeg says nothing
     return mp4, gif
 
 

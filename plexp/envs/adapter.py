@@ -78,8 +78,9 @@ class EnvAdapter:
             raise TrainingError(
                 f"the environment raised {type(error).__name__} in step: {with_place(error)}"
             ) from error
-        if np.shape(rewards) != self.shape[:1]:
-            shape = f"of shape {np.shape(rewards)}; expected {self.shape[:1]}"
+        rewards = np.asarray(rewards)
+        if rewards.shape != self.shape[:1]:
+            shape = f"of shape {rewards.shape}; expected {self.shape[:1]}"
             raise TrainingError(f"the vector environment returned from step rewards {shape}")
         return self._converted(observations, "step"), rewards, terminated, truncated, info
 

@@ -153,11 +153,8 @@ class GlobalUse:
         self.warns = warns
         self.names: set[str] = set()
         """Generators that they draw from, by their names in `KINDS`."""
-
-    @property
-    def is_idle(self) -> bool:
+        self.is_idle = watched <= 0
         """True if nothing needs to be watched or swapped."""
-        return self.left <= 0 and not self.names
 
     @property
     def swapped(self) -> Iterable[str]:
@@ -171,6 +168,7 @@ class GlobalUse:
         """
         drawn = {name for name, generator in generators.items() if generator.was_drawn_from()} - self.names
         self.names |= drawn
+        self.is_idle = self.left <= 0 and not self.names
         if drawn and self.warns and not multiprocessing.current_process().name.startswith("Worker<"):
             log.warning(
                 "the environment %s draws from the global generator of %s: it gets its own, seeded for each episode (and "

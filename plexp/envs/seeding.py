@@ -98,7 +98,8 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], index: int, episode_seed: EpisodeSeed) -> None:
         super().__init__(checked(flattened(env)))
         self.index, self.episode_seed, self.episode = index, episode_seed, -1
-        self.own_generators = OwnGenerators(getattr(episode_seed, "use", None) or GlobalUse(warns=False))
+        self.use = getattr(episode_seed, "use", None) or GlobalUse(warns=False)
+        self.own_generators = OwnGenerators(self.use)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the next episode with its own seed; `seed` is ignored."""
@@ -114,10 +115,8 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the environment."""
         try:
-            if self.own_generators.use.is_idle:
-                result = self.env.step(action)
-            else:
-                result = self.own_generators.call(self.env, self.env.step, action)
+            step, own = self.env.step, self.own_generators
+            result = step(action) if self.use.is_idle else own.call(self.env, step, action)
             if result[2] or result[3]:
                 return _copied(result[0]), *result[1:]
             return result

@@ -87,7 +87,8 @@ class Categorical:
         return functional.one_hot(actions, self.num_features).float()
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        return (actions + self.start if self.start else actions).to(self.dtype)
+        shifted = actions + self.start if self.start else actions
+        return shifted if shifted.dtype == self.dtype else shifted.to(self.dtype)
 
 
 class MultiCategorical:

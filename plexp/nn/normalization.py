@@ -48,7 +48,9 @@ class ObservationNormalizer(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return observations [..., *obs] standardized."""
-        return torch.addcmul(self.offset, observations - self.center, self.scale).clamp(-self.CLIP, self.CLIP)
+        buffers: Any = self._buffers  # to look them up as attributes of a module takes as long as the subtraction
+        centered = observations - buffers["center"]
+        return torch.addcmul(buffers["offset"], centered, buffers["scale"]).clamp(-self.CLIP, self.CLIP)
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:

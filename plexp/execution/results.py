@@ -18,7 +18,7 @@ from plexp.execution.callbacks.recorder import Recorder
 from plexp.execution.experiment import Experiment
 from plexp.execution.outcome import Outcome, describe, objective
 from plexp.tracking.tracker import Tracker
-from plexp.training.agent import GreedyPolicy
+from plexp.training.policy import GreedyPolicy
 from plexp.training.progress import TrainingProgress
 
 

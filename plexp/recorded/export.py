@@ -27,7 +27,7 @@ from plexp.recorded.play_script import play_script
 from plexp.recorded.restore import restored
 from plexp.tracking.lookup import RunHandle
 from plexp.tracking.models import register
-from plexp.training.agent import GreedyPolicy
+from plexp.training.policy import GreedyPolicy
 
 Act = Callable[[Tensor], Tensor]
 """A function from observations [B, *obs] as the environment gives them to actions [B, *act] as it takes them."""

@@ -1,12 +1,13 @@
-"""The agent: actor, critic, target critic and observation normalizer."""
+"""The agent of on-policy algorithms: a policy with a critic and a target critic."""
 
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plexp.config.fields import ActionBounds, LogStd, PositiveInt
 from plexp.errors import ConfigError, Problem
@@ -14,6 +15,7 @@ from plexp.nn.compile import Compiled
 from plexp.nn.distributions import ActionDistribution, Categorical
 from plexp.nn.networks import Critic, CriticKind, Network, PolicyHead
 from plexp.nn.normalization import ObservationNormalizer
+from plexp.training.policy import Policy
 from plexp.training.progress import Profile
 from plexp.training.types import AgentOutput, Minibatch, Rollout, Trajectory
 
@@ -21,8 +23,8 @@ CHUNK_ROWS = 4096
 """Rows of one forward pass over a trajectory; a larger number needs more memory for images."""
 
 
-class Agent(nn.Module):
-    """Actor and critic, with the observation normalizer that is saved with them and frozen in evaluation.
+class Agent(Policy):
+    """Actor and critic.
 
     Args:
         shape: shape of one observation.
@@ -51,15 +53,15 @@ class Agent(nn.Module):
         bounds: ActionBounds,
         action_samples: PositiveInt,
     ) -> None:
-        super().__init__()
-        self.distribution, self.critic_kind, self.normalizer, self.rng = distribution, critic_kind, normalizer, rng
-        self.bounds, self.action_samples = bounds, action_samples
         if net.share_trunk and critic_net is not None:
             cause = "a shared trunk leaves no room for a network of the critic's own"
             remedy = "give net.share_trunk=false or leave out net@critic_net"
             raise ConfigError(Problem("net.share_trunk", True, cause, remedy))
-        self.trunk, features = net.trunk(shape)
-        self.head = PolicyHead(net, features, distribution, log_std, log_std_init)
+        trunk, features = net.trunk(shape)
+        super().__init__(
+            distribution, normalizer, trunk, PolicyHead(net, features, distribution, log_std, log_std_init)
+        )
+        self.critic_kind, self.rng, self.bounds, self.action_samples = critic_kind, rng, bounds, action_samples
         shared = (self.trunk, features) if net.share_trunk else None
         self.shares_trunk = shared is not None and critic_kind != "none"
         self.critic = (
@@ -67,46 +69,16 @@ class Agent(nn.Module):
         )
         self.target_critic: Critic | None = None
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the networks."""
-        return next(self.parameters()).device
-
     def add_target_critic(self) -> None:
         """Add a copy of the critic, which evaluates rollouts and follows the critic slowly (Mnih et al. 2015)."""
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)  # type: ignore[union-attr]
 
     def compile(self, profile: Profile) -> None:
-        """Compile acting and evaluating."""
-
-        def count(seconds: float) -> None:
-            profile.count("compiling", seconds)
-
-        self._sample = Compiled(self._sample, "acting", on_compile=count)  # type: ignore[assignment, method-assign]
+        """Compile acting and evaluating; `profile` gets the seconds that it takes."""
+        super().compile(profile)
         if self.critic is None or not self.critic.takes_actions:  # that one draws noise
+            count = partial(profile.count, "compiling")
             self._evaluate = Compiled(self._evaluate, "evaluating", on_compile=count)  # type: ignore[assignment, method-assign]
-
-    def normalize(self, observations: Tensor) -> Tensor:
-        """Return observations [B, *obs] as the networks get them."""
-        return observations if self.normalizer is None else self.normalizer(observations)
-
-    def policy(self, observations: Tensor) -> Tensor:
-        """Return the parameters [B, P] of the action distribution for normalized observations [B, *obs]."""
-        parameters: Tensor = self.head(self.trunk(observations))
-        return parameters
-
-    def act(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """Return sampled actions [N, *act] for observations [N, *obs] as the environment gave them."""
-        return self._sample(observations, noise)[0]
-
-    @torch.no_grad()
-    def _sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor]:
-        return (self.distribution.sample(self.policy(self.normalize(observations)), noise),)
-
-    @torch.no_grad()  # not inference_mode: what a network keeps of it, such as a mask, is trained with and copied later
-    def act_greedily(self, observations: Tensor) -> Tensor:
-        """Return the policy's most likely actions [N, *act] for observations [N, *obs] as the environment gave them."""
-        return self.distribution.mode(self.policy(self.normalize(observations)))
 
     def evaluate(self, minibatch: Minibatch) -> AgentOutput:
         """Return what the current networks say of a minibatch, with gradients; a shared trunk runs once."""
@@ -195,16 +167,3 @@ class Agent(nn.Module):
     def _action_values(self, critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
         values: Tensor = critic(torch.cat([observations, self.distribution.encode(actions)], -1))
         return values
-
-
-class GreedyPolicy(nn.Module):
-    """The greedy policy as one module, for export: observations [B, *obs] as the environment gives them -> its actions."""
-
-    def __init__(self, agent: Agent) -> None:
-        super().__init__()
-        self.agent = agent
-
-    def forward(self, observations: Tensor) -> Tensor:
-        agent = self.agent
-        parameters = agent.policy(agent.normalize(observations))
-        return agent.distribution.to_environment(agent.distribution.mode(parameters))

@@ -18,7 +18,7 @@ from plexp.envs.episodes import Episode, EpisodesInProgress
 from plexp.envs.faults import DeclaredBounds, find_fault, locate
 from plexp.errors import EnvironmentFault, Problem, TrainingError
 from plexp.nn.normalization import RewardScaler
-from plexp.training.agent import Agent
+from plexp.training.policy import Policy
 from plexp.training.progress import Profile
 from plexp.training.types import Trajectory
 
@@ -80,7 +80,7 @@ class Collector:
     def __init__(
         self,
         env: VectorEnv[Any, Any, Any],
-        agent: Agent,
+        policy: Policy,
         rng: np.random.Generator,
         scaler: RewardScaler | None,
         *,
@@ -91,11 +91,11 @@ class Collector:
         episode_seed: EpisodeSeed | None = None,
         bounds: DeclaredBounds | None = None,
     ) -> None:
-        self.adapter, self.agent, self.rng, self.scaler = EnvAdapter(env, agent.distribution), agent, rng, scaler
+        self.adapter, self.policy, self.rng, self.scaler = EnvAdapter(env, policy.distribution), policy, rng, scaler
         self.num_steps, self.complete_episodes, self.profile = num_steps, complete_episodes, profile or Profile()
         self.episode_seed, self.bounds = episode_seed, bounds
         self.max_rollout_steps = max_rollout_steps if complete_episodes else None
-        self.device = agent.device
+        self.device = policy.device
         self.on_cpu = self.device.type == "cpu"
         self.block_steps = BLOCK_STEPS if complete_episodes else num_steps
         self.returns, self.lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
@@ -129,7 +129,7 @@ class Collector:
                 blocks.append(_Block.reserve(self.observations, self.block_steps, self._draw_noise()))
             block = blocks[-1]
             observed = block.rows[t] if self.on_cpu else block.rows[t].to(self.device)
-            action = self.agent.act(observed, block.noise[t])
+            action = self.policy.act(observed, block.noise[t])
             actions.append(action if self.on_cpu else action.cpu())
             stepping = time.perf_counter()
             try:
@@ -163,7 +163,7 @@ class Collector:
 
     def _draw_noise(self) -> tuple[Tensor, ...]:
         """Return the policy's noise for every step of a block."""
-        noise = self.agent.distribution.draw_noise(self.rng, self.block_steps, self.adapter.num_envs)
+        noise = self.policy.distribution.draw_noise(self.rng, self.block_steps, self.adapter.num_envs)
         return torch.from_numpy(noise).to(self.device).unbind(0)
 
     def _reset(self) -> Array:

@@ -19,7 +19,7 @@ from plexp.envs.faults import DeclaredBounds, find_fault, locate
 from plexp.envs.generators import GlobalUse
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import EnvironmentFault
-from plexp.training.agent import Agent
+from plexp.training.policy import Policy
 
 PARALLEL = 10
 """Environments stepped side by side."""
@@ -87,7 +87,7 @@ class _LaterSeeds:
 
 
 def evaluate(
-    agent: Agent,
+    policy: Policy,
     environment: Environment,
     seeds: EpisodeSeeds,
     episodes: int,
@@ -103,7 +103,7 @@ def evaluate(
     whose episode is cut off are replaced by new ones, which play the episodes that are left.
 
     Args:
-        agent: the agent that acts.
+        policy: the policy that acts.
         environment: makes the environments.
         seeds: seeds of the episodes.
         episodes: E, number of episodes.
@@ -126,7 +126,7 @@ def evaluate(
         env = environment.make(len(left), episode_seed)
         if bounds is None:
             bounds = own_bounds = DeclaredBounds(env.single_observation_space, environment.label)
-        act, adapter = _actor(agent, len(left), sampling), EnvAdapter(env, agent.distribution)
+        act, adapter = _actor(policy, len(left), sampling), EnvAdapter(env, policy.distribution)
         try:
             left_over = [quotas[i] - len(outcomes[i]) for i in left]
             before = episodes - sum(left_over)
@@ -151,16 +151,16 @@ def evaluate(
     )
 
 
-def _actor(agent: Agent, num_envs: int, sampling: np.random.Generator | None) -> Callable[[Array], Tensor]:
+def _actor(policy: Policy, num_envs: int, sampling: np.random.Generator | None) -> Callable[[Array], Tensor]:
     """Return the function from observations [N, *obs] to actions [N, *act]."""
-    device = agent.device
+    device = policy.device
 
     def act(observations: Array) -> Tensor:
         inputs = torch.from_numpy(observations).to(device)
         if sampling is None:
-            return agent.act_greedily(inputs).cpu()
-        noise = agent.distribution.draw_noise(sampling, 1, num_envs)[0]
-        return agent.act(inputs, torch.from_numpy(noise).to(device)).cpu()
+            return policy.act_greedily(inputs).cpu()
+        noise = policy.distribution.draw_noise(sampling, 1, num_envs)[0]
+        return policy.act(inputs, torch.from_numpy(noise).to(device)).cpu()
 
     return act
 

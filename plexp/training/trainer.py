@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from plexp.training.agent import Agent
 from plexp.training.collector import Collector
 from plexp.training.interfaces import Algorithm, TrainingCallback
+from plexp.training.policy import Policy
 from plexp.training.progress import Profile, TrainingProgress
 from plexp.training.types import Metrics
 
@@ -24,7 +24,7 @@ class Trainer:
 
     def __init__(
         self,
-        agent: Agent,
+        policy: Policy,
         collector: Collector,
         algorithm: Algorithm,
         *,
@@ -32,7 +32,7 @@ class Trainer:
         total_episodes: int | None,
         profile: Profile | None = None,
     ) -> None:
-        self.agent, self.collector, self.algorithm = agent, collector, algorithm
+        self.policy, self.collector, self.algorithm = policy, collector, algorithm
         self.total_timesteps, self.total_episodes = total_timesteps, total_episodes
         self.profile = profile or Profile()
 
@@ -62,8 +62,8 @@ class Trainer:
         trajectory = self.collector.collect()
         updating = self.profile.start()
         progress.metrics = self.algorithm.update(trajectory, progress.fraction)
-        if self.agent.normalizer is not None:
-            self.agent.normalizer.update(trajectory.observations[trajectory.valid])
+        if self.policy.normalizer is not None:
+            self.policy.normalizer.update(trajectory.observations[trajectory.valid])
         progress.finished = self.collector.episodes
         progress.steps += trajectory.num_valid
         progress.episodes += len(progress.finished)

@@ -154,7 +154,7 @@ class EpisodeLog:
             return
         sampled = torch.cat([trajectory.actions for trajectory in waiting])
         valid = np.concatenate([trajectory.valid for trajectory in waiting])
-        actions = self.collector.agent.distribution.to_environment(sampled.flatten(0, 1)).numpy()
+        actions = self.collector.policy.distribution.to_environment(sampled.flatten(0, 1)).numpy()
         table = actions.astype(self.dtype).reshape(*valid.shape, *self.shape)
         streams = [np.concatenate([tail, table[valid[:, i], i]]) for i, tail in enumerate(tails)]
         begins, chunks = [0] * len(streams), []

@@ -15,7 +15,7 @@ from gymnasium.wrappers import FlattenObservation
 from plexp.errors import ConfigError
 from plexp.recorded import export as exporting
 from plexp.recorded.export import Exported, check_formats, compare, export, met_observations, write
-from plexp.training.agent import GreedyPolicy
+from plexp.training.policy import GreedyPolicy
 from tests.support import forks
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx]"')

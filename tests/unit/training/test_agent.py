@@ -23,7 +23,8 @@ from plexp.nn.distributions import (
 )
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.training import agent as agent_module
-from plexp.training.agent import Agent, GreedyPolicy
+from plexp.training.agent import Agent
+from plexp.training.policy import GreedyPolicy
 from plexp.training.types import Minibatch, Rollout
 from tests.support.builders import NET, POLICY, make_agent, random_rollout
 

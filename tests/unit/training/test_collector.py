@@ -111,6 +111,12 @@ class Plain:
         return before, reward, terminated, truncated, True, successor
 
 
+def _evaluated(collector: Collector) -> Rollout:
+    """Return the collector's next trajectory with what its agent says of it."""
+    assert isinstance(collector.policy, Agent)
+    return collector.policy.evaluate_trajectory(collector.collect())
+
+
 def assert_rows(rollout: Rollout, plain: list[Plain]) -> None:
     for n, env in enumerate(plain):
         for t in range(len(rollout.rewards)):
@@ -133,7 +139,7 @@ def test_rollouts_match_a_plain_loop_and_continue_where_the_last_one_ended(mode:
     plain = [Plain(i, mode) for i in range(num_envs)]
     seen: set[tuple[bool, bool]] = set()
     for _ in range(4):
-        rollout = collector.agent.evaluate_trajectory(collector.collect())
+        rollout = _evaluated(collector)
         assert rollout.rewards.shape == (7, num_envs)
         assert_rows(rollout, plain)
         finished = [episode for env in plain for episode in env.finished]
@@ -186,7 +192,7 @@ def test_rollouts_of_complete_episodes_begin_and_end_with_episodes(mode: Autores
 def test_complete_episodes_match_a_plain_loop(mode: AutoresetMode) -> None:
     """Compare the rows until an environment waits; the rows after that are padding."""
     collector = make_collector(3, mode, 5, complete_episodes=True)
-    rollout = collector.agent.evaluate_trajectory(collector.collect())
+    rollout = _evaluated(collector)
     for n in range(3):
         plain = Plain(n, mode)
         for t in range(int(rollout.valid[:, n].nonzero().max()) + 1):
@@ -200,8 +206,8 @@ def test_complete_episodes_match_a_plain_loop(mode: AutoresetMode) -> None:
 def test_log_probs_are_those_of_the_sampled_actions_under_the_policy_that_acted() -> None:
     collector = make_collector(2, AutoresetMode.SAME_STEP, num_steps=64)
     with torch.no_grad():  # logits (0, 0, last action / 2): the policy depends on the observation
-        collector.agent.head.linear.weight[2, 2] = 0.5
-    rollout = collector.agent.evaluate_trajectory(collector.collect())
+        collector.policy.head.linear.weight[2, 2] = 0.5
+    rollout = _evaluated(collector)
     logits = torch.zeros(64, 2, 3)
     logits[..., 2] = rollout.observations[..., 2] / 2
     expected = logits.log_softmax(-1).gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)

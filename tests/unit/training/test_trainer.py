@@ -287,8 +287,8 @@ def test_the_profile_accounts_for_all_time(
     clock = Clock(monkeypatch)
     for name in ("step", "reset"):
         clock.slows(trainer.collector.adapter, name, 1, "environment")
-    clock.slows(trainer.agent, "act", 10, "acting")
-    clock.slows(trainer.agent, "evaluate_trajectory", 100, "estimating")
+    clock.slows(trainer.policy, "act", 10, "acting")
+    clock.slows(trainer.policy, "evaluate_trajectory", 100, "estimating")
     clock.slows(batch, "_estimate", 1000, "estimating")
     clock.slows(learner, "minibatches", 10_000, "updating")
 

@@ -309,11 +309,13 @@ def _flat(values: Tensor) -> Array:
 
 def _flags(trajectory: Trajectory) -> Array:
     """Return the flags of T + 1 rows, [(T + 1) · N] uint8; those of the last row, which is no step yet, are zero."""
-    size = trajectory.valid.numel()
-    flags = np.zeros(size + trajectory.valid.shape[1], np.uint8)
-    terminated, truncated = _flat(trajectory.terminated), _flat(trajectory.truncated)
-    flags[:size] = _flat(trajectory.valid) + TERMINATED * terminated + ENDED * (terminated | truncated)
-    flags[trajectory.final_index.numpy()] |= ELSEWHERE
+    valid, terminated, truncated = (
+        _flat(column).view(np.uint8) for column in (trajectory.valid, trajectory.terminated, trajectory.truncated)
+    )
+    flags = np.zeros(len(valid) + trajectory.valid.shape[1], np.uint8)
+    flags[: len(valid)] = valid + TERMINATED * terminated + ENDED * (terminated | truncated)
+    if len(trajectory.final_index):
+        flags[trajectory.final_index.numpy()] |= ELSEWHERE
     return flags
 
 

@@ -178,36 +178,36 @@ class ReplayBuffer:
         if len(indices) and indices.min() < self.oldest * self.num_envs:
             raise ValueError("the indices were drawn before the transitions were overwritten")
         places = indices % self.size
-        last, rewards, discounts = self._follow(indices, places, n_steps, gamma)
-        at = last % self.size
+        last, at, rewards, powers = self._follow(indices, places, n_steps, gamma)
         flags = self.flags.take(at)
-        discounts = discounts * (flags & TERMINATED == 0)
         return Transitions(
             observations=torch.from_numpy(self.observations.take(places, 0)),
             actions=torch.from_numpy(self.actions.take(places, 0)),
-            rewards=torch.from_numpy(rewards.astype(np.float32, copy=False)),
+            rewards=torch.from_numpy(rewards),
             next_observations=torch.from_numpy(self._successors(last, at, flags)),
-            discounts=torch.from_numpy(discounts.astype(np.float32)),
+            discounts=torch.from_numpy(powers * (flags & TERMINATED == 0)),
             weights=torch.ones(len(indices)) if weights is None else torch.as_tensor(weights, dtype=torch.float32),
         )
 
-    def _follow(self, indices: Array, places: Array, n_steps: int, gamma: float) -> tuple[Array, Array, Any]:
-        """Return the indices of the m-th steps, Σ_{k<m} γ^k r_{t+k}, and γ^m; m < n at an end, and at the newest row."""
+    def _follow(
+        self, indices: Array, places: Array, n_steps: int, gamma: float
+    ) -> tuple[Array, Array, Array, Array | np.float32]:
+        """Return indices and places of the m-th steps, Σ_{k<m} γ^k r_{t+k}, and γ^m; m < n at an end and the newest row."""
         if n_steps == 1:
-            return indices, self.rewards.take(places), gamma
+            return indices, places, self.rewards.take(places), np.float32(gamma)
         newest = (self.added - 1) * self.num_envs
-        total, power = self.rewards.take(places).astype(np.float64), np.full(len(indices), gamma)
+        total, powers = self.rewards.take(places).astype(np.float64), np.full(len(indices), gamma, np.float32)
         for k in range(1, n_steps):
             going = (self.flags.take(places) & ENDED == 0) & (indices < newest)
             indices = indices + self.num_envs * going
             places = indices % self.size
             total += np.where(going, np.float64(gamma**k) * self.rewards.take(places), 0.0)
-            power = np.where(going, gamma ** (k + 1), power)
-        return indices, total, power
+            powers[going] = gamma ** (k + 1)
+        return indices, places, total.astype(np.float32), powers
 
     def _successors(self, indices: Array, places: Array, flags: Array) -> Array:
         """Return the true observations [B, *obs] after these steps; where a terminated one is not kept, that before it."""
-        successors: Array = self.observations.take((places + self.num_envs) % self.size, 0)
+        successors: Array = self.observations.take(places + self.num_envs, 0, mode="wrap")
         elsewhere = np.flatnonzero(flags & ELSEWHERE)
         if len(elsewhere):
             terminated = flags[elsewhere] & TERMINATED > 0

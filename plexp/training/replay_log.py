@@ -162,7 +162,6 @@ class ReplayLog:
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.open("r+b" if old.size else "wb") as file:
-                file.truncate(old.size)
                 file.seek(old.size)
                 file.write(b"".join(old.waiting))
         self.written = old._replace(size=old.end, waiting=())

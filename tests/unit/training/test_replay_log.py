@@ -95,9 +95,11 @@ def test_a_resumed_buffer_equals_one_that_never_stopped(
     run = Run(tmp_path, kind, same_step=same_step, p_end=0.3, **world)
     run.play(before)
     state, uninterrupted = run.checkpoint(), run.buffer
-    run.log.append(run.world.play(50))  # which the interruption loses
+    for _ in range(30):
+        run.log.append(run.world.play(5))  # which the interruption loses
     run.log.sync()
     run.resume(state)
+    assert [int(file.stem[-15:]) for file in files(tmp_path)][-1:] == [state["log"]["segment"]] * bool(before)
     assert_equal(run.buffer, uninterrupted)
     for _ in range(2):
         for steps in (1, 4, 1, 90, 2):

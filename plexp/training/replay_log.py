@@ -6,6 +6,7 @@ A checkpoint has the position in the log, and a resumed run cuts the log there.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
@@ -45,18 +46,14 @@ class _Written(NamedTuple):
     """First row of the file that grows."""
     size: int = 0
     """Bytes of that file that are written."""
-    waiting: tuple[bytes, ...] = ()
-    """Records that come after them."""
+    end: int = 0
+    """Bytes of that file, with those that wait in memory."""
     records: int = 0
     """Number of records since the run began."""
     rows: int = 0
     """Number of rows since the run began."""
     last: Array | None = None
     """Observations [N, *obs] after the last record; None: the next record has its first observations."""
-
-    @property
-    def end(self) -> int:
-        return self.size + sum(map(len, self.waiting))
 
 
 class ReplayLog:
@@ -66,7 +63,7 @@ class ReplayLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.written = folder, _Written()
+        self.folder, self.written, self.waiting = folder, _Written(), bytearray()
         self.unsynced: set[int] = set()
         """First rows of the files that may not survive a power cut yet."""
 
@@ -78,11 +75,12 @@ class ReplayLog:
             self.remove()
         if self.written.end >= SEGMENT_BYTES:
             self._write()
-            self.written = self.written._replace(segment=self.written.rows, size=0, last=None)
+            self.written = self.written._replace(segment=self.written.rows, size=0, end=0, last=None)
         old = self.written
-        record = _encode(trajectory, old.rows, old.last)
+        del self.waiting[old.end - old.size :]  # what is written, or of an attempt that was interrupted
+        self.waiting += _encode(trajectory, old.rows, old.last)
         self.written = old._replace(
-            waiting=(*old.waiting, record),
+            end=old.size + len(self.waiting),
             records=old.records + 1,
             rows=old.rows + len(trajectory.observations),
             last=trajectory.last_observations.numpy().copy(),
@@ -92,8 +90,8 @@ class ReplayLog:
 
     def position(self) -> dict[str, int]:
         """Return the end of the log, for a checkpoint that is written after `sync`."""
-        end = self.written
-        return {"segment": end.segment, "offset": end.end, "records": end.records, "rows": end.rows}
+        now = self.written
+        return {"segment": now.segment, "offset": now.end, "records": now.records, "rows": now.rows}
 
     def sync(self) -> None:
         """Wait until the log survives a power cut."""
@@ -123,7 +121,7 @@ class ReplayLog:
         except DamagedLog:
             buffer.begin_at(0)
             raise
-        self.written = _Written(segment, position["offset"], (), position["records"], rows, last)
+        self.written = _Written(segment, position["offset"], position["offset"], position["records"], rows, last)
         self._cut(position)
 
     def trim(self, positions: Sequence[Mapping[str, int]], rows: int) -> None:
@@ -155,7 +153,7 @@ class ReplayLog:
     def _write(self) -> None:
         """Write the waiting records, over whatever a failed attempt has left."""
         old = self.written
-        if not old.waiting:
+        if old.size == old.end:
             return
         path = self._path(old.segment)
         self.unsynced.add(old.segment)
@@ -163,8 +161,8 @@ class ReplayLog:
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.open("r+b" if old.size else "wb") as file:
                 file.seek(old.size)
-                file.write(b"".join(old.waiting))
-        self.written = old._replace(size=old.end, waiting=())
+                file.write(self.waiting[: old.end - old.size])
+        self.written = old._replace(size=old.end)
 
     def _needed(self, position: Mapping[str, int], row: int) -> list[int]:
         """Return the first rows of the files that have a row and all that follow it, up to a position.
@@ -231,11 +229,11 @@ def _decode(data: memoryview, at: int, last: Array | None, buffer: ReplayBuffer)
     if kind != FORMAT or row != buffer.added or (continues and last is None):
         raise ValueError(f"begins at row {row}, and row {buffer.added} is missing")
     layout = _layout(buffer, steps, finals, bool(continues))
-    if length != sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in layout.values()):
+    if length != sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout.values()):
         raise ValueError("is of observations or actions of another shape or type")
     arrays: dict[str, Array] = {}
     for name, (dtype, shape) in layout.items():
-        arrays[name] = np.frombuffer(data, dtype, int(np.prod(shape)), begin).reshape(shape).copy()
+        arrays[name] = np.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape).copy()
         begin += arrays[name].nbytes
     if continues and last is not None:
         arrays["observations"] = np.concatenate([last[None], arrays["observations"]])

@@ -304,3 +304,24 @@ def test_a_wrong_state_of_the_buffer_is_refused(tmp_path: Path) -> None:
     run.play(3)
     with pytest.raises(ValueError, match="the buffer has 0 transitions"):
         run.new_buffer().load_state_dict(run.buffer.state_dict())
+
+
+def test_an_interrupted_append_or_write_leaves_the_log_consistent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path)
+
+    def interrupted(*_: Any) -> Any:
+        run.log.waiting += b"part of a record"
+        raise KeyboardInterrupt
+
+    for _ in range(20):
+        run.play(2)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(replay_log, "_encode", interrupted)
+            run.log.append(run.world.play(1))
+    run.log.sync()
+    run.log.sync()
+    again = run.new_buffer()
+    ReplayLog(tmp_path).restore(run.log.position(), again)
+    assert again.added == run.log.position()["rows"] == 120

@@ -9,6 +9,7 @@ observation is stored once: s' of row t is the observation of row t + 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,13 +69,13 @@ class ReplayBuffer:
     ) -> int:
         """Return how many bytes a buffer needs once it is full, without the final observations of truncated episodes."""
         size = (capacity // num_envs + 1) * num_envs
-        observation = np.dtype(dtype).itemsize * int(np.prod(shape))
-        return size * (observation + action_dtype.itemsize * int(np.prod(action_shape)) + 5)
+        observation = np.dtype(dtype).itemsize * math.prod(shape)
+        return size * (observation + action_dtype.itemsize * math.prod(action_shape) + 5)
 
     @classmethod
-    def check_memory(cls, capacity: int, *parameters: Any) -> None:
+    def check_memory(cls, capacity: int, *parameters: Any, **named: Any) -> None:
         """Raise ConfigError if a buffer of these parameters, those of `nbytes`, does not fit into the memory that is free."""
-        needed, free = cls.nbytes(capacity, *parameters), free_memory()
+        needed, free = cls.nbytes(capacity, *parameters, **named), free_memory()
         if free is not None and needed > free:
             cause = f"needs {_amount(needed)}, {_amount(free)} are free"
             raise ConfigError(Problem("replay.capacity", capacity, cause, "give a smaller one"))
@@ -240,10 +241,10 @@ class PrioritizedReplay(ReplayBuffer):
         super().__init__(*parameters, **named)
 
     @classmethod
-    def nbytes(cls, capacity: int, num_envs: int, *parameters: Any) -> int:
+    def nbytes(cls, capacity: int, num_envs: int, *parameters: Any, **named: Any) -> int:
         """Return how many bytes a buffer needs once it is full; see `ReplayBuffer.nbytes`."""
         leaves = 1 << ((capacity // num_envs + 1) * num_envs - 1).bit_length()
-        return super().nbytes(capacity, num_envs, *parameters) + 16 * leaves
+        return super().nbytes(capacity, num_envs, *parameters, **named) + 16 * leaves
 
     def begin_at(self, row: int) -> None:
         super().begin_at(row)

@@ -17,6 +17,8 @@ from plexp.training.replay_parts import FinalObservations, SumTree, free_memory
 from plexp.training.types import Transitions
 from tests.support.replay_world import SHAPES, Array, Step, World
 
+NAMES = ("shape", "dtype", "action_shape", "action_dtype")
+
 
 def expected(step: Step, n_steps: int, gamma: float) -> tuple[float, float, Array | None]:
     """Return reward, discount and successor of a transition by a plain loop; no successor of a terminated one."""
@@ -55,7 +57,7 @@ def check(buffer: ReplayBuffer, world: World, n_steps: int, gamma: float = 0.9) 
 def worlds() -> list[Any]:
     found = []
     for number, same_step in enumerate([True, False] * 6):
-        shape = dict(zip(("shape", "dtype", "action_shape", "action_dtype"), SHAPES[number % 3], strict=True))
+        shape = dict(zip(NAMES, SHAPES[number % 3], strict=True))
         num_envs, p_end = [1, 2, 3, 5][number % 4], [0.05, 0.3, 0.6][number % 3]
         found.append(
             pytest.param(num_envs, shape, same_step, p_end, number, id=f"{num_envs}-{same_step}-{p_end}-{number}")
@@ -115,6 +117,16 @@ def test_each_observation_is_kept_once_and_the_finals_are_freed() -> None:
         assert kept - 8 <= len(buffer.finals) <= kept
         most = max(most, len(buffer.finals))
     assert len(buffer.finals.values) <= 2 * (most + 8 * 5)
+
+
+def test_an_end_keeps_its_final_observation_where_a_resumed_run_begins_anew() -> None:
+    world = World(2, p_end=1.0)
+    buffer = ReplayBuffer(40, *world.parameters)
+    for _ in range(15):
+        buffer.add(world.play(1))
+        world.restart(0)
+        check(buffer, world, 2)
+    assert len(buffer.finals) == sum(not step.terminated for step in world.newest(20).values())
 
 
 def test_finals_are_found_by_key_in_any_order_and_dropped_from_the_smallest() -> None:
@@ -264,7 +276,9 @@ def test_the_bytes_are_said_in_advance() -> None:
 def test_a_buffer_that_does_not_fit_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "free_memory", lambda: 24_000_000_000)
     parameters = (8, (4, 84, 84), np.dtype(np.uint8), (), torch.int64)
-    ReplayBuffer.check_memory(800_000, *parameters)
+    for kind in (ReplayBuffer, PrioritizedReplay):
+        kind.check_memory(800_000, *parameters)
+        kind.check_memory(capacity=800_000, num_envs=8, **dict(zip(NAMES, parameters[1:], strict=True)))
     expected = "replay.capacity=2000000: needs 56.5 GB, 24 GB are free; give a smaller one"
     with pytest.raises(ConfigError) as error:
         ReplayBuffer.check_memory(2_000_000, *parameters)

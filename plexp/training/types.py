@@ -115,5 +115,27 @@ class AgentOutput:
     """[B] V(s), or Q(s, a) with a Q critic; None if the pass trains no critic."""
 
 
-for _batch in (Trajectory, Rollout, Targets, Minibatch, AgentOutput):
+@dataclass(frozen=True)
+class Transitions:
+    """B transitions of m steps each, drawn from a replay buffer: m is `n_steps`, or less where the episode or the buffer ends.
+
+    With an estimate V of the successor, the m-step target is rewards + discounts · V(next_observations) (Sutton and Barto
+    2018, eq. 7.1).
+    """
+
+    observations: Tensor
+    """[B, *obs] observations s_t that the actions answered, before the agent's normalizer."""
+    actions: Tensor
+    """[B, *act] actions a_t as sampled."""
+    rewards: Tensor
+    """[B] Σ_{k<m} γ^k r_{t+k}."""
+    next_observations: Tensor
+    """[B, *obs] true observations s_{t+m}, never of the next episode; finite, but of no meaning, where the discount is 0."""
+    discounts: Tensor
+    """[B] γ^m, or 0 if the m-th step terminated its episode."""
+    weights: Tensor
+    """[B] importance weights; one if the transitions were drawn uniformly."""
+
+
+for _batch in (Trajectory, Rollout, Targets, Minibatch, AgentOutput, Transitions):
     torch.export.register_dataclass(_batch)  # as pytrees: flattened to tensors, and rebuilt by field name

@@ -30,10 +30,12 @@ from plexp.nn.distributions import ActionDistribution, Categorical
 from plexp.recorded.resimulate import resimulate
 from plexp.training.agent import Agent
 from plexp.training.collector import Collector
+from plexp.training.replay import ReplayBuffer
 from plexp.training.types import Rollout
 
 SEEDS = EpisodeSeeds(11, (3,))
 WEIGHTS = torch.tensor([100.0, 1.0, 0.25, 7.0])
+FLOAT = np.dtype(np.float32)
 MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP]
 
 
@@ -161,6 +163,33 @@ def test_final_observations_are_stored_only_where_the_reset_hides_them(mode: Aut
     for row, final in zip(rollout.final_index.tolist(), rollout.final_observations, strict=True):
         before = rollout.observations.flatten(0, 1)[row]
         assert final[0] == before[0] and final[1] == before[1] + 1, "of the same episode, one step later"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("complete_episodes", [False, True])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_a_replay_buffer_gives_what_the_environments_did(
+    mode: AutoresetMode, complete_episodes: bool, n_steps: int
+) -> None:
+    """Work out each transition from its episode's number, which tells length, rewards and end."""
+    collector, buffer = make_collector(3, mode, 1, complete_episodes), ReplayBuffer(90, 3, (3,), FLOAT, (), torch.int64)
+    for _ in range(60):
+        buffer.add(collector.collect())
+    indices, ends = np.unique(buffer.draw(np.random.default_rng(0), 2000)), set()
+    assert len(indices) == len(buffer) > 40
+    batch = buffer.transitions(indices, n_steps, 0.5)
+    for b, (serial, step, _) in enumerate(batch.observations.long().tolist()):
+        length, terminates = 2 + serial % 5, serial // 5 % 2 == 0
+        m = min(n_steps, length - step, buffer.added - int(indices[b]) // 3)
+        ended = step + m == length
+        ends.add((ended, terminates))
+        assert batch.discounts[b] == (0.0 if ended and terminates else 0.5**m)
+        reward = sum(0.5**k * (serial % 7 + 10 * (step + k + 1)) for k in range(m)) + 0.25 * int(batch.actions[b])
+        assert 0 <= batch.rewards[b] - reward < 0.25 * 2 if m > 1 else batch.rewards[b] == reward
+        if not (ended and terminates):
+            assert batch.next_observations[b, :2].tolist() == [serial, step + m]
+            assert m > 1 or batch.next_observations[b, 2] == batch.actions[b]
+    assert len(ends) == 4, "the check must have met both kinds of ends"
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,0 +1,258 @@
+"""The log of a replay buffer: what was added to it, so that a resumed run has the same content.
+
+Files `rows-<first row>.log` hold one record after the other, each a head with a CRC-32 and a trajectory's arrays as raw bytes.
+A checkpoint has the position in the log, and a resumed run cuts the log there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zlib
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from plexp.envs.environment import Array
+from plexp.errors import writing
+from plexp.files import sync_folder
+from plexp.training.replay import ReplayBuffer
+from plexp.training.types import Trajectory
+
+HEAD = struct.Struct("<I4sQQIIB3x")
+"""Head of a record: CRC-32 of the rest, format, bytes of the arrays, first row, T, K, whether the first observations are left
+out, since they are the last ones of the record before."""
+FORMAT = b"RPL1"
+SEGMENT_BYTES = 1 << 24
+"""Length from which a file is complete."""
+WAITING_BYTES = 1 << 20
+"""Bytes that wait in memory; a larger number writes less often."""
+
+
+class DamagedLog(ValueError):
+    """A log that lacks what its position promises, with file and record."""
+
+
+class _Written(NamedTuple):
+    """State of a log, replaced as a whole, so that an interrupt finds it consistent."""
+
+    segment: int = 0
+    """First row of the file that grows."""
+    size: int = 0
+    """Bytes of that file that are written."""
+    end: int = 0
+    """Bytes of that file, with those that wait in memory."""
+    records: int = 0
+    """Number of records since the run began."""
+    rows: int = 0
+    """Number of rows since the run began."""
+    last: Array | None = None
+    """Observations [N, *obs] after the last record; None: the next record has its first observations."""
+
+
+class ReplayLog:
+    """Log of the trajectories that were added to a replay buffer, in files of a folder that is its own or shared.
+
+    Raises StoreError on a full disk, and where the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.written, self.waiting = folder, _Written(), bytearray()
+        self.unsynced: set[int] = set()
+        """First rows of the files that may not survive a power cut yet."""
+
+    def append(self, trajectory: Trajectory) -> None:
+        """Add a trajectory; it is on the disk after `sync`. The first one of a run removes what an earlier run has left."""
+        if not len(trajectory.observations):
+            return
+        if not self.written.records:
+            self.remove()
+        if self.written.end >= SEGMENT_BYTES:
+            self._write()
+            self.written = self.written._replace(segment=self.written.rows, size=0, end=0, last=None)
+        old = self.written
+        del self.waiting[old.end - old.size :]  # what is written, or of an attempt that was interrupted
+        self.waiting += _encode(trajectory, old.rows, old.last)
+        self.written = old._replace(
+            end=old.size + len(self.waiting),
+            records=old.records + 1,
+            rows=old.rows + len(trajectory.observations),
+            last=trajectory.last_observations.numpy().copy(),
+        )
+        if self.written.end - old.size >= WAITING_BYTES:
+            self._write()
+
+    def position(self) -> dict[str, int]:
+        """Return the end of the log, for a checkpoint that is written after `sync`."""
+        now = self.written
+        return {"segment": now.segment, "offset": now.end, "records": now.records, "rows": now.rows}
+
+    def sync(self) -> None:
+        """Wait until the log survives a power cut."""
+        self._write()
+        with self._writing():
+            for path in [path for row in self.unsynced if (path := self._path(row)).exists()]:
+                with path.open("rb") as file:
+                    os.fsync(file)
+            if self.unsynced:
+                sync_folder(self.folder)
+        self.unsynced = set()
+
+    def restore(self, position: Mapping[str, int], buffer: ReplayBuffer) -> None:
+        """Fill a buffer with what one that never stopped still holds at a position, and cut the log there.
+
+        Raises DamagedLog, and leaves the log as it is and the buffer empty, if any of that is missing or damaged.
+        """
+        rows, segment = position["rows"], position["segment"]
+        needed = self._needed(position, max(0, rows - buffer.rows))
+        last = None
+        buffer.begin_at(needed[0] if needed else 0)
+        try:
+            for start in needed:
+                last = self._read(start, position["offset"] if start == segment else None, buffer)
+            if buffer.added != rows:
+                raise DamagedLog(f"{self._path(segment).name}: the rows {buffer.added} to {rows} are missing")
+        except DamagedLog:
+            buffer.begin_at(0)
+            raise
+        self.written = _Written(segment, position["offset"], position["offset"], position["records"], rows, last)
+        self._cut(position)
+
+    def trim(self, positions: Sequence[Mapping[str, int]], rows: int) -> None:
+        """Remove the files that no checkpoint needs, given the positions of all that are kept and the rows of the ring."""
+        oldest = min((position["rows"] for position in positions), default=0) - rows
+        for start, following in pairwise(self._segments()):
+            if following <= oldest:
+                self._path(start).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove all files."""
+        with self._writing():
+            for start in self._segments():
+                self._path(start).unlink(missing_ok=True)
+        self.written, self.unsynced = _Written(), set()
+
+    def _path(self, row: int) -> Path:
+        return self.folder / f"rows-{row:015d}.log"
+
+    def _segments(self) -> list[int]:
+        """Return the first rows of all files, in ascending order."""
+        return sorted(
+            int(path.stem.removeprefix("rows-")) for path in self.folder.glob("rows-" + "[0-9]" * 15 + ".log")
+        )
+
+    def _writing(self) -> Any:
+        return writing("outputs", self.folder, "make it one that you can write")
+
+    def _write(self) -> None:
+        """Write the waiting records, over whatever a failed attempt has left."""
+        old = self.written
+        if old.size == old.end:
+            return
+        path = self._path(old.segment)
+        self.unsynced.add(old.segment)
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with path.open("r+b" if old.size else "wb") as file:
+                file.seek(old.size)
+                file.write(self.waiting[: old.end - old.size])
+        self.written = old._replace(size=old.end)
+
+    def _needed(self, position: Mapping[str, int], row: int) -> list[int]:
+        """Return the first rows of the files that have a row and all that follow it, up to a position.
+
+        Raises DamagedLog if the first or the last of them is missing.
+        """
+        if not position["rows"]:
+            return []
+        starts = [start for start in self._segments() if start <= position["segment"]]
+        if not starts or starts[-1] != position["segment"]:
+            raise DamagedLog(f"{self._path(position['segment']).name} is missing")
+        if starts[0] > row:
+            raise DamagedLog(f"{self._path(starts[0]).name}: the rows {row} to {starts[0]} before record 1 are missing")
+        return starts[bisect_right(starts, row) - 1 :]
+
+    def _read(self, start: int, end: int | None, buffer: ReplayBuffer) -> Array | None:
+        """Add the records of a file, as far as `end`, to a buffer, and return the observations after them."""
+        name, number, at, last = self._path(start).name, 1, 0, None
+        try:
+            data = memoryview(self._path(start).read_bytes()[:end])
+        except OSError as error:
+            raise DamagedLog(f"{name} cannot be read ({error.strerror})") from None
+        while at < len(data) or (end is not None and at < end):
+            try:
+                trajectory, at = _decode(data, at, last, buffer)
+            except ValueError as error:
+                raise DamagedLog(f"{name}: record {number} {error}") from None
+            buffer.add(trajectory)
+            number, last = number + 1, trajectory.last_observations.numpy()
+        return last
+
+    def _cut(self, position: Mapping[str, int]) -> None:
+        """Remove everything behind a position."""
+        with self._writing():
+            for start in self._segments():
+                if start > position["segment"] or not position["rows"]:
+                    self._path(start).unlink(missing_ok=True)
+            if position["rows"]:
+                os.truncate(self._path(position["segment"]), position["offset"])
+
+
+def _encode(trajectory: Trajectory, row: int, last: Array | None) -> bytes:
+    """Return a trajectory, whose first row this is, as a record, given the observations after the record before."""
+    arrays = {name: tensor.numpy() for name, tensor in trajectory.given().items()}
+    continues = last is not None and np.array_equal(last, arrays["observations"][0])
+    steps, finals = len(arrays["observations"]), len(arrays["final_index"])
+    if continues:
+        arrays["observations"] = arrays["observations"][1:]
+    body = b"".join(array.tobytes() for array in arrays.values())
+    head = HEAD.pack(0, FORMAT, len(body), row, steps, finals, continues)[4:]
+    return struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + head + body
+
+
+def _decode(data: memoryview, at: int, last: Array | None, buffer: ReplayBuffer) -> tuple[Trajectory, int]:
+    """Return the trajectory of the record that begins at a byte, and where it ends. Raises ValueError, with what is wrong."""
+    begin = at + HEAD.size
+    if begin > len(data):
+        raise ValueError("is cut short")
+    crc, kind, length, row, steps, finals, continues = HEAD.unpack_from(data, at)
+    if begin + length > len(data):
+        raise ValueError("is cut short, or its head is damaged")
+    if zlib.crc32(data[at + 4 : begin + length]) != crc:
+        raise ValueError("is damaged: its CRC-32 is of other bytes")
+    if kind != FORMAT or row != buffer.added or (continues and last is None):
+        raise ValueError(f"begins at row {row}, and row {buffer.added} is missing")
+    layout = _layout(buffer, steps, finals, bool(continues))
+    if length != sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout.values()):
+        raise ValueError("is of observations or actions of another shape or type")
+    arrays: dict[str, Array] = {}
+    for name, (dtype, shape) in layout.items():
+        arrays[name] = np.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape).copy()
+        begin += arrays[name].nbytes
+    if continues and last is not None:
+        arrays["observations"] = np.concatenate([last[None], arrays["observations"]])
+    return Trajectory(**{name: torch.from_numpy(array) for name, array in arrays.items()}), begin
+
+
+def _layout(
+    buffer: ReplayBuffer, steps: int, finals: int, continues: bool
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Return type and shape of each array of a record, in the order of the fields of Trajectory."""
+    envs, flag, action = buffer.num_envs, np.dtype(np.bool_), buffer.actions
+    return {
+        "observations": (buffer.dtype, (steps - continues, envs, *buffer.shape)),
+        "actions": (action.dtype, (steps, envs, *action.shape[1:])),
+        "rewards": (np.dtype(np.float32), (steps, envs)),
+        "terminated": (flag, (steps, envs)),
+        "truncated": (flag, (steps, envs)),
+        "valid": (flag, (steps, envs)),
+        "last_observations": (buffer.dtype, (envs, *buffer.shape)),
+        "final_observations": (buffer.dtype, (finals, *buffer.shape)),
+        "final_index": (np.dtype(np.int64), (finals,)),
+    }

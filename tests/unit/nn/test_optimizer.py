@@ -156,8 +156,8 @@ def test_every_algorithm_can_be_traced(
             seen.append(self.name)
             return lambda arguments: self.function(*arguments)
 
-    monkeypatch.setattr("plexp.nn.optimizer.Compiled", Traced)
-    monkeypatch.setattr("plexp.training.agent.Compiled", Traced)
+    for module in ("plexp.nn.optimizer", "plexp.training.policy", "plexp.training.agent"):
+        monkeypatch.setattr(f"{module}.Compiled", Traced)
     monkeypatch.setattr(compilation, "_reason", lambda error: pytest.fail(f"{type(error).__name__}: {error}"))
     config = small(compose(f"algo={algo}", f"env={env}", "compile=true"))
     train(build(config), 2)

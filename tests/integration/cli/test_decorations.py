@@ -88,7 +88,8 @@ def test_a_reader_that_leaves_early_does_not_end_the_run(tmp_path: Path) -> None
 def test_a_run_survives_its_terminal_under_nohup_and_is_interrupted_without(
     ignored: bool, exit_status: int, status: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "plexp", *QUICK, "total_timesteps=8192", f"outputs={tmp_path}"]
+    steps = 8_192 if ignored else 10_000_000  # one run comes to its end, the other never before the terminal closes
+    command = [sys.executable, "-m", "plexp", *QUICK, f"total_timesteps={steps}", f"outputs={tmp_path}"]
     process, terminal = pty.fork()
     if process == 0:
         if ignored:

@@ -124,7 +124,6 @@ def do_not_fit(rng: random.Random) -> Case:
     """Return a case with two parts that do not go together."""
     arguments, names = rng.choice(
         [
-            (["algo=reinforce", "advantage=gae"], "advantage"),
             (["algo.num_steps=3", "env.num_envs=1", "algo.num_minibatches=8"], "num_minibatches"),
             (["algo=reinforce", "algo.num_minibatches=2"], "num_minibatches"),
             (["algo=a2c", "algo.clip_eps=0.1"], "clip_eps"),

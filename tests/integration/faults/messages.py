@@ -194,7 +194,7 @@ def config_file(rng: random.Random) -> Case:
             bad = f"{good}\nplugin: a\nplugin: b\n"
         case _:
             return Case([f"{group}=own"], group, {f"conf/{group}/own.yml": good})
-    return Case([f"{group}=own"], rf"own\.yaml|{group}", {f"conf/{group}/own.yaml": bad})
+    return Case([f"{group}=own"], rf"own\.yaml|{group}|no_such_parameter", {f"conf/{group}/own.yaml": bad})
 
 
 def plugin_file(rng: random.Random) -> Case:
@@ -228,7 +228,8 @@ def plugin_file(rng: random.Random) -> Case:
             code = code.replace(f'@register("{group}", "own")', f'@register("{group}", "Own Name")')
     files = {f"plugins/{group}/own.py": code, f"conf/{group}/own.yaml": config}
     arguments = [f"{group}=own"] if group != "algo" else ["algo=own"]
-    return Case(arguments, r"own|Own", files)
+    keys = r"no_such_parameter|(env|net|algo)\.\w+"  # a key of the config, or one given beside it that it does not have
+    return Case(arguments, rf"own|Own|{keys}", files)
 
 
 def environment(rng: random.Random) -> Case:

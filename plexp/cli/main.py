@@ -55,9 +55,8 @@ def _see_current_folder() -> None:
 
 
 def _main(arguments: list[str]) -> int:
-    if any(
-        len(argument) > 2 and "--version".startswith(argument) for argument in arguments
-    ):  # Hydra would print its own
+    # Hydra would print its own version
+    if any(len(argument) > 2 and "--version".startswith(argument) for argument in arguments):
         print(f"plexp {__version__}")
         return OK
     if arguments[:1] and arguments[0] in commands.NAMES:

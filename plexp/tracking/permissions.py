@@ -41,8 +41,8 @@ def can_read(path: Path) -> bool:
 def reading_options(file: Path) -> dict[str, str]:
     """Return the options of SQLite's URI that open a database for reading alone.
 
-    SQLite writes beside a database even to read it. Where it may not, and nobody has the database open, it is told that the
-    file does not change.
+    SQLite creates files next to a database even when it only reads. If it may not, and no process has the database open,
+    `immutable` tells it that the file does not change.
     """
     log = Path(f"{file}-wal")
     has_log = log.exists() and (log.stat().st_size > 0 or Path(f"{file}-shm").exists())

@@ -88,6 +88,14 @@ def run_parser(name: str, usage: str) -> Parser:
     return run
 
 
+def add_episode_options(parser: Parser) -> None:
+    """Add the options of a command that plays episodes."""
+    seed = "seed of the episodes; another one plays others"
+    parser.add_argument("--seed", type=whole("--seed", 0, 2**63 - 1), default=0, help=seed)
+    sampled = "sample actions from the policy; otherwise the most likely one"
+    parser.add_argument("--sampled", action="store_true", help=sampled)
+
+
 def text(key: str) -> Callable[[str], str]:
     """Return the function that reads an option's text. It raises ConfigError for an empty one."""
 

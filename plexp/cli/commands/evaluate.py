@@ -13,15 +13,7 @@ def main(arguments: list[str]) -> int:
         "overrides", nargs="*", default=[], metavar="env=NAME", help="another environment, as in training"
     )
     parser.add_argument("--episodes", type=commands.whole("--episodes", 1), default=100)
-    parser.add_argument(
-        "--sampled", action="store_true", help="sample actions from the policy; otherwise the most likely one"
-    )
-    parser.add_argument(
-        "--seed",
-        type=commands.whole("--seed", 0, 2**63 - 1),
-        default=0,
-        help="seed of the episodes; another one plays others",
-    )
+    commands.add_episode_options(parser)
     options = parser.parse_intermixed_args(arguments)
     settled(options.uri, options.outputs, quiet=True)
     from plexp.cli.waiting import LateBar

@@ -21,15 +21,7 @@ def main(arguments: list[str]) -> int:
         metavar="NUMBER",
         help="a training episode: a row of episodes.csv",
     )
-    parser.add_argument(
-        "--seed",
-        type=commands.whole("--seed", 0, 2**63 - 1),
-        default=0,
-        help="seed of the episodes; another one plays others",
-    )
-    parser.add_argument(
-        "--sampled", action="store_true", help="sample actions from the policy; otherwise the most likely one"
-    )
+    commands.add_episode_options(parser)
     parser.add_argument(
         "--to", type=commands.folder("--to"), metavar="FOLDER", help="folder for the files; <outputs>/films/<run>"
     )

@@ -213,16 +213,12 @@ def plugin_file(rng: random.Random) -> Case:
         case "twice":
             code += f'\n\n@register("{group}", "own")\nclass Again(Mine):\n    pass\n'
         case "missing":
-            config = (
-                re.sub(r"\n(\w+): [^\n]*(?=\n|$)", "", config, count=1) if group != "advantage" else "plugin: own\n"
-            )
             config = "plugin: own\n"
         case "untyped":
             code = re.sub(r"(, \*, *|\*,\s+)(\w+): [\w.]+(\[[^]]*\])?", r"\1\2", code, count=1)
         case "unknown":
             config += "no_such_parameter: 1\n"
         case "constructor":
-            code = re.sub(r"(def __init__\([^)]*\) -> None:\n)", r"\1        raise KeyError('width')\n", code, count=0)
             code = code.replace("        self.", "        {}['width']\n        self.", 1)
         case _:
             code = code.replace(f'@register("{group}", "own")', f'@register("{group}", "Own Name")')

@@ -50,13 +50,20 @@ if TYPE_CHECKING:
     from plexp.training.interfaces import Algorithm as Algorithm
     from plexp.training.interfaces import TrainingCallback as TrainingCallback
     from plexp.training.learner import Learner as Learner
+    from plexp.training.networks import Networks as Networks
+    from plexp.training.policy import Policy as Policy
     from plexp.training.progress import TrainingProgress as TrainingProgress
+    from plexp.training.replay.buffer import ReplayBuffer as ReplayBuffer
+    from plexp.training.replay.learner import ReplayLearner as ReplayLearner
+    from plexp.training.replay.memory import Replay as Replay
+    from plexp.training.replay.memory import ReplaySpec as ReplaySpec
     from plexp.training.types import AgentOutput as AgentOutput
     from plexp.training.types import Metrics as Metrics
     from plexp.training.types import Minibatch as Minibatch
     from plexp.training.types import Rollout as Rollout
     from plexp.training.types import Targets as Targets
     from plexp.training.types import Trajectory as Trajectory
+    from plexp.training.types import Transitions as Transitions
 
 _HOMES = {
     "plexp.api": ("Run", "Runs", "build", "compare", "compose", "load_run", "runs", "train"),
@@ -77,8 +84,15 @@ _HOMES = {
     "plexp.training.agent": ("Agent",),
     "plexp.training.interfaces": ("AdvantageEstimator", "Algorithm", "TrainingCallback"),
     "plexp.training.learner": ("Learner",),
+    "plexp.training.networks": ("Networks",),
+    "plexp.training.policy": ("Policy",),
     "plexp.training.progress": ("TrainingProgress",),
-    "plexp.training.types": ("AgentOutput", "Metrics", "Minibatch", "Rollout", "Targets", "Trajectory"),
+    "plexp.training.replay.buffer": ("ReplayBuffer",),
+    "plexp.training.replay.learner": ("ReplayLearner",),
+    "plexp.training.replay.memory": ("Replay", "ReplaySpec"),
+    "plexp.training.types": (
+        *("AgentOutput", "Metrics", "Minibatch", "Rollout", "Targets", "Trajectory", "Transitions"),
+    ),
 }
 """The public names of each module; the imports above tell type checkers and editors the same."""
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -104,7 +104,12 @@ def test_the_package_refers_to_no_plugin_by_name(file: Path) -> None:
     prose = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
-    names = {name for group, name in NAMES if group in ("algo", "advantage", "net")} - {"q", "returns", "baseline"}
+    names = {name for group, name in NAMES if group in ("algo", "advantage", "net")} - {
+        "q",
+        "returns",
+        "baseline",
+        "none",
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
             assert node.value not in names, f"line {node.lineno}: {node.value}"

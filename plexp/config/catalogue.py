@@ -19,6 +19,7 @@ GROUPS = {
     "advantage": "advantage estimators",
     "net": "networks",
     "env": "environments",
+    "replay": "memories of past transitions",
     "callbacks": "callbacks, none or several",
 }
 """Group → heading of its table."""

@@ -20,7 +20,7 @@ from plexp.errors import ConfigError, Problem, nearest, one_line
 
 REQUIRED_GROUPS = ("algo", "advantage", "net", "env")
 """Groups of which an experiment has one plugin each."""
-GROUPS = (*REQUIRED_GROUPS, "callbacks")
+GROUPS = (*REQUIRED_GROUPS, "replay", "callbacks")
 NAME = r"[a-z][a-z0-9_]*"
 """Pattern of a plugin's name, which cannot lead out of the plugin's folder."""
 T = TypeVar("T")

@@ -107,6 +107,8 @@ class RunConfig(Section):
     env: dict[str, Any]
     critic_net: dict[str, Any] | None = None
     """Network for the critic alone; None: the same kind as the actor's."""
+    replay: dict[str, Any] | None = None
+    """Memory of past transitions; None: the algorithm learns from its own rollouts alone."""
     callbacks: dict[str, dict[str, Any]]
     """Callback plugins by name."""
 
@@ -124,7 +126,7 @@ class RunConfig(Section):
         return self._classes
 
 
-PLUGIN_SECTIONS = ("algo", "advantage", "net", "env", "critic_net", "callbacks")
+PLUGIN_SECTIONS = ("algo", "advantage", "net", "env", "critic_net", "replay", "callbacks")
 ROOT = {name: kind for name, kind in RunConfig.types().items() if name not in {*SECTIONS, *PLUGIN_SECTIONS}}
 """Types of the values that belong to no section."""
 
@@ -209,6 +211,8 @@ def _check_plugins(values: Mapping[str, Any]) -> tuple[dict[str, type], list[Pro
     groups = {group: group for group in registry.REQUIRED_GROUPS}
     if "critic_net" in values:
         groups["critic_net"] = "net"
+    if values.get("replay") is not None:
+        groups["replay"] = "replay"
     callbacks = values.get("callbacks") or {}
     if isinstance(callbacks, dict):
         groups |= {f"callbacks.{name}": "callbacks" for name in callbacks}
@@ -241,11 +245,48 @@ def _not_a_section(section: str, value: object) -> Problem:
 
 def _contradictions(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
     """Return what is wrong with values that are valid alone but contradict each other."""
-    if problems := _estimator_for_schedule(values, classes):
+    if problems := [*_parts_for_family(values, classes), *_estimator_for_schedule(values, classes)]:
         return problems
+    if "replay" in classes:
+        return _numbers_of_replay(values, classes)
     if not registry.configured_parts(classes["algo"]):  # without plexp's learner the names may mean something else
         return []
     return [*_learner_for_estimator(values, classes), *_minibatches_of_rollout(values, classes)]
+
+
+def _parts_for_family(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
+    """Return a problem for an estimator or a replay memory that the algorithm cannot use, or does without."""
+    algo, estimator = values["algo"]["plugin"], values["advantage"]["plugin"]
+    replays = any(getattr(part, "uses_replay", False) for part in registry.configured_parts(classes["algo"]))
+    problems = []
+    if replays and estimator != "none":
+        cause = f"algo={algo} learns values, and has no policy gradient for advantages to weigh"
+        problems.append(Problem("advantage", estimator, cause, "give advantage=none"))
+    if replays and "replay" not in classes:
+        problems.append(Problem("replay", None, f"algo={algo} learns from past transitions", "give replay=uniform"))
+    if not replays and estimator == "none":
+        cause = f"algo={algo} weighs its policy gradient by advantages"
+        problems.append(Problem("advantage", estimator, cause, "give an estimator, such as advantage=gae"))
+    if not replays and "replay" in classes:
+        cause = f"algo={algo} learns from the rollouts of its own policy"
+        problems.append(Problem("replay", values["replay"]["plugin"], cause, "leave it out, or give algo=dqn"))
+    return problems
+
+
+def _numbers_of_replay(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
+    """Return a problem for numbers of steps and transitions that do not fit each other."""
+    algo, capacity, num_envs = values["algo"], values["replay"].get("capacity"), values["env"].get("num_envs", 1)
+    every, batch, start = (algo.get(key) for key in ("train_every", "batch_size", "learning_starts"))
+    problems = []
+    if every is not None and every % num_envs:
+        cause = f"the {num_envs} environments make a step each at once, so it must be a multiple of them"
+        remedy = f"give algo.train_every={max(num_envs, every // num_envs * num_envs)} or another env.num_envs"
+        problems.append(Problem("algo.train_every", every, cause, remedy))
+    for key, least in (("batch_size", batch), ("learning_starts", start)):
+        if capacity is not None and least is not None and capacity < least:
+            cause = f"it holds fewer transitions than algo.{key}={least:,}"
+            problems.append(Problem("replay.capacity", capacity, cause, f"give {least} or more"))
+    return problems
 
 
 def _estimator_for_schedule(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:

@@ -25,6 +25,9 @@ def is_compiled(config: RunConfig, advantage: AdvantageEstimator, environment: E
     if config.compile != "auto":
         return config.compile
     algo = config.classes["algo"]
+    if config.replay is not None:
+        updates = config.total_timesteps / config.algo.get("train_every", 1)
+        return on_cpu and bool(updates * config.algo.get("gradient_steps", 1) >= BREAK_EVEN_STEPS)
     num_steps = config.algo.get("num_steps") or getattr(algo, "num_steps", None)
     makes_few_steps = getattr(algo, "complete_episodes", False) or advantage.complete_episodes
     if not on_cpu or makes_few_steps or num_steps is None:

@@ -30,7 +30,12 @@ from plexp.training.agent import Agent
 from plexp.training.collector import Collector
 from plexp.training.interfaces import AdvantageEstimator, Algorithm, Stateful, TrainingCallback
 from plexp.training.learner import Learner
+from plexp.training.networks import Networks
+from plexp.training.policy import Policy
 from plexp.training.progress import Profile
+from plexp.training.replay.buffer import ReplayBuffer
+from plexp.training.replay.learner import ReplayLearner
+from plexp.training.replay.memory import Replay, ReplayMemory, ReplaySpec
 from plexp.training.trainer import Trainer
 
 log = logging.getLogger("plexp")
@@ -44,7 +49,8 @@ class Experiment:
     """Checked configuration of the run."""
     environment: Environment
     """Plugin that makes the environments."""
-    agent: Agent
+    agent: Policy
+    """Policy of the algorithm; with its critic, for an actor-critic."""
     trainer: Trainer
     training_env: VectorEnv[Any, Any, Any]
     """Vector environment of the training."""
@@ -52,6 +58,8 @@ class Experiment:
     """Sources of randomness, by purpose."""
     stateful: Mapping[str, Stateful] | None
     """Objects with a state that checkpoints keep; None: the algorithm has no `state_dict`."""
+    memory: ReplayMemory | None
+    """Memory of the transitions that the algorithm learns from; None: it learns from its own rollouts."""
     callbacks: dict[str, TrainingCallback]
     """Callback plugins, by the names of their sections."""
     group: str
@@ -109,19 +117,26 @@ def build(values: Mapping[str, Any]) -> Experiment:
         streams.seed_global_generators()
         env = environment.make(environment.num_envs, streams.training)
         undo.callback(env.close)
-        agent = _agent(config, environment, env, net, critic_net, advantage, streams).to(device)
-        if compiled:
-            agent.compile(profile)
-        wired = {"agent": agent, "advantage": advantage, "rng": streams.minibatches}
-        learner = None
-        if "learner" in inspect.signature(classes["algo"]).parameters:
-            parameters = _pick(config.algo, registry.parameters(Learner))
-            learner = Learner(agent, advantage, streams.minibatches, compiled, profile, **parameters)
-            wired["learner"] = learner
+        wired: dict[str, Any] = {"advantage": advantage, "rng": streams.minibatches}
+        learner, memory = None, None
+        if config.replay is not None:
+            wired |= _off_policy(config, environment, env, net, streams, compiled, profile, device)
+            learner = wired["learner"]
+            memory = learner.memory
+        else:
+            agent = _agent(config, environment, env, net, critic_net, advantage, streams).to(device)
+            wired["agent"] = agent
+            if "learner" in inspect.signature(classes["algo"]).parameters:
+                parameters = _pick(config.algo, registry.parameters(Learner))
+                learner = Learner(agent, advantage, streams.minibatches, compiled, profile, **parameters)
+                wired["learner"] = learner
         algorithm: Algorithm = make(classes["algo"], config.algo, **wired)
+        policy: Policy = agent if memory is None else algorithm.policy  # type: ignore[attr-defined]
+        if compiled:
+            policy.compile(profile)
         collector = Collector(
             env,
-            agent,
+            policy,
             streams.actions,
             RewardScaler(env.num_envs, config.gamma) if environment.scale_rewards else None,
             num_steps=algorithm.num_steps,
@@ -133,7 +148,7 @@ def build(values: Mapping[str, Any]) -> Experiment:
         )
         undo.pop_all()
     trainer = Trainer(
-        agent,
+        policy,
         collector,
         algorithm,
         profile=profile,
@@ -142,9 +157,11 @@ def build(values: Mapping[str, Any]) -> Experiment:
     )
     stateful = _stateful(algorithm, advantage, learner)
     if stateful is not None:
-        stateful = {"agent": agent, **stateful, "streams": streams, "collector": collector}
-    parts = [config.algo["plugin"], net.label, config.advantage["plugin"], environment.label]
-    return Experiment(config, environment, agent, trainer, env, streams, stateful, callbacks, "-".join(parts), outer)
+        stateful = {"agent": policy, **stateful, "streams": streams, "collector": collector}
+        stateful |= {} if memory is None else {"memory": memory}
+    estimator = [] if memory else [config.advantage["plugin"]]
+    group = "-".join([config.algo["plugin"], net.label, *estimator, environment.label])
+    return Experiment(config, environment, policy, trainer, env, streams, stateful, memory, callbacks, group, outer)
 
 
 def make(cls: type, parameters: Mapping[str, Any], **wired: Any) -> Any:
@@ -163,6 +180,45 @@ def make(cls: type, parameters: Mapping[str, Any], **wired: Any) -> Any:
     return cls(*(wired[name] for name in positional), **_pick(parameters, registry.own_parameters(cls)))
 
 
+def _off_policy(
+    config: RunConfig,
+    environment: Environment,
+    env: VectorEnv[Any, Any, Any],
+    net: Network,
+    streams: Streams,
+    compiled: bool,
+    profile: Profile,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return what is wired into an algorithm that learns from past transitions: its networks and learner."""
+    shape, normalizer = _observations(environment, env)
+    distribution = action_distribution(env.single_action_space, config.policy.bounds)
+    space = env.single_observation_space
+    dtype = np.dtype(np.uint8 if is_image(space) else np.float32)
+    example = distribution.mode(torch.zeros(1, distribution.num_parameters))
+    spec = ReplaySpec(env.num_envs, shape, dtype, tuple(example.shape[1:]), example.dtype)
+    replay: Replay = make(config.classes["replay"], config.replay or {})
+    ReplayBuffer.check_memory(replay.capacity, *spec)
+    memory = ReplayMemory(replay, spec)
+    torch.manual_seed(streams.weights)
+    networks = Networks(shape, distribution, net, normalizer, device)
+    parameters = _pick(config.algo, registry.parameters(ReplayLearner))
+    learner = ReplayLearner(memory, normalizer, streams.minibatches, config.gamma, compiled, profile, **parameters)
+    return {"networks": networks, "learner": learner}
+
+
+def _observations(
+    environment: Environment, env: VectorEnv[Any, Any, Any]
+) -> tuple[tuple[int, ...], ObservationNormalizer | None]:
+    """Return the shape of one observation, and the normalizer of observations, if they are normalized."""
+    space = env.single_observation_space
+    shape = observation_shape(space)
+    if is_image(space) and environment.normalize_observations:
+        remedy = "give env.normalize_observations=false"
+        raise ConfigError(Problem("env.normalize_observations", True, "images are scaled by the network", remedy))
+    return shape, ObservationNormalizer(shape) if environment.normalize_observations else None
+
+
 def _agent(
     config: RunConfig,
     environment: Environment,
@@ -172,12 +228,7 @@ def _agent(
     advantage: AdvantageEstimator,
     streams: Streams,
 ) -> Agent:
-    space = env.single_observation_space
-    shape = observation_shape(space)
-    if is_image(space) and environment.normalize_observations:
-        remedy = "give env.normalize_observations=false"
-        raise ConfigError(Problem("env.normalize_observations", True, "images are scaled by the network", remedy))
-    normalizer = ObservationNormalizer(shape) if environment.normalize_observations else None
+    shape, normalizer = _observations(environment, env)
     distribution = action_distribution(env.single_action_space, config.policy.bounds)
     policy = config.policy.model_dump()
     if config.policy.bounds == "clip":
@@ -186,7 +237,7 @@ def _agent(
             log.warning("policy.bounds=clip: %s; give policy.bounds=tanh, which starts in their middle", mismatch)
     torch.manual_seed(streams.weights)
     agent = Agent(shape, distribution, net, critic_net, advantage.critic, normalizer, streams.actions, **policy)
-    _check_shapes(agent, config.net["plugin"], shape, space.dtype)
+    _check_shapes(agent, config.net["plugin"], shape, env.single_observation_space.dtype)
     return agent
 
 
@@ -205,7 +256,7 @@ def _check_shapes(agent: Agent, net: str, shape: tuple[int, ...], dtype: Any) ->
 
 
 def _stateful(
-    algorithm: Algorithm, advantage: AdvantageEstimator, learner: Learner | None
+    algorithm: Algorithm, advantage: AdvantageEstimator, learner: Learner | ReplayLearner | None
 ) -> dict[str, Stateful] | None:
     """Return the plugins, and the learner, that have a state; None if the algorithm learns by itself and has none."""
     parts = {"algorithm": algorithm, "advantage": advantage, "learner": learner}

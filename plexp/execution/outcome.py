@@ -82,7 +82,8 @@ def problem_of_objective(values: Mapping[str, Any]) -> Problem | None:
 def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
     """Return two lines of Markdown: what the run was, and its outcome."""
     algo, advantage, env = values["algo"]["plugin"], values["advantage"]["plugin"], values["env"]["id"]
-    what = f"**{algo}** with {advantage} on **{env}**, seed {values['seed']}"
+    with_estimator = "" if advantage == "none" else f" with {advantage}"
+    what = f"**{algo}**{with_estimator} on **{env}**, seed {values['seed']}"
     rate = outcome.steps / max(outcome.seconds, 1e-9)
     effort = f"{outcome.steps:,} steps, {outcome.episodes:,} episodes, {outcome.seconds:.0f} s ({rate:,.0f} steps/s)"
     return f"{what}: {effort}.  \n{summary(outcome)}."

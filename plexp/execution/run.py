@@ -106,6 +106,8 @@ class Run:
             "episodes": self.episodes,
             "profile": profile,
         }
+        if experiment.memory is not None:
+            experiment.memory.attach(folder.path / "replay")
         self.parts = None if experiment.stateful is None else {**experiment.stateful, **own}
         self.checkpointer = Checkpointer(self.parts or {}, self._write, config.checkpoint.every, profile)
 
@@ -143,6 +145,8 @@ class Run:
             raise
         checkpoint.remove(self.folder.checkpoints)
         self.episodes.remove()
+        if self.experiment.memory is not None:
+            self.experiment.memory.remove()
         return outcome
 
     def _check_recorded(self) -> None:
@@ -184,8 +188,13 @@ class Run:
     def _write(self, state: checkpoint.State, steps: int) -> None:
         self.tracker.sync()
         self.episodes.sync()
+        memory = self.experiment.memory
+        if memory is not None:
+            memory.sync()
         with writing("outputs", self.experiment.config.outputs, "make it one that you can write"):
             checkpoint.save(self.folder.checkpoints, state, steps)
+        if memory is not None:
+            memory.trim(state["memory"])
 
     def _save(self) -> None:
         """Write the last checkpoint; if it cannot be written, the one before it stays."""

@@ -110,3 +110,23 @@ class Critic(nn.Module):
         """Return the values for the trunk's features [B, F]."""
         output: Tensor = self.head(features)
         return output if self.per_action else output.squeeze(-1)
+
+
+class QHead(nn.Module):
+    """Layer from features [B, F] to the values Q(s, ·) [B, n] of n actions.
+
+    Args:
+        dueling: Q(s, a) = V(s) + A(s, a) − mean_a' A(s, a') with a layer each (Wang et al. 2016, eq. 9).
+    """
+
+    def __init__(self, net: Network, features: int, actions: int, *, dueling: bool) -> None:
+        super().__init__()
+        self.advantages = net.head(features, actions, gain=CRITIC_GAIN)
+        self.value = net.head(features, 1, gain=CRITIC_GAIN) if dueling else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        advantages: Tensor = self.advantages(features)
+        if self.value is None:
+            return advantages
+        value: Tensor = self.value(features)
+        return value + advantages - advantages.mean(-1, keepdim=True)

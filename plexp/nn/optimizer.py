@@ -73,6 +73,8 @@ class FlatAdam:
     Args:
         module: the module that the losses evaluate; the parameters of `groups` are among its own.
         groups: parameters, and the learning rate of each group.
+        frozen: further parameters of the module that the losses read and nothing here trains, such as a target network's;
+            they become views of the flat vector `frozen`.
         eps: ε of Adam.
         max_grad_norm: gradients are scaled down to this L2 norm, of all parameters together; None: never.
         transform: applied to every minibatch first; part of what is compiled.
@@ -88,6 +90,7 @@ class FlatAdam:
         *,
         eps: float,
         max_grad_norm: float | None,
+        frozen: Sequence[nn.Parameter] = (),
         transform: Callable[[Any], Any] = lambda batch: batch,
         compiled: bool = False,
         watched: Sequence[object] = (),
@@ -97,14 +100,17 @@ class FlatAdam:
         self.transform, self.watched, self.is_compiled, self.on_compile = transform, watched, compiled, on_compile
         groups = [group for group in groups if group[0]]
         parameters = [p for members, _ in groups for p in members]
-        self.shapes = [p.shape for p in parameters]
-        self.places = _places(module, parameters)
+        self.shapes, self.frozen_shapes = [p.shape for p in parameters], [p.shape for p in frozen]
+        self.places, self.frozen_places = _places(module, parameters), _places(module, frozen)
         self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+        self.frozen = torch.cat([p.detach().reshape(-1) for p in frozen]) if frozen else self.flat.new_zeros(0)
         self.gradient, self.means, self.squares = (torch.zeros_like(self.flat) for _ in range(3))
         for p, value, gradient in zip(
-            parameters, self._unflatten(self.flat), self._unflatten(self.gradient), strict=True
+            parameters, _unflatten(self.flat, self.shapes), _unflatten(self.gradient, self.shapes), strict=True
         ):
             p.data, p.grad = value, gradient
+        for p, value in zip(frozen, _unflatten(self.frozen, self.frozen_shapes), strict=True):
+            p.data = value
         self.count = torch.zeros((), device=self.flat.device)
         """Number of steps so far, as a tensor: compiled code counts too."""
         self.base_rates, self.sizes = [rate for _, rate in groups], [sum(map(torch.numel, part)) for part, _ in groups]
@@ -127,7 +133,7 @@ class FlatAdam:
             owners = [*self.watched, getattr(loss, "__self__", None)]
             self.reads = AttributeReads([owner for owner in owners if owner is not None])
             self.compiled = Compiled(
-                self._compiled_step, "the gradient step", fixed=5, reads=self.reads, on_compile=self.on_compile
+                self._compiled_step, "the gradient step", fixed=6, reads=self.reads, on_compile=self.on_compile
             )
         elif self.compiled is not None and loss != self.loss:
             self.compiled.disable("the loss is another function in every update")
@@ -155,10 +161,12 @@ class FlatAdam:
         Raises TrainingError, before a parameter is touched, if the loss or its gradient is not finite.
         """
         if self.compiled is not None and self.compiled.enabled:
-            record, reached = self.compiled(self.flat, self.means, self.squares, self.count, self.numbers, *leaves)
+            record, reached = self.compiled(
+                self.flat, self.means, self.squares, self.count, self.numbers, self.frozen, *leaves
+            )
             self._check(float(reached), record)
             return record
-        total, terms, gradient = self._differentiate(None, leaves, self.arguments)
+        total, terms, gradient = self._differentiate(None, None, leaves, self.arguments)
         with torch.no_grad():
             norm = torch.linalg.vector_norm(gradient)
             record, size = self._record(terms, norm), float(norm) + 0 * float(total)
@@ -170,7 +178,14 @@ class FlatAdam:
         return record
 
     def _compiled_step(
-        self, flat: Tensor, means: Tensor, squares: Tensor, count: Tensor, numbers: Tensor, *leaves: Tensor
+        self,
+        flat: Tensor,
+        means: Tensor,
+        squares: Tensor,
+        count: Tensor,
+        numbers: Tensor,
+        frozen: Tensor,
+        *leaves: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Take the step as a function of all that it uses, which can be traced and compiled.
 
@@ -178,7 +193,7 @@ class FlatAdam:
         number that is finite if and only if both are.
         """
         arguments = dict(zip(self.arguments, numbers[len(self.base_rates) :].unbind(), strict=True))
-        total, terms, gradient = self._differentiate(flat, list(leaves), arguments)
+        total, terms, gradient = self._differentiate(flat, frozen, list(leaves), arguments)
         norm = torch.linalg.vector_norm(gradient)
         size = norm + 0 * total
         if self.max_grad_norm is not None:
@@ -194,26 +209,28 @@ class FlatAdam:
         return self._record(terms, norm), size
 
     def _differentiate(
-        self, flat: Tensor | None, leaves: list[Tensor], arguments: Mapping[str, Any]
+        self, flat: Tensor | None, frozen: Tensor | None, leaves: list[Tensor], arguments: Mapping[str, Any]
     ) -> tuple[Tensor, Terms, Tensor]:
         """Return the loss, its terms, and its gradient [P].
 
         Without `flat` the parameters are the module's own, which are views of `self.flat`, and gradients accumulate in
-        views of `self.gradient`: nothing is copied. With it they are taken from `flat`, as tracing needs.
+        views of `self.gradient`: nothing is copied. With it they are taken from `flat` and `frozen`, as tracing needs.
         """
         assert self.loss is not None
         minibatch = self.rebuild(leaves)
-        if flat is None:
+        if flat is None or frozen is None:
             self.gradient.zero_()
             total, terms = self.loss(self.transform(minibatch), **arguments)
             total.backward()  # type: ignore[no-untyped-call]
             return total.detach(), terms, self.gradient
         objective = _Objective(self.module, self.reads.watch(self.loss))
         transform = self.reads.watch(self.transform)
+        others = _unflatten(frozen, self.frozen_shapes)
+        fixed = {f"module.{name}": others[i] for name, i in self.frozen_places.items()}
 
         def evaluate(flat: Tensor) -> tuple[Tensor, Terms]:
-            values = self._unflatten(flat)
-            parameters = {f"module.{name}": values[i] for name, i in self.places.items()}
+            values = _unflatten(flat, self.shapes)
+            parameters = fixed | {f"module.{name}": values[i] for name, i in self.places.items()}
             # with tie_weights it puts back the wrong tensors where one module has two names, as a shared trunk has
             result: tuple[Tensor, Terms] = functional_call(
                 objective, parameters, (transform(minibatch),), dict(arguments), tie_weights=False
@@ -240,10 +257,6 @@ class FlatAdam:
             step_size = torch.cat([column.expand(n) for column, n in zip(columns, self.sizes, strict=True)])
         adam_(flat, means, squares, gradient, count=count, step_size=step_size, eps=self.eps)
 
-    def _unflatten(self, flat: Tensor) -> list[Tensor]:
-        parts = flat.split_with_sizes([shape.numel() for shape in self.shapes])
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-
     def _record(self, terms: Terms, norm: Tensor) -> Tensor:
         self.names = [*terms, "grad_norm"]
         return torch.stack([*terms.values(), norm])
@@ -256,6 +269,12 @@ class FlatAdam:
             what = f"the loss's {' and '.join(bad)}" if bad else "the gradient of the loss"
             advice = "a smaller algo.learning_rate or max_grad_norm may help"
             raise TrainingError(f"{what} is not finite ({values}); {advice}")
+
+
+def _unflatten(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Return the parts of a flat vector in their shapes, as views."""
+    parts = flat.split_with_sizes([shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _places(module: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[str, int]:

@@ -26,7 +26,7 @@ from plexp.tracking.lookup import RunHandle
 log = logging.getLogger("plexp")
 REMOVED = {"env": {"check_bounds"}}
 """Keys that earlier versions recorded, and that changed nothing of what a run computes."""
-GROUPS = {"algo": "algo", "advantage": "advantage", "net": "net", "critic_net": "net", "env": "env"}
+GROUPS = {"algo": "algo", "advantage": "advantage", "net": "net", "critic_net": "net", "replay": "replay", "env": "env"}
 
 
 def restored(values: dict[str, Any], weights: Path, newer: str = "") -> Experiment:
@@ -41,7 +41,11 @@ def restored(values: dict[str, Any], weights: Path, newer: str = "") -> Experime
 
     Raises ConfigError for a configuration or weights that do not fit this version of plexp.
     """
-    experiment = rebuilt(values | {"compile": False, "device": "cpu"}, newer)
+    changes = {"compile": False, "device": "cpu"}
+    if values.get("replay") is not None:  # nothing is trained, so nothing is kept
+        least = max(values["algo"].get(key) or 1 for key in ("batch_size", "learning_starts"))
+        changes |= {"replay": {**values["replay"], "capacity": max(least, values["env"].get("num_envs", 1))}}
+    experiment = rebuilt(values | changes, newer)
     try:
         experiment.agent.load_state_dict(load_file(weights))
     except (RuntimeError, SafetensorError, OSError) as error:

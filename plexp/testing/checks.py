@@ -170,6 +170,24 @@ def _updates_of_algorithms(experiment: Experiment, cls: type) -> Iterator[str]:
         yield "update changes the rollout that it is given"
 
 
+def _draws_of_replays(experiment: Experiment, cls: type) -> Iterator[str]:
+    memory = experiment.memory
+    assert memory is not None
+    buffer = memory.buffer
+    for _ in range(3):
+        memory.add(experiment.trainer.collector.collect())
+    if not len(buffer):
+        yield "nothing can be drawn after three trajectories were added"
+        return
+    indices = buffer.draw(np.random.default_rng(0), 64)
+    again = buffer.draw(np.random.default_rng(0), 64)
+    if not np.array_equal(indices, again):
+        yield "the same generator draws other transitions: draw from rng only"
+    batch = buffer.transitions(indices, 1, 0.9)
+    if any(len(column) != 64 for column in vars(batch).values()):
+        yield "it does not return as many transitions as indices"
+
+
 def _leaves_training_alone(experiment: Experiment, cls: type) -> Iterator[str]:
     if missing := [event for event in ("on_start", "on_iteration", "on_end") if not hasattr(cls, event)]:
         yield f"it needs {', '.join(missing)}: see plexp.TrainingCallback"
@@ -205,5 +223,6 @@ CHECKS: dict[str, dict[str, Check]] = {
     "advantage": {"shapes": _shapes_of_targets, "termination and truncation": _ends_of_episodes},
     "net": {"shapes": _shapes_of_networks},
     "env": {"steps, termination and truncation": _steps_of_environments},
+    "replay": {"draws": _draws_of_replays},
     "callbacks": {"leaves the training alone": _leaves_training_alone},
 }

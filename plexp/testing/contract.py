@@ -9,10 +9,12 @@ import inspect
 import logging
 import math
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -36,12 +38,16 @@ TINY = {
     "algo.num_steps": 8,
     "algo.num_minibatches": 2,
     "algo.update_epochs": 2,
+    "algo.train_every": 16,
+    "algo.batch_size": 8,
+    "algo.learning_starts": 16,
+    "algo.gradient_steps": 2,
     "evaluation.every": 16,
 }
 """Overrides that make an experiment tiny, where its configuration has these keys."""
 DOCUMENTATION = "documentation"
 """Title of the check of docstring and comments, which says nothing about what the plugin does."""
-WIRED = {"algo": ("agent", "learner", "advantage", "rng")}
+WIRED = {"algo": ("agent", "networks", "learner", "advantage", "rng")}
 """Positional parameters that each kind of plugin may have."""
 
 
@@ -71,7 +77,9 @@ class Subject:
 
     def experiments(self) -> list[tuple[str, ...]]:
         """Return the overrides of experiments with it: discrete and continuous actions, and images for networks."""
-        others = ("algo=a2c",) if self.group == "advantage" else ()
+        others = {"advantage": ("algo=a2c",), "replay": ("algo=dqn",)}.get(self.group, ())
+        if (self.group, self.name) == ("advantage", "none"):
+            others = ("algo=dqn",)
         environments: list[tuple[str, ...]] = [("env=cartpole",), ("env=pendulum",)]
         environments += [PIXELS] if self.group == "net" else []
         if self.group == "env":
@@ -134,11 +142,12 @@ def check(group: str, name: str, overrides: Sequence[str] = (), only: Sequence[s
 
 def _behaviour(subject: Subject, only: Sequence[str]) -> list[Result]:
     group = subject.group
+    own = {} if (group, subject.name) == ("advantage", "none") else checks.CHECKS[group]
     behaviour: list[tuple[str, Check]] = [
-        *((title, partial(_in_experiment, function)) for title, function in checks.CHECKS[group].items()),
+        *((title, partial(_in_experiment, function)) for title, function in own.items()),
         *(("trains", _trains), ("determinism", _determinism), ("resuming", _resumes)),
     ]
-    if group in ("algo", "advantage", "net"):
+    if group in ("algo", "advantage", "net", "replay"):
         behaviour.append(("device", lambda subject: checks.on_another_device(_first_that_builds(subject))))
     return [_result(title, function, subject) for title, function in behaviour if not only or title in only]
 
@@ -231,13 +240,18 @@ def _determinism(subject: Subject) -> Iterator[str]:
 def _resumes(subject: Subject) -> Iterator[str]:
     overrides = _first_that_builds(subject)
     whole, _ = _weights(overrides, updates=3)
-    with _built(*overrides) as first, _built(*overrides) as second:
+    with _built(*overrides) as first, _built(*overrides) as second, tempfile.TemporaryDirectory() as folder:
+        for experiment in (first, second):
+            if experiment.memory is not None:
+                experiment.memory.attach(Path(folder))
         if first.stateful is None or second.stateful is None:
             yield "it learns by itself and has no state_dict: its runs cannot be resumed"
             return
         progress = TrainingProgress()
         _iterate(first, 2, progress)
         state = {name: copied(part.state_dict()) for name, part in first.stateful.items()}
+        if first.memory is not None:
+            first.memory.sync()
         for name, part in second.stateful.items():
             part.load_state_dict(state[name])
         if second.trainer.collector.not_replayed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from plexp.training.types import Rollout
 
@@ -78,6 +79,11 @@ def clipped_surrogate(ratios: Tensor, advantages: Tensor, clip_eps: float | Tens
 def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     """Return ½ (prediction − target)², [B]."""
     return 0.5 * (predictions - targets).square()
+
+
+def huber_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return ½ e² for |e| ≤ 1 and |e| − ½ beyond, with e = prediction − target, [B] (Huber 1964)."""
+    return functional.smooth_l1_loss(predictions, targets, reduction="none")
 
 
 def clipped_squared_error(predictions: Tensor, old_predictions: Tensor, targets: Tensor, clip_value: float) -> Tensor:

@@ -12,7 +12,14 @@ from plexp.config import config_files, registry
 from plexp.config.paths import PACKAGE
 from plexp.errors import ConfigError, Problem
 
-KINDS = {"algo": "algo", "advantage": "advantage", "net": "net", "env": "env", "callback": "callbacks"}
+KINDS = {
+    "algo": "algo",
+    "advantage": "advantage",
+    "net": "net",
+    "env": "env",
+    "replay": "replay",
+    "callback": "callbacks",
+}
 TEMPLATES = PACKAGE / "templates"
 RESERVED = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 """Names that YAML or Hydra's command line reads as a value of another type."""
@@ -35,7 +42,7 @@ def main(arguments: list[str]) -> int:
         except OSError as error:
             raise ConfigError(Problem("--to", root, f"cannot be written ({error.strerror})", "give another")) from error
         print(f"{file.relative_to(root)}")
-    choice = f"'callbacks=[{name}]'" if group == "callbacks" else f"{group}={name}"
+    choice = {"callbacks": f"'callbacks=[{name}]'", "replay": f"algo=dqn replay={name}"}.get(group, f"{group}={name}")
     print(f"now: python -m plexp {choice}    python -m plexp check {name}    pytest tests/test_{name}.py")
     return 0
 

@@ -27,7 +27,7 @@ ARGUMENTS = {
     "plugins a b": "b: this is one argument too many; ",
     "plugins --bogus": "--bogus: there is no such option; ",
     "new": "plexp new: kind, name are missing; see python -m plexp new --help",
-    "new bogus x": "kind=bogus: there is no such choice; choose one of algo, advantage, net, env, callback",
+    "new bogus x": "kind=bogus: there is no such choice; choose one of algo, advantage, net, env, replay, callback",
     "new algo a b": "b: this is one argument too many; ",
     "replay": "plexp replay: file is missing; ",
     "replay two three": "three: this is one argument too many; ",

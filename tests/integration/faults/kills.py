@@ -26,6 +26,7 @@ SIZE = (
 )
 BUDGETS = {("reinforce", "cartpole"): 40_000, ("reinforce", "lunarlander"): 25_000, ("a2c", "cartpole"): 25_000}
 BUDGETS |= {("a2c", "lunarlander"): 20_000, ("ppo", "cartpole"): 30_000, ("ppo", "lunarlander"): 25_000}
+BUDGETS |= {("dqn", "cartpole"): 8_000, ("dqn", "lunarlander"): 8_000}
 
 
 OVERRIDES: list[str] = []

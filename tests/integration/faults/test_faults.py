@@ -30,6 +30,10 @@ def test_a_run_that_is_killed_repeatedly_equals_one_that_never_stopped() -> None
     assert "2 of 2 equal" in script("kills", "--trials", "2", "--only", "ppo", "lunarlander")
 
 
+def test_a_run_with_a_replay_buffer_that_is_killed_equals_one_that_never_stopped() -> None:
+    assert "2 of 2 equal" in script("kills", "--trials", "2", "--only", "dqn", "cartpole")
+
+
 def test_a_sweep_whose_workers_are_killed_is_finished_by_its_third_start() -> None:
     assert "each job finished once" in script("sweep", "--seeds", "3")
 

@@ -54,7 +54,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 def test_the_models_have_the_keys_of_the_config_file() -> None:
     values = compose_values()
-    assert values.keys() | {"critic_net", "callbacks"} == RunConfig.model_fields.keys()
+    assert values.keys() | {"critic_net", "replay", "callbacks"} == RunConfig.model_fields.keys()
     for name in ("policy", "evaluation", "checkpoint", "tracker"):
         assert values[name].keys() == getattr(check(values), name).model_dump().keys()
 

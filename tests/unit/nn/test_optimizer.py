@@ -205,7 +205,8 @@ def test_auto_needs_no_more_of_a_plugin_than_the_protocols() -> None:
 
     def config(**algo: int) -> Any:
         classes = {"algo": type("Mine", (), {})}
-        return SimpleNamespace(compile="auto", device="cpu", algo=algo, total_timesteps=10**9, classes=classes)
+        budget = {"total_timesteps": 10**9, "replay": None}
+        return SimpleNamespace(compile="auto", device="cpu", algo=algo, classes=classes, **budget)
 
     environment: Any = SimpleNamespace(num_envs=2)
     assert not is_compiled(config(), ESTIMATOR, environment)

@@ -30,7 +30,7 @@ from plexp.nn.distributions import ActionDistribution, Categorical
 from plexp.recorded.resimulate import resimulate
 from plexp.training.agent import Agent
 from plexp.training.collector import Collector
-from plexp.training.replay import ReplayBuffer
+from plexp.training.replay.buffer import ReplayBuffer
 from plexp.training.types import Rollout
 
 SEEDS = EpisodeSeeds(11, (3,))

@@ -11,9 +11,10 @@ from scipy import stats
 from torch.utils import _pytree as pytree
 
 from plexp.errors import ConfigError
-from plexp.training import replay, replay_parts
-from plexp.training.replay import PrioritizedReplay, ReplayBuffer
-from plexp.training.replay_parts import FinalObservations, SumTree, free_memory
+from plexp.training.replay import buffer as replay
+from plexp.training.replay import parts as replay_parts
+from plexp.training.replay.buffer import PrioritizedReplay, ReplayBuffer
+from plexp.training.replay.parts import FinalObservations, SumTree, free_memory
 from plexp.training.types import Transitions
 from tests.support.replay_world import SHAPES, Array, Step, World
 

@@ -13,9 +13,9 @@ import torch
 
 from plexp.errors import StoreError
 from plexp.execution.checkpoint import decode, encode
-from plexp.training import replay_log
-from plexp.training.replay import PrioritizedReplay, ReplayBuffer
-from plexp.training.replay_log import DamagedLog, ReplayLog
+from plexp.training.replay import log as replay_log
+from plexp.training.replay.buffer import PrioritizedReplay, ReplayBuffer
+from plexp.training.replay.log import DamagedLog, ReplayLog
 from plexp.training.types import Trajectory
 from tests.support.replay_world import SHAPES, World
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from plexp.envs.environment import Array
 from plexp.errors import ConfigError, Problem
-from plexp.training.replay_parts import FinalObservations, SumTree, free_memory
+from plexp.training.replay.parts import FinalObservations, SumTree, free_memory
 from plexp.training.types import Trajectory, Transitions
 
 VALID, TERMINATED, ENDED, ELSEWHERE = 1, 2, 4, 8

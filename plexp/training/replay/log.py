@@ -22,7 +22,7 @@ import torch
 from plexp.envs.environment import Array
 from plexp.errors import writing
 from plexp.files import sync_folder
-from plexp.training.replay import ReplayBuffer
+from plexp.training.replay.buffer import ReplayBuffer
 from plexp.training.types import Trajectory
 
 HEAD = struct.Struct("<I4sQQIIB3x")

@@ -1,0 +1,94 @@
+"""A replay buffer with its log on disk: what an algorithm learns from, and what a resumed run has again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from plexp.training.replay.buffer import ReplayBuffer
+from plexp.training.replay.log import ReplayLog
+from plexp.training.types import Trajectory
+
+KEPT = 2
+"""Number of checkpoints that stay on disk, and whose rows the log keeps; see plexp/execution/checkpoint.py."""
+
+
+class ReplaySpec(NamedTuple):
+    """Number of environments, and shapes and types of what a replay buffer holds."""
+
+    num_envs: int
+    shape: tuple[int, ...]
+    """Shape of one observation."""
+    dtype: np.dtype[Any]
+    """Type of observations: float32, or uint8 for images."""
+    action_shape: tuple[int, ...]
+    action_dtype: torch.dtype
+
+
+class Replay(Protocol):
+    """The way past transitions are kept and drawn (group `replay`)."""
+
+    capacity: int
+    """Transitions of all environments together."""
+
+    def make(self, spec: ReplaySpec) -> ReplayBuffer:
+        """Return an empty buffer."""
+        ...
+
+
+class ReplayMemory:
+    """Replay buffer of a run.
+
+    Args:
+        replay: the plugin that makes it.
+        spec: what it holds.
+    """
+
+    def __init__(self, replay: Replay, spec: ReplaySpec) -> None:
+        self.buffer, self.spec = replay.make(spec), spec
+        self.log: ReplayLog | None = None
+        """Log of what was added; None: the run cannot be resumed."""
+        self.positions: list[Mapping[str, int]] = []
+        """Ends of the log at the checkpoints that are kept."""
+
+    def attach(self, folder: Path) -> None:
+        """Log what is added from now on in a folder, from which `load_state_dict` fills the buffer again."""
+        self.log = ReplayLog(folder)
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Add T steps of the N environments."""
+        self.buffer.add(trajectory)
+        if self.log is not None:
+            self.log.append(trajectory)
+
+    def sync(self) -> None:
+        """Wait until the log survives a power cut: before a checkpoint that refers to it is written."""
+        if self.log is not None:
+            self.log.sync()
+
+    def trim(self, state: Mapping[str, Any]) -> None:
+        """Remove what no checkpoint needs any more, after one with this state was written."""
+        if self.log is not None and state["position"] is not None:
+            self.positions = [*self.positions, state["position"]][-KEPT:]
+            if len(self.positions) == KEPT:
+                self.log.trim(self.positions, self.buffer.rows)
+
+    def remove(self) -> None:
+        """Remove the log of a finished run."""
+        if self.log is not None:
+            self.log.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the buffer's counters, and the end of the log, which has its content."""
+        return {"buffer": self.buffer.state_dict(), "position": None if self.log is None else self.log.position()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Fill the buffer from the log. Raises ValueError for a log that is damaged or missing."""
+        if self.log is None or state_dict["position"] is None:
+            raise ValueError("there is no log of the replay buffer")
+        self.log.restore(state_dict["position"], self.buffer)
+        self.buffer.load_state_dict(state_dict["buffer"])

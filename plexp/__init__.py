@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from plexp.errors import with_place as with_place
     from plexp.nn.networks import CriticKind as CriticKind
     from plexp.nn.networks import Network as Network
+    from plexp.nn.exploration import NoiseKind as NoiseKind
     from plexp.nn.optimizer import Terms as Terms
     from plexp.training import losses as losses
     from plexp.training.agent import Agent as Agent
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from plexp.training.networks import Networks as Networks
     from plexp.training.policy import Policy as Policy
     from plexp.training.progress import TrainingProgress as TrainingProgress
+    from plexp.training.replay.buffer import PrioritizedReplay as PrioritizedReplay
     from plexp.training.replay.buffer import ReplayBuffer as ReplayBuffer
     from plexp.training.replay.learner import ReplayLearner as ReplayLearner
     from plexp.training.replay.memory import Replay as Replay
@@ -79,6 +81,7 @@ _HOMES = {
     "plexp.envs.vector": ("SerialVectorEnv", "SubprocessVectorEnv"),
     "plexp.errors": ("ConfigError", "Problem", "StoreError", "TrainingError", "one_line", "with_place"),
     "plexp.nn.networks": ("CriticKind", "Network"),
+    "plexp.nn.exploration": ("NoiseKind",),
     "plexp.nn.optimizer": ("Terms",),
     "plexp.training": ("losses",),
     "plexp.training.agent": ("Agent",),
@@ -87,7 +90,7 @@ _HOMES = {
     "plexp.training.networks": ("Networks",),
     "plexp.training.policy": ("Policy",),
     "plexp.training.progress": ("TrainingProgress",),
-    "plexp.training.replay.buffer": ("ReplayBuffer",),
+    "plexp.training.replay.buffer": ("PrioritizedReplay", "ReplayBuffer"),
     "plexp.training.replay.learner": ("ReplayLearner",),
     "plexp.training.replay.memory": ("Replay", "ReplaySpec"),
     "plexp.training.types": (

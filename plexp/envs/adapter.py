@@ -12,7 +12,7 @@ from torch import Tensor
 from plexp.envs.environment import Array
 from plexp.envs.spaces import is_image
 from plexp.errors import EnvironmentFault, TrainingError, with_place
-from plexp.nn.distributions import ActionDistribution
+from plexp.nn.distributions import ActionRule
 
 
 class EnvAdapter:
@@ -21,7 +21,7 @@ class EnvAdapter:
     Raises TrainingError where an environment raises.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], distribution: ActionDistribution) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], distribution: ActionRule) -> None:
         self.env, self.distribution, self.num_envs = env, distribution, env.num_envs
         self.same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
         """Whether the step that ends an episode also resets; otherwise the next step only resets (NEXT_STEP)."""

@@ -13,7 +13,7 @@ from plexp.envs.checked import entry
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import EpisodesInProgress
 from plexp.errors import EnvironmentFault
-from plexp.nn.distributions import ActionDistribution
+from plexp.nn.distributions import ActionRule
 
 log = logging.getLogger("plexp")
 SHOWN = 5
@@ -115,7 +115,7 @@ def locate(
     in_progress: EpisodesInProgress,
     actions: Sequence[Tensor],
     done: Array,
-    distribution: ActionDistribution,
+    distribution: ActionRule,
     episode_seed: EpisodeSeed,
     begins: bool = False,
 ) -> EnvironmentFault:

@@ -120,7 +120,7 @@ def build(values: Mapping[str, Any]) -> Experiment:
         wired: dict[str, Any] = {"advantage": advantage, "rng": streams.minibatches}
         learner, memory = None, None
         if config.replay is not None:
-            wired |= _off_policy(config, environment, env, net, streams, compiled, profile, device)
+            wired |= _off_policy(config, environment, env, net, critic_net, streams, compiled, profile, device)
             learner = wired["learner"]
             memory = learner.memory
         else:
@@ -132,6 +132,9 @@ def build(values: Mapping[str, Any]) -> Experiment:
                 wired["learner"] = learner
         algorithm: Algorithm = make(classes["algo"], config.algo, **wired)
         policy: Policy = agent if memory is None else algorithm.policy  # type: ignore[attr-defined]
+        if memory is not None and critic_net is not None and not wired["networks"].made_critics:
+            cause = f"algo={config.algo['plugin']} has no critic beside its policy"
+            raise ConfigError(Problem("critic_net", config.critic_net["plugin"], cause, "leave out net@critic_net"))
         if compiled:
             policy.compile(profile)
         collector = Collector(
@@ -185,6 +188,7 @@ def _off_policy(
     environment: Environment,
     env: VectorEnv[Any, Any, Any],
     net: Network,
+    critic_net: Network | None,
     streams: Streams,
     compiled: bool,
     profile: Profile,
@@ -192,7 +196,7 @@ def _off_policy(
 ) -> dict[str, Any]:
     """Return what is wired into an algorithm that learns from past transitions: its networks and learner."""
     shape, normalizer = _observations(environment, env)
-    distribution = action_distribution(env.single_action_space, config.policy.bounds)
+    distribution = action_distribution(env.single_action_space, "clip")
     space = env.single_observation_space
     dtype = np.dtype(np.uint8 if is_image(space) else np.float32)
     example = distribution.mode(torch.zeros(1, distribution.num_parameters))
@@ -201,7 +205,9 @@ def _off_policy(
     ReplayBuffer.check_memory(replay.capacity, *spec)
     memory = ReplayMemory(replay, spec)
     torch.manual_seed(streams.weights)
-    networks = Networks(shape, distribution, net, normalizer, device)
+    networks = Networks(
+        config.algo["plugin"], shape, env.single_action_space, env.num_envs, net, critic_net, normalizer, device
+    )
     parameters = _pick(config.algo, registry.parameters(ReplayLearner))
     learner = ReplayLearner(memory, normalizer, streams.minibatches, config.gamma, compiled, profile, **parameters)
     return {"networks": networks, "learner": learner}

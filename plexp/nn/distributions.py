@@ -17,10 +17,12 @@ from torch.nn import functional
 
 Array = npt.NDArray[Any]
 LOG_2PI = math.log(2 * math.pi)
+LARGEST = 1 - 2**-24
+"""The largest float32 whose atanh is finite."""
 
 
-class ActionDistribution(Protocol):
-    """The distribution π(·|s) over one action space, given the actor's output."""
+class ActionRule(Protocol):
+    """A rule from the actor's output, and noise, to an action of one action space."""
 
     num_parameters: int
     """P, width of the actor's output."""
@@ -39,16 +41,20 @@ class ActionDistribution(Protocol):
         """Return the most likely action of each row, [B, *act]."""
         ...
 
-    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log π(a|s) [B] and the entropy of π(·|s) [B], both in nats."""
-        ...
-
     def encode(self, actions: Tensor) -> Tensor:
         """Return actions as the input of a Q critic, [B, num_features], float32."""
         ...
 
     def to_environment(self, actions: Tensor) -> Tensor:
         """Return actions as the environment takes them, [B, *space.shape], in the type of its space and within its bounds."""
+        ...
+
+
+class ActionDistribution(ActionRule, Protocol):
+    """The distribution π(·|s) over one action space, given the actor's output."""
+
+    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log π(a|s) [B] and the entropy of π(·|s) [B], both in nats."""
         ...
 
 
@@ -188,10 +194,14 @@ class DiagonalGaussian:
         return parameters[..., : self.num_features]
 
     def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        _, log_std = self.split(parameters)
+        return self.log_probs(parameters, actions), (log_std + (0.5 + 0.5 * LOG_2PI)).sum(-1)
+
+    def log_probs(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Return log π(a|s) [B] alone, in nats."""
         mean, log_std = self.split(parameters)
         standardized = (actions - mean) * (-log_std).exp()
-        log_probs = (-0.5 * standardized.square() - log_std - 0.5 * LOG_2PI).sum(-1)
-        return log_probs, (log_std + (0.5 + 0.5 * LOG_2PI)).sum(-1)
+        return (-0.5 * standardized.square() - log_std - 0.5 * LOG_2PI).sum(-1)
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Return μ and log σ, [B, dims] each, with log σ clamped to LOG_STD_RANGE."""
@@ -243,9 +253,17 @@ class SquashedGaussian(DiagonalGaussian):
     def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         log_probs, entropy = super().evaluate(parameters, actions)
         mean, log_std = self.split(parameters)
-        scale = self.log_scale.to(mean.device)
         expected = self._expected_log_slope(mean, log_std.exp())
-        return log_probs - (self._log_slope(actions) + scale).sum(-1), entropy + (expected + scale).sum(-1)
+        return log_probs, entropy + (expected + self.log_scale.to(mean.device)).sum(-1)
+
+    def log_probs(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        return super().log_probs(parameters, actions) - (
+            self._log_slope(actions) + self.log_scale.to(actions.device)
+        ).sum(-1)
+
+    def from_unit(self, actions: Tensor) -> Tensor:
+        """Return actions that are scaled to −1…1 as they are stored."""
+        return actions.clamp(-LARGEST, LARGEST).atanh()
 
     def _expected_log_slope(self, mean: Tensor, std: Tensor) -> Tensor:
         """Return E[log(1 − tanh² u)] under N(μ, σ²), elementwise; value and gradients are right to 1e-4 for σ < 55.
@@ -277,4 +295,4 @@ class SquashedGaussian(DiagonalGaussian):
 
     def to_environment(self, actions: Tensor) -> Tensor:
         low, half = self.lowest.to(actions.device), self.half_width.to(actions.device)
-        return super().to_environment(low + half * (actions.tanh() + 1))
+        return super().to_environment(low + half * (self.encode(actions) + 1))

@@ -1,58 +1,164 @@
-"""Rules from a network's output to an action for policies that are no distribution: exploration is added from outside."""
+"""Rules from a network's output to an action for algorithms that explore by noise and by uniformly random actions.
+
+Each is an action rule with a buffer `epsilon`, the share of steps whose action is uniformly random, which the algorithm sets.
+All randomness is in the noise, which is drawn for a whole trajectory at once: acting is a function of tensors.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plexp.nn.distributions import Array, Categorical
+from plexp.nn.distributions import Array, Categorical, SquashedGaussian
+
+NoiseKind: TypeAlias = Literal["gaussian", "ornstein_uhlenbeck"]
 
 
-class EpsilonGreedy(nn.Module):
-    """Takes the action of the largest value, and with probability ε any action (Watkins 1989; Mnih et al. 2015).
-
-    It is drawn with the noise whether a step explores, and with which action, so that acting is a function of tensors.
+class DiscreteExploration(nn.Module):
+    """Takes one of n actions by their preferences, or any one with probability ε.
 
     Args:
-        actions: the n actions.
+        rule: the n actions.
+        greedy: the action of the largest preference is taken, as by ε-greedy policies (Watkins 1989; Mnih et al. 2015);
+            False: preferences are logits, and actions are sampled.
     """
 
     epsilon: Tensor
     """ε, saved with the policy."""
 
-    def __init__(self, actions: Categorical) -> None:
+    def __init__(self, rule: Categorical, *, greedy: bool) -> None:
         super().__init__()
-        self.actions = actions
-        self.num_parameters = self.num_features = actions.num_parameters
+        self.rule, self.greedy = rule, greedy
+        self.num_parameters = self.num_features = rule.num_features
         self.register_buffer("epsilon", torch.ones((), dtype=torch.float64))
 
     def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
-        """Return the action of each step that explores, and -1 for the others, [*shape], float32."""
+        """Return what is added to the preferences, [*shape, n], float32: infinity for an action that is taken anyway."""
+        n = self.num_features
+        noise = np.zeros((*shape, n), np.float32) if self.greedy else self.rule.draw_noise(rng, *shape)
         explores = rng.random(shape) < float(self.epsilon)
-        return np.where(explores, rng.integers(self.num_parameters, size=shape), -1).astype(np.float32)
+        taken = rng.integers(n, size=shape)[..., None] == np.arange(n)
+        noise[explores[..., None] & taken] = np.inf
+        return noise
 
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """Return an action of each row [B], for values [B, n]."""
-        explored = noise.long()
-        return torch.where(explored < 0, parameters.argmax(-1), explored)
+        """Return an action of each row [B], from noise [B, n]."""
+        return (self.preferences(parameters) + noise).argmax(-1)
 
     def mode(self, parameters: Tensor) -> Tensor:
-        """Return the action of the largest value, [B]."""
-        return parameters.argmax(-1)
+        """Return the action of the largest preference, [B]."""
+        return self.preferences(parameters).argmax(-1)
 
-    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log π(a|s) [B] and the entropy of π(·|s) [B], both in nats."""
-        n, epsilon = self.num_parameters, self.epsilon.to(parameters.dtype)
-        greedy = nn.functional.one_hot(parameters.argmax(-1), n)
-        probabilities = greedy * (1 - epsilon) + epsilon / n
-        log_probs = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
-        return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1), -(probabilities * log_probs).sum(-1)
+    def preferences(self, parameters: Tensor) -> Tensor:
+        """Return a number for each action, [B, n]: Q(s, ·), or logits."""
+        return parameters
 
     def encode(self, actions: Tensor) -> Tensor:
         """Return actions [B] as vectors [B, n], float32."""
-        return self.actions.encode(actions)
+        return self.rule.encode(actions)
 
     def to_environment(self, actions: Tensor) -> Tensor:
         """Return actions as the environment takes them."""
-        return self.actions.to_environment(actions)
+        return self.rule.to_environment(actions)
+
+
+class QuantileExploration(DiscreteExploration):
+    """ε-greedy in the means of K quantiles of each action's return (Dabney et al. 2018).
+
+    Args:
+        rule: the n actions.
+        quantiles: K; `parameters` are [B, n · K], the K quantiles of the first action first.
+    """
+
+    def __init__(self, rule: Categorical, quantiles: int) -> None:
+        super().__init__(rule, greedy=True)
+        self.quantiles, self.num_parameters = quantiles, rule.num_features * quantiles
+
+    def preferences(self, parameters: Tensor) -> Tensor:
+        return parameters.unflatten(-1, (-1, self.quantiles)).mean(-1)
+
+
+class Deterministic(SquashedGaussian):
+    """A policy with one action a = tanh(μ) for each state, scaled to the bounds of a Box, that explores by adding noise.
+
+    `parameters` is μ [B, dims]. Actions are stored as clip(a + scale · noise, −1, 1) (Lillicrap et al. 2016; Fujimoto et al.
+    2018).
+
+    Args:
+        low, high: bounds of the actions.
+        scale: standard deviation of the noise; the actions' range is 2.
+    """
+
+    def __init__(self, low: Array, high: Array, scale: float) -> None:
+        super().__init__(low, high)
+        self.scale, self.num_parameters = scale, self.num_features
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        return (parameters.tanh() + self.scale * noise).clamp(-1, 1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return parameters.tanh()
+
+    def encode(self, actions: Tensor) -> Tensor:
+        return actions
+
+    def from_unit(self, actions: Tensor) -> Tensor:
+        return actions
+
+
+class ContinuousExploration(nn.Module):
+    """Takes an action of a Box by its rule and noise, or a uniformly random one with probability ε.
+
+    Args:
+        rule: a squashed Gaussian, or one action for each state.
+        num_envs: N, environments that act.
+        kind: `gaussian`, drawn anew for each step, or `ornstein_uhlenbeck`, which lasts:
+            xₜ₊₁ = (1 − θ) xₜ + √(1 − (1 − θ)²) ε with ε ~ N(0, 1) (Uhlenbeck and Ornstein 1930). Each x is N(0, 1).
+        theta: θ.
+    """
+
+    epsilon: Tensor
+    """ε, saved with the policy."""
+    last: Tensor
+    """Noise [N, dims] of the last step, if it lasts."""
+
+    def __init__(self, rule: SquashedGaussian, num_envs: int, kind: NoiseKind, theta: float) -> None:
+        super().__init__()
+        self.rule, self.kind, self.theta = rule, kind, theta
+        self.num_parameters, self.num_features = rule.num_parameters, rule.num_features
+        self.register_buffer("epsilon", torch.ones((), dtype=torch.float64))
+        self.register_buffer("last", torch.zeros(num_envs, rule.num_features) if kind != "gaussian" else None)
+
+    def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
+        """Return standard noise, and after it the random action or NaN, [*shape, 2 · dims], float32."""
+        dims = self.num_features
+        noise = self.rule.draw_noise(rng, *shape)
+        if self.kind != "gaussian":
+            last, remains = self.last.cpu().numpy(), 1 - self.theta
+            for step in noise:  # over T steps
+                step[:] = last = remains * last + math.sqrt(1 - remains**2) * step
+            self.last.copy_(torch.from_numpy(last))
+        explores = rng.random(shape) < float(self.epsilon)
+        random = self.rule.from_unit(torch.from_numpy(rng.uniform(-1, 1, (*shape, dims)).astype(np.float32))).numpy()
+        return np.concatenate([noise, np.where(explores[..., None], random, np.float32(np.nan))], -1)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return an action of each row [B, dims], from noise [B, 2 · dims]."""
+        standard, random = noise.chunk(2, -1)
+        return torch.where(random.isnan(), self.rule.sample(parameters, standard), random)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """Return the action without noise, [B, dims]."""
+        return self.rule.mode(parameters)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """Return actions [B, dims], scaled to −1…1."""
+        return self.rule.encode(actions)
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        """Return actions as the environment takes them."""
+        return self.rule.to_environment(actions)

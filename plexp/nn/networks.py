@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from plexp.errors import ConfigError, Problem
 from plexp.nn.distributions import ActionDistribution, Categorical, DiagonalGaussian
@@ -113,20 +116,49 @@ class Critic(nn.Module):
 
 
 class QHead(nn.Module):
-    """Layer from features [B, F] to the values Q(s, ·) [B, n] of n actions.
+    """Layer from features [B, F] to K numbers for each of n actions, [B, n · K], the K of the first action first.
 
     Args:
+        width: K: 1 for values Q(s, ·), or the number of quantiles.
         dueling: Q(s, a) = V(s) + A(s, a) − mean_a' A(s, a') with a layer each (Wang et al. 2016, eq. 9).
     """
 
-    def __init__(self, net: Network, features: int, actions: int, *, dueling: bool) -> None:
+    def __init__(self, net: Network, features: int, actions: int, *, width: int = 1, dueling: bool) -> None:
         super().__init__()
-        self.advantages = net.head(features, actions, gain=CRITIC_GAIN)
-        self.value = net.head(features, 1, gain=CRITIC_GAIN) if dueling else None
+        self.width = width
+        self.advantages = net.head(features, actions * width, gain=CRITIC_GAIN)
+        self.value = net.head(features, width, gain=CRITIC_GAIN) if dueling else None
 
     def forward(self, features: Tensor) -> Tensor:
-        advantages: Tensor = self.advantages(features)
+        output: Tensor = self.advantages(features)
         if self.value is None:
-            return advantages
-        value: Tensor = self.value(features)
-        return value + advantages - advantages.mean(-1, keepdim=True)
+            return output
+        advantages, value = output.unflatten(-1, (-1, self.width)), self.value(features).unsqueeze(-2)
+        return (value + advantages - advantages.mean(-2, keepdim=True)).flatten(-2)
+
+
+class Critics(nn.Module):
+    """K networks of one shape, whose values of a batch are one vectorised call: Q(s, a) [K, B], or Q(s, ·) [K, B, n].
+
+    Args:
+        members: networks from inputs [B, I] to values [B, n]; n = 1 is left out of the values' shape.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        stacked, _ = stack_module_state([*members])  # type: ignore[arg-type]
+        self.names = list(stacked)
+        self.stacked = nn.ParameterList([nn.Parameter(tensor.detach()) for tensor in stacked.values()])
+        """Each parameter of the members, [K, *shape]."""
+        self.template = [copy.deepcopy(members[0]).to("meta")]  # in a list, so that it is no part of this module
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the values for inputs [B, ...], which are put side by side."""
+        member, joined = self.template[0], torch.cat(inputs, -1)
+
+        def values(parameters: dict[str, Tensor]) -> Tensor:
+            output: Tensor = functional_call(member, parameters, (joined,))
+            return output
+
+        output: Tensor = vmap(values)(dict(zip(self.names, self.stacked, strict=True)))
+        return output.squeeze(-1)

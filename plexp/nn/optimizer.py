@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +15,9 @@ from plexp.nn.compile import AttributeReads, Compiled
 from plexp.nn.pytree import TreeSpec, unflattener
 
 Terms: TypeAlias = dict[str, Tensor]
-"""The parts of a loss by name, 0-dimensional, for the record and for the message when one is not finite."""
+"""The parts of a loss by name, 0-dimensional, for the record and for the message when one is not finite.
+
+One of them may have a number for each row, [B], such as TD errors; it is not recorded."""
 
 Loss: TypeAlias = Callable[..., tuple[Tensor, Terms]]
 """A function of a minibatch, and of numbers by name, that returns what is minimised and its terms."""
@@ -64,6 +66,38 @@ def clip_factor(norm: float | Tensor, max_norm: float) -> float | Tensor:
     return factor.clamp(max=1.0) if isinstance(factor, Tensor) else min(factor, 1.0)
 
 
+class FlatParameters:
+    """Parameters of a module as views of one flat vector.
+
+    Args:
+        parameters: the parameters; each becomes a view of `vector`.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.shapes = [p.shape for p in self.parameters]
+        flat = [p.detach().reshape(-1) for p in self.parameters]
+        self.vector = torch.cat(flat) if flat else torch.zeros(0)
+        """The values [P]."""
+        for p, value in zip(self.parameters, self.unflatten(self.vector), strict=True):
+            p.data = value
+
+    def unflatten(self, vector: Tensor) -> list[Tensor]:
+        """Return the parts of a vector [P] in the shapes of the parameters, as views."""
+        parts = vector.split_with_sizes([shape.numel() for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def places(self, module: nn.Module) -> dict[str, int]:
+        """Return the index of each parameter by its name in a module; a tied parameter has several names."""
+        indices = {p: i for i, p in enumerate(self.parameters)}
+        places = {}
+        for prefix, part in module.named_modules():
+            for name, p in part.named_parameters(recurse=False, remove_duplicate=False):
+                if p in indices:
+                    places[f"{prefix}.{name}".lstrip(".")] = indices[p]
+        return places
+
+
 class FlatAdam:
     """Adam with gradient clipping, on parameters that are views of one flat vector.
 
@@ -73,8 +107,8 @@ class FlatAdam:
     Args:
         module: the module that the losses evaluate; the parameters of `groups` are among its own.
         groups: parameters, and the learning rate of each group.
-        frozen: further parameters of the module that the losses read and nothing here trains, such as a target network's;
-            they become views of the flat vector `frozen`.
+        frozen: further parameters of the module that the losses read and this optimizer does not train, such as a target
+            network's; what is added to the list before the first step counts too.
         eps: ε of Adam.
         max_grad_norm: gradients are scaled down to this L2 norm, of all parameters together; None: never.
         transform: applied to every minibatch first; part of what is compiled.
@@ -90,7 +124,7 @@ class FlatAdam:
         *,
         eps: float,
         max_grad_norm: float | None,
-        frozen: Sequence[nn.Parameter] = (),
+        frozen: Sequence[FlatParameters] = (),
         transform: Callable[[Any], Any] = lambda batch: batch,
         compiled: bool = False,
         watched: Sequence[object] = (),
@@ -99,23 +133,18 @@ class FlatAdam:
         self.module, self.eps, self.max_grad_norm = module, eps, max_grad_norm
         self.transform, self.watched, self.is_compiled, self.on_compile = transform, watched, compiled, on_compile
         groups = [group for group in groups if group[0]]
-        parameters = [p for members, _ in groups for p in members]
-        self.shapes, self.frozen_shapes = [p.shape for p in parameters], [p.shape for p in frozen]
-        self.places, self.frozen_places = _places(module, parameters), _places(module, frozen)
-        self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.frozen = torch.cat([p.detach().reshape(-1) for p in frozen]) if frozen else self.flat.new_zeros(0)
+        self.parameters, self.frozen = FlatParameters(p for members, _ in groups for p in members), frozen
+        self.flat = self.parameters.vector
         self.gradient, self.means, self.squares = (torch.zeros_like(self.flat) for _ in range(3))
-        for p, value, gradient in zip(
-            parameters, _unflatten(self.flat, self.shapes), _unflatten(self.gradient, self.shapes), strict=True
-        ):
-            p.data, p.grad = value, gradient
-        for p, value in zip(frozen, _unflatten(self.frozen, self.frozen_shapes), strict=True):
-            p.data = value
+        for p, gradient in zip(self.parameters.parameters, self.parameters.unflatten(self.gradient), strict=True):
+            p.grad = gradient
         self.count = torch.zeros((), device=self.flat.device)
         """Number of steps so far, as a tensor: compiled code counts too."""
         self.base_rates, self.sizes = [rate for _, rate in groups], [sum(map(torch.numel, part)) for part, _ in groups]
         self.names: list[str] = []
         """Names of what a step returns: the loss's terms, and `grad_norm`."""
+        self.rows = torch.zeros(0)
+        """What the last step's loss says of each row, [B]; empty if it says nothing."""
         self.loss: Loss | None = None
         self.spec: TreeSpec | None = None
         self.compiled: Compiled | None = None
@@ -132,8 +161,13 @@ class FlatAdam:
         if self.loss is None and self.is_compiled:
             owners = [*self.watched, getattr(loss, "__self__", None)]
             self.reads = AttributeReads([owner for owner in owners if owner is not None])
+            self.others = [other for other in self.frozen if other is not self.parameters]
             self.compiled = Compiled(
-                self._compiled_step, "the gradient step", fixed=6, reads=self.reads, on_compile=self.on_compile
+                self._compiled_step,
+                "the gradient step",
+                fixed=5 + len(self.others),
+                reads=self.reads,
+                on_compile=self.on_compile,
             )
         elif self.compiled is not None and loss != self.loss:
             self.compiled.disable("the loss is another function in every update")
@@ -161,16 +195,16 @@ class FlatAdam:
         Raises TrainingError, before a parameter is touched, if the loss or its gradient is not finite.
         """
         if self.compiled is not None and self.compiled.enabled:
+            vectors = [other.vector for other in self.others]
             record, reached = self.compiled(
-                self.flat, self.means, self.squares, self.count, self.numbers, self.frozen, *leaves
+                self.flat, self.means, self.squares, self.count, self.numbers, *vectors, *leaves
             )
-            self._check(float(reached), record)
-            return record
-        total, terms, gradient = self._differentiate(None, None, leaves, self.arguments)
+            return self._checked(float(reached), record)
+        total, terms, gradient = self._differentiate(None, [], leaves, self.arguments)
         with torch.no_grad():
             norm = torch.linalg.vector_norm(gradient)
-            record, size = self._record(terms, norm), float(norm) + 0 * float(total)
-            self._check(size, record)
+            size = float(norm) + 0 * float(total)
+            record = self._checked(size, self._record(terms, norm))
             count = float(self.count.add_(1))
             if self.max_grad_norm is not None and size > self.max_grad_norm:
                 gradient.mul_(clip_factor(size, self.max_grad_norm))
@@ -184,16 +218,16 @@ class FlatAdam:
         squares: Tensor,
         count: Tensor,
         numbers: Tensor,
-        frozen: Tensor,
-        *leaves: Tensor,
+        *others: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Take the step as a function of all that it uses, which can be traced and compiled.
 
         Changes its first four arguments in place, unless the loss or gradient is not finite. Returns the record, and a
         number that is finite if and only if both are.
         """
+        last = len(self.others)
         arguments = dict(zip(self.arguments, numbers[len(self.base_rates) :].unbind(), strict=True))
-        total, terms, gradient = self._differentiate(flat, frozen, list(leaves), arguments)
+        total, terms, gradient = self._differentiate(flat, others[:last], list(others[last:]), arguments)
         norm = torch.linalg.vector_norm(gradient)
         size = norm + 0 * total
         if self.max_grad_norm is not None:
@@ -209,7 +243,7 @@ class FlatAdam:
         return self._record(terms, norm), size
 
     def _differentiate(
-        self, flat: Tensor | None, frozen: Tensor | None, leaves: list[Tensor], arguments: Mapping[str, Any]
+        self, flat: Tensor | None, frozen: Sequence[Tensor], leaves: list[Tensor], arguments: Mapping[str, Any]
     ) -> tuple[Tensor, Terms, Tensor]:
         """Return the loss, its terms, and its gradient [P].
 
@@ -218,19 +252,22 @@ class FlatAdam:
         """
         assert self.loss is not None
         minibatch = self.rebuild(leaves)
-        if flat is None or frozen is None:
+        if flat is None:
             self.gradient.zero_()
             total, terms = self.loss(self.transform(minibatch), **arguments)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward(inputs=self.parameters.parameters if self.frozen else None)  # type: ignore[no-untyped-call]
             return total.detach(), terms, self.gradient
         objective = _Objective(self.module, self.reads.watch(self.loss))
         transform = self.reads.watch(self.transform)
-        others = _unflatten(frozen, self.frozen_shapes)
-        fixed = {f"module.{name}": others[i] for name, i in self.frozen_places.items()}
+        fixed = {}
+        for other, vector in zip(self.others, frozen, strict=True):
+            values = other.unflatten(vector)
+            fixed |= {f"module.{name}": values[i] for name, i in other.places(self.module).items()}
+        places = self.parameters.places(self.module)
 
         def evaluate(flat: Tensor) -> tuple[Tensor, Terms]:
-            values = _unflatten(flat, self.shapes)
-            parameters = fixed | {f"module.{name}": values[i] for name, i in self.places.items()}
+            values = self.parameters.unflatten(flat)
+            parameters = fixed | {f"module.{name}": values[i] for name, i in places.items()}
             # with tie_weights it puts back the wrong tensors where one module has two names, as a shared trunk has
             result: tuple[Tensor, Terms] = functional_call(
                 objective, parameters, (transform(minibatch),), dict(arguments), tie_weights=False
@@ -258,10 +295,16 @@ class FlatAdam:
         adam_(flat, means, squares, gradient, count=count, step_size=step_size, eps=self.eps)
 
     def _record(self, terms: Terms, norm: Tensor) -> Tensor:
-        self.names = [*terms, "grad_norm"]
-        return torch.stack([*terms.values(), norm])
+        """Return the numbers of a step, and after them what it says of each row."""
+        numbers = {name: term for name, term in terms.items() if not term.dim()}
+        self.names = [*numbers, "grad_norm"]
+        rows = [term for term in terms.values() if term.dim()]
+        record = torch.stack([*numbers.values(), norm])
+        return torch.cat([record, *rows]) if rows else record
 
-    def _check(self, size: float, record: Tensor) -> None:
+    def _checked(self, size: float, record: Tensor) -> Tensor:
+        """Return the numbers of a step, and keep what it says of each row, if loss and gradient are finite."""
+        record, self.rows = record[: len(self.names)], record[len(self.names) :]
         if not math.isfinite(size):
             numbers = dict(zip(self.names, record.tolist(), strict=True))
             values = ", ".join(f"{name} {x:g}" for name, x in numbers.items())
@@ -269,23 +312,7 @@ class FlatAdam:
             what = f"the loss's {' and '.join(bad)}" if bad else "the gradient of the loss"
             advice = "a smaller algo.learning_rate or max_grad_norm may help"
             raise TrainingError(f"{what} is not finite ({values}); {advice}")
-
-
-def _unflatten(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """Return the parts of a flat vector in their shapes, as views."""
-    parts = flat.split_with_sizes([shape.numel() for shape in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def _places(module: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[str, int]:
-    """Return the index of each parameter by its name in the module; a tied parameter has several names."""
-    indices = {p: i for i, p in enumerate(parameters)}
-    places = {}
-    for prefix, part in module.named_modules():
-        for name, p in part.named_parameters(recurse=False, remove_duplicate=False):
-            if p in indices:
-                places[f"{prefix}.{name}".lstrip(".")] = indices[p]
-    return places
+        return record
 
 
 class _Objective(nn.Module):

@@ -61,6 +61,7 @@ class Agent(Policy):
         super().__init__(
             distribution, normalizer, trunk, PolicyHead(net, features, distribution, log_std, log_std_init)
         )
+        self.distribution: ActionDistribution = distribution
         self.critic_kind, self.rng, self.bounds, self.action_samples = critic_kind, rng, bounds, action_samples
         shared = (self.trunk, features) if net.share_trunk else None
         self.shares_trunk = shared is not None and critic_kind != "none"

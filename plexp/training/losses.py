@@ -86,6 +86,32 @@ def huber_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return functional.smooth_l1_loss(predictions, targets, reduction="none")
 
 
+def pick(values: Tensor, actions: Tensor) -> Tensor:
+    """Return the value of each row's action, [..., B], from the values [..., B, n] of all."""
+    return values.gather(-1, actions.expand(values.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+
+
+def quantile_huber_error(quantiles: Tensor, targets: Tensor) -> Tensor:
+    """Return Σ_i mean_j |τ_i − 1{u_ij < 0}| · H(u_ij) with u_ij = target_j − quantile_i, [B] (Dabney et al. 2018, eq. 10).
+
+    H is Huber's error, and τ_i = (i + ½)/K the middle of the i-th of K equal parts.
+
+    Args:
+        quantiles: [B, K].
+        targets: [B, K'] samples of the return that the quantiles are of.
+    """
+    count = quantiles.shape[-1]
+    fractions = (torch.arange(count, device=quantiles.device, dtype=quantiles.dtype) + 0.5) / count
+    errors = targets.unsqueeze(-2) - quantiles.unsqueeze(-1)
+    weights = (fractions.unsqueeze(-1) - (errors.detach() < 0).to(errors.dtype)).abs()
+    return (weights * huber_error(errors, torch.zeros_like(errors))).mean(-1).sum(-1)
+
+
+def interpolate(start: float, end: float, share: float) -> float:
+    """Return start + share · (end − start), with a share of at most 1: a linear schedule."""
+    return start + min(1.0, share) * (end - start)
+
+
 def clipped_squared_error(predictions: Tensor, old_predictions: Tensor, targets: Tensor, clip_value: float) -> Tensor:
     """Return ½ max((V − target)², (V_old + clip(V − V_old, ±c) − target)²), [B].
 

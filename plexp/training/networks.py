@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from gymnasium import spaces
 from torch import nn
 
+from plexp.envs.spaces import action_distribution, described
 from plexp.errors import ConfigError, Problem
-from plexp.nn.distributions import ActionDistribution, Categorical
-from plexp.nn.exploration import EpsilonGreedy
-from plexp.nn.networks import Network, QHead
+from plexp.nn.distributions import Categorical, SquashedGaussian
+from plexp.nn.exploration import (
+    ContinuousExploration,
+    Deterministic,
+    DiscreteExploration,
+    NoiseKind,
+    QuantileExploration,
+)
+from plexp.nn.networks import CRITIC_GAIN, POLICY_GAIN, Critics, Network, PolicyHead, QHead
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.training.policy import Policy
 
@@ -16,32 +26,111 @@ from plexp.training.policy import Policy
 class Networks:
     """Maker of the networks of algorithms that learn from replayed transitions.
 
+    Each method raises ConfigError for spaces that its network is not for.
+
     Args:
+        name: name of the algorithm, for messages.
         shape: shape of one observation.
-        actions: distribution over the action space, which says what kind of space it is.
-        net: network of every part.
+        actions: space of the actions.
+        num_envs: number of environments that act.
+        net: network of the policy.
+        critic_net: network of the critics; None: the policy's.
         normalizer: normalizer of observations that the parts share; None: there is none.
         device: where the parts are.
     """
 
     def __init__(
         self,
+        name: str,
         shape: tuple[int, ...],
-        actions: ActionDistribution,
+        actions: spaces.Space[Any],
+        num_envs: int,
         net: Network,
+        critic_net: Network | None,
         normalizer: ObservationNormalizer | None,
         device: torch.device,
     ) -> None:
-        self.shape, self.actions, self.net, self.normalizer, self.device = shape, actions, net, normalizer, device
+        self.name, self.shape, self.actions, self.num_envs = name, shape, actions, num_envs
+        self.net, self.critic_net, self.normalizer, self.device = net, critic_net, normalizer, device
+        self.made_critics = False
 
-    def q_policy(self, *, dueling: bool) -> Policy:
-        """Return a policy that is ε-greedy in Q(s, ·); its `policy` method gives the values [B, n].
+    @property
+    def is_discrete(self) -> bool:
+        """True if an action is one of n (a Discrete space)."""
+        return isinstance(self.actions, spaces.Discrete)
 
-        Raises ConfigError for actions that are not of a Discrete space.
-        """
-        if not isinstance(self.actions, Categorical):
-            cause = "its actions are not of a Discrete space, and Q(s, ·) has a value for each"
-            raise ConfigError(Problem("env", ..., cause, "give algo=ppo, which takes such actions"))
+    def q_policy(self, *, dueling: bool, quantiles: int | None = None) -> Policy:
+        """Return an ε-greedy policy; its method `policy` gives Q(s, ·) [B, n], or [B, n · K] for K quantiles of each."""
+        rule = self._categorical()
         trunk, features = self.net.trunk(self.shape)
-        head: nn.Module = QHead(self.net, features, self.actions.num_parameters, dueling=dueling)
-        return Policy(EpsilonGreedy(self.actions), self.normalizer, trunk, head).to(self.device)
+        head = QHead(self.net, features, rule.num_features, width=quantiles or 1, dueling=dueling)
+        exploration = DiscreteExploration(rule, greedy=True)
+        return self._policy(QuantileExploration(rule, quantiles) if quantiles else exploration, trunk, head)
+
+    def softmax_policy(self) -> Policy:
+        """Return a policy that samples one of n actions; its method `policy` gives their logits [B, n]."""
+        rule = self._categorical()
+        trunk, features = self.net.trunk(self.shape)
+        head = self.net.head(features, rule.num_parameters, gain=POLICY_GAIN)
+        return self._policy(DiscreteExploration(rule, greedy=False), trunk, head)
+
+    def gaussian_policy(self, noise: NoiseKind, theta: float) -> Policy:
+        """Return a policy that samples from a Gaussian squashed by tanh, whose deviation depends on the state."""
+        rule = self._bounded()
+        trunk, features = self.net.trunk(self.shape)
+        head = PolicyHead(self.net, features, rule, "state", 0.0)
+        return self._policy(ContinuousExploration(rule, self.num_envs, noise, theta), trunk, head)
+
+    def deterministic_policy(self, noise: NoiseKind, theta: float, scale: float) -> Policy:
+        """Return a policy with one action tanh(μ) for each state, and noise of deviation `scale` added to it."""
+        bounds = self._bounded()
+        rule = Deterministic(bounds.low.numpy().reshape(bounds.shape), bounds.high.numpy().reshape(bounds.shape), scale)
+        trunk, features = self.net.trunk(self.shape)
+        head = self.net.head(features, rule.num_features, gain=POLICY_GAIN)
+        return self._policy(ContinuousExploration(rule, self.num_envs, noise, theta), trunk, head)
+
+    def critics(self, count: int) -> Critics:
+        """Return K critics: of Q(s, ·) [K, B, n] where actions are Discrete, else of Q(s, a) [K, B]."""
+        self.made_critics = True
+        net = self.critic_net or self.net
+        if self.is_discrete:
+            inputs, outputs = self.shape, self._categorical().num_features
+        else:
+            if len(self.shape) > 1:
+                cause = f"{self.name}'s critics take the action beside the observation, which is an image"
+                raise ConfigError(Problem("algo", self.name, cause, "give algo=ppo, or vector observations"))
+            inputs, outputs = (self.shape[0] + self._bounded().num_features,), 1
+        members = []
+        for _ in range(count):
+            trunk, features = net.trunk(inputs)
+            members.append(nn.Sequential(trunk, net.head(features, outputs, gain=CRITIC_GAIN)))
+        return Critics(members).to(self.device)
+
+    def _policy(self, exploration: Any, trunk: nn.Module, head: nn.Module) -> Policy:
+        return Policy(exploration, self.normalizer, trunk, head).to(self.device)
+
+    def _categorical(self) -> Categorical:
+        if isinstance(self.actions, spaces.Discrete):
+            rule = action_distribution(self.actions, "clip")
+            assert isinstance(rule, Categorical)
+            return rule
+        remedy = "give algo=sac or td3" if self._is_bounded() else "give algo=ppo"
+        cause = f"needs actions of a Discrete space, and these are {described(self.actions)}"
+        raise ConfigError(Problem("algo", self.name, cause, remedy))
+
+    def _bounded(self) -> SquashedGaussian:
+        if self._is_bounded():
+            rule = action_distribution(self.actions, "tanh")
+            assert isinstance(rule, SquashedGaussian)
+            return rule
+        is_discrete = isinstance(self.actions, spaces.Discrete)
+        remedy = "give algo=dqn or sac" if is_discrete and self.name != "sac" else "give algo=ppo"
+        cause = f"needs actions of a Box of floats with finite bounds, and these are {described(self.actions)}"
+        raise ConfigError(Problem("algo", self.name, cause, remedy))
+
+    def _is_bounded(self) -> bool:
+        """Return whether actions are of a Box that a policy can be squashed to."""
+        try:
+            return isinstance(action_distribution(self.actions, "tanh"), SquashedGaussian)
+        except ConfigError:
+            return False

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plexp.nn.compile import Compiled
-from plexp.nn.distributions import ActionDistribution
+from plexp.nn.distributions import ActionRule
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.training.progress import Profile
 
@@ -17,7 +17,7 @@ class Policy(nn.Module):
     """Networks from an observation to an action; all that the collector, an evaluation or an export knows of an algorithm.
 
     Args:
-        distribution: distribution over the action space, or another rule from the head's output to an action.
+        distribution: rule from the head's output to an action: a distribution over the action space, or another.
         normalizer: normalizer of observations, saved with the policy and frozen in evaluation; None: there is none.
         trunk: layers from observations [B, *obs] to features [B, F].
         head: layers from features to the parameters [B, P] of the distribution.
@@ -25,7 +25,7 @@ class Policy(nn.Module):
 
     def __init__(
         self,
-        distribution: ActionDistribution,
+        distribution: ActionRule,
         normalizer: ObservationNormalizer | None,
         trunk: nn.Module,
         head: nn.Module,

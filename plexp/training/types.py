@@ -135,6 +135,8 @@ class Transitions:
     """[B] γ^m, or 0 if the m-th step terminated its episode."""
     weights: Tensor
     """[B] importance weights; one if the transitions were drawn uniformly."""
+    noise: Tensor | None = None
+    """[B, ...] standard Gaussian noise for a loss that samples actions; None: the algorithm asked for none."""
 
 
 for _batch in (Trajectory, Rollout, Targets, Minibatch, AgentOutput, Transitions):

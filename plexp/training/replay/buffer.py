@@ -170,7 +170,7 @@ class ReplayBuffer:
             raise ValueError("the buffer has no transitions")
 
     def transitions(
-        self, indices: Array, n_steps: int, gamma: float, weights: Array | Tensor | None = None
+        self, indices: Array, n_steps: int, gamma: float, weights: Array | None = None
     ) -> Transitions:
         """Return the transitions [B] of these indices, over up to `n_steps` steps.
 
@@ -187,7 +187,7 @@ class ReplayBuffer:
             rewards=torch.from_numpy(rewards),
             next_observations=torch.from_numpy(self._successors(last, at, flags)),
             discounts=torch.from_numpy(powers * (flags & TERMINATED == 0)),
-            weights=torch.ones(len(indices)) if weights is None else torch.as_tensor(weights, dtype=torch.float32),
+            weights=torch.ones(len(indices)) if weights is None else torch.from_numpy(weights.reshape(-1)),
         )
 
     def _follow(
@@ -216,6 +216,16 @@ class ReplayBuffer:
             successors[own], successors[kept] = self.observations[places[own]], self.finals.take(indices[kept])
         return successors
 
+    def weights_of(self, indices: Array, progress: float) -> Array | None:
+        """Return the importance weights [G, B] of the indices of G minibatches, as float32; None: one each.
+
+        `progress` is the share of the training budget that has been used, 0…1.
+        """
+        return None
+
+    def update_priorities(self, indices: Array, td_errors: Tensor) -> None:
+        """Learn the TD errors [B] that these transitions had; drawn uniformly, they change nothing."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what tells a buffer that a ReplayLog has filled again from another; the log has the content."""
         return {"added": self.added, "count": self.count}
@@ -233,11 +243,14 @@ class PrioritizedReplay(ReplayBuffer):
 
     Args:
         alpha: α, how much the priorities count; 0: every transition is drawn as often.
+        beta: β at first, how much the weights correct for that; it rises linearly to 1, when they correct wholly.
         eps: ε, added to a TD error's absolute value.
     """
 
-    def __init__(self, *parameters: Any, alpha: float = 0.6, eps: float = 1e-6, **named: Any) -> None:
-        self.alpha, self.eps, self.largest = alpha, eps, 1.0
+    def __init__(
+        self, *parameters: Any, alpha: float = 0.6, beta: float = 0.4, eps: float = 1e-6, **named: Any
+    ) -> None:
+        self.alpha, self.beta, self.eps, self.largest = alpha, beta, eps, 1.0
         super().__init__(*parameters, **named)
 
     @classmethod
@@ -273,16 +286,18 @@ class PrioritizedReplay(ReplayBuffer):
         indices: Array = oldest + (self.tree.find(sums) - oldest) % self.size
         return indices
 
-    def weights_of(self, indices: Array, beta: float) -> Array:
-        """Return the importance weights w_i = (N · P(i))^-β / max_j (N · P(j))^-β of a minibatch's indices [B], as float32.
+    def weights_of(self, indices: Array, progress: float) -> Array:
+        """Return the importance weights w_i = (N · P(i))^-β / max_j (N · P(j))^-β of minibatches' indices [G, B], as float32.
 
-        N and Σ p^α cancel: w_i = (p_i^α / min_j p_j^α)^-β (Schaul et al. 2016, section 3.4).
+        N and Σ p^α cancel: w_i = (p_i^α / min_j p_j^α)^-β, with the least p^α of i's minibatch (Schaul et al. 2016, section
+        3.4).
         """
+        beta = self.beta + progress * (1 - self.beta)
         powers = self.tree.leaves.take(indices % self.size)
-        weights: Array = (powers / powers.min(initial=np.inf)) ** -beta
+        weights: Array = (powers / powers.min(-1, keepdims=True, initial=np.inf)) ** -beta
         return weights.astype(np.float32)
 
-    def update_priorities(self, indices: Array, td_errors: Array | Tensor) -> None:
+    def update_priorities(self, indices: Array, td_errors: Tensor) -> None:
         """Set the priorities of transitions [B] to |δ| + ε; those that have been overwritten are left out."""
         priorities = np.abs(np.asarray(td_errors, np.float64)) + self.eps
         kept = indices >= self.oldest * self.num_envs

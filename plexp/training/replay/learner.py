@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from plexp.config.fields import NonNegativeInt, PositiveFloat, PositiveInt
+from plexp.config.fields import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from plexp.nn.normalization import ObservationNormalizer
-from plexp.nn.optimizer import FlatAdam, Loss
-from plexp.nn.pytree import flatten, unflattener
+from plexp.nn.optimizer import FlatAdam, FlatParameters, Loss
+from plexp.nn.pytree import flatten
 from plexp.training.progress import Profile
 from plexp.training.replay.memory import ReplayMemory
 from plexp.training.types import Metrics, Trajectory, Transitions
 
+M = TypeVar("M", bound=nn.Module)
+
+
+class Optimizer:
+    """Trains a module on batches of transitions, and records the means of what each update's steps say.
+
+    Args:
+        adam: takes the steps.
+        prefix: goes before the recorded name `grad_norm`.
+    """
+
+    def __init__(self, adam: FlatAdam, prefix: str) -> None:
+        self.adam, self.prefix = adam, prefix
+        self.records: list[Tensor] = []
+        self.rate_factor: float | None = 1.0
+
+    def begin(self, rate_factor: float) -> None:
+        """Begin an update, whose steps use this share of the learning rate."""
+        self.records.clear()
+        self.rate_factor = rate_factor
+
+    def minimize(self, loss: Loss, batch: Transitions) -> None:
+        """Take one step on the mean loss of a batch; raises TrainingError if it or its gradient is not finite."""
+        leaves, spec = flatten(batch)
+        if self.rate_factor is not None:
+            self.adam.prepare(loss, spec, self.rate_factor, {})
+            self.rate_factor = None
+        self.records.append(self.adam(leaves))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the means over the update's steps."""
+        if not self.records:
+            return {}
+        names = [f"{self.prefix}grad_norm" if name == "grad_norm" else name for name in self.adam.names]
+        return dict(zip(names, torch.stack(self.records).mean(0).tolist(), strict=True))
+
 
 class ReplayLearner:
-    """Keeps transitions and takes gradient steps on some of them. Its parameters are configured with the algorithm.
+    """Keeps transitions, and draws batches of them for gradient steps. Its parameters are configured with the algorithm.
+
+    The meaning of the keyword-only parameters stands in conf/learner/replay.yaml.
 
     Args:
         memory: keeps the transitions.
         normalizer: normalizer of observations; None: there is none.
-        rng: source of the transitions that are drawn.
+        rng: source of the transitions and the noise that are drawn.
         gamma: discount per step.
         compiled: whether gradient steps are compiled.
         profile: gets the seconds spent compiling.
-        learning_rate: Adam's step size.
-        adam_eps: ε in Adam's denominator.
-        max_grad_norm: gradients are scaled down to this L2 norm; None: never.
-        batch_size: B, transitions of a gradient step.
-        learning_starts: environment steps before the first gradient step.
-        train_every: environment steps between updates, a multiple of the number of environments.
-        gradient_steps: gradient steps of an update.
-        n_steps: n, rewards that a target sums before it asks the network.
     """
 
     configured_with_owner = True
@@ -53,6 +84,7 @@ class ReplayLearner:
         profile: Profile | None = None,
         *,
         learning_rate: PositiveFloat,
+        anneal_learning_rate: bool,
         adam_eps: PositiveFloat,
         max_grad_norm: PositiveFloat | None,
         batch_size: PositiveInt,
@@ -60,65 +92,140 @@ class ReplayLearner:
         train_every: PositiveInt,
         gradient_steps: PositiveInt,
         n_steps: PositiveInt,
+        target_update_every: PositiveInt,
+        target_tau: PositiveFraction,
     ) -> None:
         self.memory, self.normalizer, self.rng, self.gamma = memory, normalizer, rng, gamma
         self.compiled, self.profile = compiled, profile or Profile()
-        self.learning_rate, self.adam_eps, self.max_grad_norm = learning_rate, adam_eps, max_grad_norm
+        self.learning_rate, self.anneal_learning_rate = learning_rate, anneal_learning_rate
+        self.adam_eps, self.max_grad_norm = adam_eps, max_grad_norm
         self.batch_size, self.learning_starts, self.gradient_steps = batch_size, learning_starts, gradient_steps
         self.n_steps, self.num_steps = n_steps, train_every // memory.spec.num_envs
+        self.target_update_every, self.target_tau = target_update_every, target_tau
         self.steps = 0
         """Environment steps so far."""
+        self.count = 0
+        """Gradient steps so far, with the one in progress."""
+        self.modules = nn.ModuleList()
+        """All that the losses evaluate."""
+        self.vectors: list[FlatParameters] = []
+        self.optimizers: list[Optimizer] = []
+        self.targets: list[tuple[FlatParameters, FlatParameters]] = []
+        """Parameters of each target network, and of the network that it follows."""
 
-    def optimizer(
-        self, module: nn.Module, parameters: Iterable[nn.Parameter], frozen: Iterable[nn.Parameter] = ()
-    ) -> FlatAdam:
-        """Return an optimizer of some parameters of a module, whose losses read the frozen ones too."""
-        return FlatAdam(
-            module,
-            [(list(parameters), self.learning_rate)],
-            eps=self.adam_eps,
-            max_grad_norm=self.max_grad_norm,
-            frozen=list(frozen),
-            compiled=self.compiled,
-            on_compile=partial(self.profile.count, "compiling"),
-        )
-
-    def add(self, trajectory: Trajectory) -> bool:
-        """Keep the steps of a trajectory, and return whether there are enough to learn from."""
-        self.memory.add(trajectory)
-        self.steps += trajectory.num_valid
+    @property
+    def is_learning(self) -> bool:
+        """True once there are enough steps to learn from."""
         return self.steps >= self.learning_starts and len(self.memory.buffer) >= self.batch_size
 
-    def minimize(self, optimizer: FlatAdam, loss: Loss, after: Callable[[], object] = lambda: None) -> Metrics:
-        """Take the gradient steps of an update, and return the means of what they recorded.
+    def optimizer(self, *modules: nn.Module, prefix: str = "") -> Optimizer:
+        """Return what trains some modules; losses may read all others that the learner knows.
 
         Args:
-            optimizer: what is trained.
-            loss: function of Transitions that returns what is minimised, and its terms.
-            after: called after each gradient step.
+            modules: what is trained.
+            prefix: goes before the recorded name `grad_norm`.
         """
+        self.modules.extend(modules)
+        groups = [([p for module in modules for p in module.parameters()], self.learning_rate)]
+        adam = FlatAdam(
+            self.modules,
+            groups,
+            eps=self.adam_eps,
+            max_grad_norm=self.max_grad_norm,
+            frozen=self.vectors,
+            compiled=self.compiled,
+            watched=[self],
+            on_compile=partial(self.profile.count, "compiling"),
+        )
+        self.vectors.append(adam.parameters)
+        self.optimizers.append(Optimizer(adam, prefix))
+        return self.optimizers[-1]
+
+    def target(self, module: M) -> M:
+        """Return a copy of a module that has an optimizer of its own, which follows it slowly (Mnih et al. 2015).
+
+        It moves after every `target_update_every`-th gradient step, `target_tau` of the way.
+        """
+        copied = copy.deepcopy(module).requires_grad_(False)
+        members = list(module.parameters())
+        followed = next(each for each in self.vectors if each.parameters[0] is members[0])
+        self.modules.append(copied)
+        self.vectors.append(FlatParameters(copied.parameters()))
+        self.targets.append((self.vectors[-1], followed))
+        return copied
+
+    def batches(self, trajectory: Trajectory, progress: float, *, noise: tuple[int, ...] = ()) -> Iterator[Transitions]:
+        """Keep the steps of a trajectory, and yield the batch of each gradient step of this update, if there are enough.
+
+        Targets move, and priorities change, once a batch has been used.
+
+        Args:
+            trajectory: T steps of N environments.
+            progress: share of the training budget that has been used, 0…1.
+            noise: shape of the standard Gaussian noise of each row, for losses that sample actions.
+        """
+        for optimizer in self.optimizers:
+            optimizer.begin(1 - progress if self.anneal_learning_rate else 1.0)
+        self.memory.add(trajectory)
+        self.steps += trajectory.num_valid
+        if not self.is_learning:
+            return
         buffer, size = self.memory.buffer, self.batch_size
         indices = buffer.draw(self.rng, size * self.gradient_steps)
-        device = optimizer.flat.device
-        drawn, spec = flatten(buffer.transitions(indices, self.n_steps, self.gamma))
-        batch = self._normalized(unflattener(spec)([leaf.to(device) for leaf in drawn]))
-        leaves, _ = flatten(batch)
-        optimizer.prepare(loss, spec, 1.0, {})
-        records = []
-        for step in range(self.gradient_steps):
-            records.append(optimizer([leaf[step * size : (step + 1) * size] for leaf in leaves]))
-            after()
-        return dict(zip(optimizer.names, torch.stack(records).mean(0).tolist(), strict=True))
+        weights = buffer.weights_of(indices.reshape(-1, size), progress)
+        drawn = self._prepared(buffer.transitions(indices, self.n_steps, self.gamma, weights), noise)
+        columns = {f.name: getattr(drawn, f.name) for f in fields(drawn)}
+        errors = []
+        for parts in zip(*(_split(column, size, self.gradient_steps) for column in columns.values()), strict=True):
+            self.count += 1
+            yield Transitions(**dict(zip(columns, parts, strict=True)))
+            errors += [each.adam.rows for each in self.optimizers if len(each.adam.rows)]
+            self._move_targets()
+        if errors:
+            buffer.update_priorities(indices, torch.cat(errors).cpu())
 
-    def _normalized(self, batch: Transitions) -> Transitions:
+    def metrics(self) -> Metrics:
+        """Return the means of what the last update's gradient steps recorded."""
+        return {name: value for optimizer in self.optimizers for name, value in optimizer.metrics().items()}
+
+    def _prepared(self, batch: Transitions, noise: tuple[int, ...]) -> Transitions:
+        """Return transitions on the device of the networks, normalized, and with noise."""
+        device = self.vectors[0].vector.device
+        if noise:
+            drawn = self.rng.standard_normal((len(batch.rewards), *noise), np.float32)
+            batch = replace(batch, noise=torch.from_numpy(drawn))
+        if device.type != "cpu":
+            batch = Transitions(**{f.name: _to(getattr(batch, f.name), device) for f in fields(batch)})
         if self.normalizer is None:
             return batch
         following = self.normalizer(batch.next_observations)
         return replace(batch, observations=self.normalizer(batch.observations), next_observations=following)
 
+    def _move_targets(self) -> None:
+        if self.count % self.target_update_every == 0:
+            for target, followed in self.targets:
+                target.vector.lerp_(followed.vector, self.target_tau)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of environment steps; optimizers are the algorithm's, and transitions the memory's."""
-        return {"steps": self.steps}
+        """Return counters, the state of Adam and the targets; transitions are the memory's, and networks the policy's."""
+        return {
+            "steps": self.steps,
+            "count": self.count,
+            "optimizers": [each.adam.state_dict() for each in self.optimizers],
+            "vectors": [each.vector for each in self.vectors],
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.steps = state_dict["steps"]
+        self.steps, self.count = state_dict["steps"], state_dict["count"]
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.adam.load_state_dict(state)
+        for parameters, vector in zip(self.vectors, state_dict["vectors"], strict=True):
+            parameters.vector.copy_(vector)
+
+
+def _split(column: Tensor | None, size: int, count: int) -> list[Tensor] | list[None]:
+    return [None] * count if column is None else list(column.split(size))
+
+
+def _to(column: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if column is None else column.to(device)

@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from plexp.errors import TrainingError as TrainingError
     from plexp.errors import one_line as one_line
     from plexp.errors import with_place as with_place
+    from plexp.nn.distributions import Categorical as Categorical
+    from plexp.nn.exploration import NoiseKind as NoiseKind
     from plexp.nn.networks import CriticKind as CriticKind
     from plexp.nn.networks import Network as Network
-    from plexp.nn.exploration import NoiseKind as NoiseKind
     from plexp.nn.optimizer import Terms as Terms
     from plexp.training import losses as losses
     from plexp.training.agent import Agent as Agent
@@ -81,6 +82,7 @@ _HOMES = {
     "plexp.envs.vector": ("SerialVectorEnv", "SubprocessVectorEnv"),
     "plexp.errors": ("ConfigError", "Problem", "StoreError", "TrainingError", "one_line", "with_place"),
     "plexp.nn.networks": ("CriticKind", "Network"),
+    "plexp.nn.distributions": ("Categorical",),
     "plexp.nn.exploration": ("NoiseKind",),
     "plexp.nn.optimizer": ("Terms",),
     "plexp.training": ("losses",),

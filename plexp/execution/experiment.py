@@ -134,7 +134,9 @@ def build(values: Mapping[str, Any]) -> Experiment:
         policy: Policy = agent if memory is None else algorithm.policy  # type: ignore[attr-defined]
         if memory is not None and critic_net is not None and not wired["networks"].made_critics:
             cause = f"algo={config.algo['plugin']} has no critic beside its policy"
-            raise ConfigError(Problem("critic_net", config.critic_net["plugin"], cause, "leave out net@critic_net"))
+            raise ConfigError(
+                Problem("critic_net", (config.critic_net or {})["plugin"], cause, "leave out net@critic_net")
+            )
         if compiled:
             policy.compile(profile)
         collector = Collector(

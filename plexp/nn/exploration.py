@@ -79,7 +79,7 @@ class QuantileExploration(DiscreteExploration):
         self.quantiles, self.num_parameters = quantiles, rule.num_features * quantiles
 
     def preferences(self, parameters: Tensor) -> Tensor:
-        return parameters.unflatten(-1, (-1, self.quantiles)).mean(-1)
+        return parameters.view(*parameters.shape[:-1], -1, self.quantiles).mean(-1)
 
 
 class Deterministic(SquashedGaussian):

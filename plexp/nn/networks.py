@@ -133,8 +133,9 @@ class QHead(nn.Module):
         output: Tensor = self.advantages(features)
         if self.value is None:
             return output
-        advantages, value = output.unflatten(-1, (-1, self.width)), self.value(features).unsqueeze(-2)
-        return (value + advantages - advantages.mean(-2, keepdim=True)).flatten(-2)
+        value: Tensor = self.value(features)
+        advantages = output.view(*output.shape[:-1], -1, self.width)
+        return (value.unsqueeze(-2) + advantages - advantages.mean(-2, keepdim=True)).flatten(-2)
 
 
 class Critics(nn.Module):
@@ -146,7 +147,7 @@ class Critics(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
-        stacked, _ = stack_module_state([*members])  # type: ignore[arg-type]
+        stacked, _ = stack_module_state([*members])
         self.names = list(stacked)
         self.stacked = nn.ParameterList([nn.Parameter(tensor.detach()) for tensor in stacked.values()])
         """Each parameter of the members, [K, *shape]."""

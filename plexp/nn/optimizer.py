@@ -259,7 +259,7 @@ class FlatAdam:
             return total.detach(), terms, self.gradient
         objective = _Objective(self.module, self.reads.watch(self.loss))
         transform = self.reads.watch(self.transform)
-        fixed = {}
+        fixed: dict[str, Tensor] = {}
         for other, vector in zip(self.others, frozen, strict=True):
             values = other.unflatten(vector)
             fixed |= {f"module.{name}": values[i] for name, i in other.places(self.module).items()}

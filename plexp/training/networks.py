@@ -20,7 +20,7 @@ from plexp.nn.exploration import (
 )
 from plexp.nn.networks import CRITIC_GAIN, POLICY_GAIN, Critics, Network, PolicyHead, QHead
 from plexp.nn.normalization import ObservationNormalizer
-from plexp.training.policy import Policy
+from plexp.training.policy import ExploringPolicy
 
 
 class Networks:
@@ -59,7 +59,7 @@ class Networks:
         """True if an action is one of n (a Discrete space)."""
         return isinstance(self.actions, spaces.Discrete)
 
-    def q_policy(self, *, dueling: bool, quantiles: int | None = None) -> Policy:
+    def q_policy(self, *, dueling: bool, quantiles: int | None = None) -> ExploringPolicy:
         """Return an ε-greedy policy; its method `policy` gives Q(s, ·) [B, n], or [B, n · K] for K quantiles of each."""
         rule = self._categorical()
         trunk, features = self.net.trunk(self.shape)
@@ -67,21 +67,21 @@ class Networks:
         exploration = DiscreteExploration(rule, greedy=True)
         return self._policy(QuantileExploration(rule, quantiles) if quantiles else exploration, trunk, head)
 
-    def softmax_policy(self) -> Policy:
+    def softmax_policy(self) -> ExploringPolicy:
         """Return a policy that samples one of n actions; its method `policy` gives their logits [B, n]."""
         rule = self._categorical()
         trunk, features = self.net.trunk(self.shape)
         head = self.net.head(features, rule.num_parameters, gain=POLICY_GAIN)
         return self._policy(DiscreteExploration(rule, greedy=False), trunk, head)
 
-    def gaussian_policy(self, noise: NoiseKind, theta: float) -> Policy:
+    def gaussian_policy(self, noise: NoiseKind, theta: float) -> ExploringPolicy:
         """Return a policy that samples from a Gaussian squashed by tanh, whose deviation depends on the state."""
         rule = self._bounded()
         trunk, features = self.net.trunk(self.shape)
         head = PolicyHead(self.net, features, rule, "state", 0.0)
         return self._policy(ContinuousExploration(rule, self.num_envs, noise, theta), trunk, head)
 
-    def deterministic_policy(self, noise: NoiseKind, theta: float, scale: float) -> Policy:
+    def deterministic_policy(self, noise: NoiseKind, theta: float, scale: float) -> ExploringPolicy:
         """Return a policy with one action tanh(μ) for each state, and noise of deviation `scale` added to it."""
         bounds = self._bounded()
         rule = Deterministic(bounds.low.numpy().reshape(bounds.shape), bounds.high.numpy().reshape(bounds.shape), scale)
@@ -106,8 +106,8 @@ class Networks:
             members.append(nn.Sequential(trunk, net.head(features, outputs, gain=CRITIC_GAIN)))
         return Critics(members).to(self.device)
 
-    def _policy(self, exploration: Any, trunk: nn.Module, head: nn.Module) -> Policy:
-        return Policy(exploration, self.normalizer, trunk, head).to(self.device)
+    def _policy(self, exploration: Any, trunk: nn.Module, head: nn.Module) -> ExploringPolicy:
+        return ExploringPolicy(exploration, self.normalizer, trunk, head).to(self.device)
 
     def _categorical(self) -> Categorical:
         if isinstance(self.actions, spaces.Discrete):

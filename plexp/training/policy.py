@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from plexp.nn.compile import Compiled
 from plexp.nn.distributions import ActionRule
+from plexp.nn.exploration import ContinuousExploration, DiscreteExploration
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.training.progress import Profile
 
@@ -64,6 +65,20 @@ class Policy(nn.Module):
     def act_greedily(self, observations: Tensor) -> Tensor:
         """Return the policy's most likely actions [N, *act] for observations [N, *obs] as the environment gave them."""
         return self.distribution.mode(self.policy(self.normalize(observations)))
+
+
+class ExploringPolicy(Policy):
+    """Policy that takes uniformly random actions a share ε of the time, which its algorithm sets.
+
+    Args:
+        distribution: its rule, and how it explores.
+    """
+
+    distribution: DiscreteExploration | ContinuousExploration
+
+    def explore(self, epsilon: float) -> None:
+        """Set ε, from the next trajectory on."""
+        self.distribution.epsilon.fill_(epsilon)
 
 
 class GreedyPolicy(nn.Module):

@@ -65,7 +65,7 @@ class DQN:
 
     def update(self, trajectory: Trajectory, progress: float) -> Metrics:
         epsilon = losses.interpolate(self.epsilon_start, self.epsilon_end, progress / self.fraction)
-        self.policy.distribution.epsilon.fill_(epsilon)
+        self.policy.explore(epsilon)
         for batch in self.learner.batches(trajectory, progress):
             self.optimizer.minimize(self.loss, batch)
         return {**self.learner.metrics(), "epsilon": epsilon}

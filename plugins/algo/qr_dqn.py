@@ -62,7 +62,7 @@ class QRDQN:
 
     def update(self, trajectory: Trajectory, progress: float) -> Metrics:
         epsilon = losses.interpolate(self.epsilon_start, self.epsilon_end, progress / self.fraction)
-        self.policy.distribution.epsilon.fill_(epsilon)
+        self.policy.explore(epsilon)
         for batch in self.learner.batches(trajectory, progress):
             self.optimizer.minimize(self.loss, batch)
         return {**self.learner.metrics(), "epsilon": epsilon}
@@ -81,5 +81,5 @@ class QRDQN:
 
     def _quantiles_of(self, output: Tensor, actions: Tensor) -> Tensor:
         """Return the quantiles [B, K] of the actions [B], from the network's output [B, n · K]."""
-        quantiles = output.unflatten(-1, (-1, self.quantiles))
+        quantiles = output.view(*output.shape[:-1], -1, self.quantiles)
         return losses.pick(quantiles.transpose(-1, -2), actions.unsqueeze(-1))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plexp import (
+    Categorical,
     Fraction,
     Metrics,
     Networks,
@@ -68,21 +69,20 @@ class SAC:
         noise: NoiseKind,
         noise_theta: Fraction,
     ) -> None:
-        self.learner, self.num_steps, self.is_discrete = learner, learner.num_steps, networks.is_discrete
-        self.policy = networks.softmax_policy() if self.is_discrete else networks.gaussian_policy(noise, noise_theta)
-        self.rule = self.policy.distribution.rule
-        size = self.rule.num_features
-        usual = 0.5 * math.log(size) if self.is_discrete else -float(size)
+        self.learner, self.num_steps, is_discrete = learner, learner.num_steps, networks.is_discrete
+        self.policy = networks.softmax_policy() if is_discrete else networks.gaussian_policy(noise, noise_theta)
+        self.rule, size = self.policy.distribution.rule, self.policy.distribution.num_features
+        usual = 0.5 * math.log(size) if is_discrete else -float(size)
         self.target_entropy = usual if target_entropy is None else target_entropy
         self.critics, self.temperature = networks.critics(num_critics), Temperature(alpha).to(networks.device)
         self.critic_optimizer = learner.optimizer(self.critics, prefix="critic_")
         self.learn_alpha, trained = learn_alpha, [self.temperature] if learn_alpha else []
         self.policy_optimizer = learner.optimizer(self.policy, *trained, prefix="policy_")
         self.target_critics = learner.target(self.critics)
-        self.noise = () if self.is_discrete else (2, size)
+        self.noise = () if is_discrete else (2, size)
 
     def update(self, trajectory: Trajectory, progress: float) -> Metrics:
-        self.policy.distribution.epsilon.fill_(0.0 if self.learner.is_learning else 1.0)
+        self.policy.explore(0.0 if self.learner.is_learning else 1.0)
         for batch in self.learner.batches(trajectory, progress, noise=self.noise):
             self.critic_optimizer.minimize(self.critic_loss, batch)
             self.policy_optimizer.minimize(self.policy_loss, batch)
@@ -109,7 +109,7 @@ class SAC:
 
     def values(self, critics: nn.Module, observations: Tensor, actions: Tensor) -> Tensor:
         """Return each critic's values of the actions that were taken, [K, B]."""
-        if self.is_discrete:
+        if isinstance(self.rule, Categorical):
             return losses.pick(critics(observations), actions)
         values: Tensor = critics(observations, self.rule.encode(actions))
         return values
@@ -117,7 +117,7 @@ class SAC:
     def least(self, critics: nn.Module, observations: Tensor, noise: Tensor | None, draw: int) -> tuple[Tensor, Tensor]:
         """Return min_k Q_k(s, a) and log π(a|s) of the policy's own actions, [B] each; `draw` says which noise they get."""
         parameters = self.policy.policy(observations)
-        if self.is_discrete:
+        if isinstance(self.rule, Categorical):
             log_probs = parameters.log_softmax(-1)
             probabilities = log_probs.exp()
             return (probabilities * critics(observations).amin(0)).sum(-1), (probabilities * log_probs).sum(-1)

@@ -66,7 +66,7 @@ class TD3:
         self.target_policy, self.target_critics = learner.target(self.policy), learner.target(self.critics)
 
     def update(self, trajectory: Trajectory, progress: float) -> Metrics:
-        self.policy.distribution.epsilon.fill_(0.0 if self.learner.is_learning else 1.0)
+        self.policy.explore(0.0 if self.learner.is_learning else 1.0)
         for batch in self.learner.batches(trajectory, progress, noise=(self.policy.distribution.num_features,)):
             self.critic_optimizer.minimize(self.critic_loss, batch)
             if self.learner.count % self.policy_delay == 0:
@@ -75,6 +75,7 @@ class TD3:
 
     def critic_loss(self, batch: Transitions) -> tuple[Tensor, Terms]:
         values = self.critics(batch.observations, batch.actions)
+        assert batch.noise is not None
         with torch.no_grad():
             noise = (self.target_noise * batch.noise).clamp(-self.target_noise_clip, self.target_noise_clip)
             following = (self.target_policy.policy(batch.next_observations).tanh() + noise).clamp(-1, 1)

@@ -169,9 +169,7 @@ class ReplayBuffer:
         if not self.count:
             raise ValueError("the buffer has no transitions")
 
-    def transitions(
-        self, indices: Array, n_steps: int, gamma: float, weights: Array | None = None
-    ) -> Transitions:
+    def transitions(self, indices: Array, n_steps: int, gamma: float, weights: Array | None = None) -> Transitions:
         """Return the transitions [B] of these indices, over up to `n_steps` steps.
 
         Raises ValueError if any of them has been overwritten.

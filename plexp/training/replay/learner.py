@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from plexp.config.fields import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.nn.optimizer import FlatAdam, FlatParameters, Loss
-from plexp.nn.pytree import flatten
+from plexp.nn.pytree import flatten, unflattener
 from plexp.training.progress import Profile
 from plexp.training.replay.memory import ReplayMemory
 from plexp.training.types import Metrics, Trajectory, Transitions
@@ -174,11 +174,11 @@ class ReplayLearner:
         indices = buffer.draw(self.rng, size * self.gradient_steps)
         weights = buffer.weights_of(indices.reshape(-1, size), progress)
         drawn = self._prepared(buffer.transitions(indices, self.n_steps, self.gamma, weights), noise)
-        columns = {f.name: getattr(drawn, f.name) for f in fields(drawn)}
-        errors = []
-        for parts in zip(*(_split(column, size, self.gradient_steps) for column in columns.values()), strict=True):
+        leaves, spec = flatten(drawn)
+        rebuild, errors = unflattener(spec), []
+        for step in range(self.gradient_steps):
             self.count += 1
-            yield Transitions(**dict(zip(columns, parts, strict=True)))
+            yield rebuild([leaf[step * size : (step + 1) * size] for leaf in leaves])
             errors += [each.adam.rows for each in self.optimizers if len(each.adam.rows)]
             self._move_targets()
         if errors:
@@ -195,7 +195,8 @@ class ReplayLearner:
             drawn = self.rng.standard_normal((len(batch.rewards), *noise), np.float32)
             batch = replace(batch, noise=torch.from_numpy(drawn))
         if device.type != "cpu":
-            batch = Transitions(**{f.name: _to(getattr(batch, f.name), device) for f in fields(batch)})
+            leaves, spec = flatten(batch)
+            batch = unflattener(spec)([leaf.to(device) for leaf in leaves])
         if self.normalizer is None:
             return batch
         following = self.normalizer(batch.next_observations)
@@ -221,11 +222,3 @@ class ReplayLearner:
             optimizer.adam.load_state_dict(state)
         for parameters, vector in zip(self.vectors, state_dict["vectors"], strict=True):
             parameters.vector.copy_(vector)
-
-
-def _split(column: Tensor | None, size: int, count: int) -> list[Tensor] | list[None]:
-    return [None] * count if column is None else list(column.split(size))
-
-
-def _to(column: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if column is None else column.to(device)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+    from stable_baselines3.common.base_class import BaseAlgorithm
 
     from plexp.execution.experiment import Experiment
     from plexp.training.types import Trajectory
@@ -52,16 +52,17 @@ def make_experiment(overrides: Sequence[str]) -> Experiment:
 
 def make_sb3(
     algo: str, env_id: str, num_envs: int, seed: int, env_kwargs: dict[str, Any] | None = None, **settings: Any
-) -> OnPolicyAlgorithm:
+) -> BaseAlgorithm:
     """Return a model of Stable-Baselines3 on its usual vector environment, with one thread and without logging."""
     import torch
-    from stable_baselines3 import A2C, PPO
+    from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.logger import Logger
 
     torch.set_num_threads(1)
     env = make_vec_env(env_id, num_envs, seed=seed, env_kwargs=env_kwargs)
-    model = {"ppo": PPO, "a2c": A2C}[algo]("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    classes = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC, "td3": TD3}
+    model = classes[algo]("MlpPolicy", env, seed=seed, device="cpu", **settings)
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
 
@@ -71,9 +72,10 @@ class Plexp:
 
     Args:
         keeps_actions: whether `learn` records its actions, which `alone` needs.
+        first: iterations to the end of the first update.
     """
 
-    def __init__(self, overrides: Sequence[str], keeps_actions: bool) -> None:
+    def __init__(self, overrides: Sequence[str], keeps_actions: bool, first: int = 1) -> None:
         from plexp.training.progress import TrainingProgress
 
         self.experiment, self.progress = make_experiment(overrides), TrainingProgress()
@@ -88,7 +90,7 @@ class Plexp:
                 return self.trajectories[-1]
 
             collector.collect = collect_and_keep  # type: ignore[method-assign]
-        self.learn(1)
+        self.learn(first)
 
     def learn(self, iterations: int) -> Measured:
         steps, began = self.progress.steps, time.perf_counter()
@@ -143,14 +145,14 @@ class Plexp:
 class Sb3:
     """Contender that trains a model of Stable-Baselines3; the first update is over when the constructor returns."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], first: int = 1) -> None:
         self.model = make_sb3(**settings)
-        self.learn(1)
+        self.rows = self.model.n_envs * (settings.get("n_steps") or settings["train_freq"])
+        self.learn(first)
 
     def learn(self, iterations: int) -> Measured:
         before, began = self.model.num_timesteps, time.perf_counter()
-        rows = self.model.n_envs * self.model.n_steps
-        self.model.learn(iterations * rows, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+        self.model.learn(iterations * self.rows, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         return self.model.num_timesteps - before, time.perf_counter() - began
 
 

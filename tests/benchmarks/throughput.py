@@ -8,9 +8,9 @@
     python tests/benchmarks/throughput.py --startup           # from the command to the first update, and peak memory
 
 Each contender is one process that stays alive and is asked in turn for a segment of training: A B C A B C …
-Environment, number of environments, rollout, epochs, minibatches, networks (2 x 64 tanh, actor and critic separate),
-learning rate and discount are the same for all, observations and rewards are those of the environment, and each has
-one thread. A segment is `Trainer.iterate` or `model.learn`, without evaluation, logging and plexp's callbacks.
+Environment, number of environments, rollout, epochs, minibatches, networks (2 x 64 tanh, actor and critic separate; with
+a replay buffer 2 x 256 ReLU), batch, gradient steps, learning rate and discount are the same for all, observations and
+rewards are those of the environment, and each has one thread. A segment is `Trainer.iterate` or `model.learn`, without evaluation, logging and plexp's callbacks.
 
 `alone` is the limit: plexp's own vector environment repeats the very steps that plexp has just learnt from, without
 policy and learning (same seeds, recorded actions; it must arrive at the same observations). `gymnasium` is
@@ -70,6 +70,11 @@ class Work:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     gamma: float = 0.99
 
+    @property
+    def first(self) -> int:
+        """Number of iterations to the end of the first update."""
+        return 1
+
     def plexp(self) -> list[str]:
         ppo = [f"algo.update_epochs={self.epochs}", f"algo.num_minibatches={self.minibatches}"]
         sizes = [
@@ -88,6 +93,33 @@ class Work:
         return {**what, "seed": 0, "n_steps": self.num_steps, "gamma": self.gamma, "learning_rate": 3e-4, **ppo}
 
 
+@dataclass(frozen=True)
+class ReplayWork(Work):
+    """Row of an algorithm with a replay buffer, which learns after every `num_steps` steps of each environment."""
+
+    gradient_steps: int = 1
+    batch_size: int = 256
+
+    @property
+    def first(self) -> int:
+        return math.ceil(FIRST_STEPS / (self.num_envs * self.num_steps)) + 1
+
+    def plexp(self) -> list[str]:
+        every = self.num_envs * self.num_steps
+        sizes = [f"env.num_envs={self.num_envs}", f"algo.train_every={every}"]
+        learning = [f"algo.gradient_steps={self.gradient_steps}", f"algo.batch_size={self.batch_size}"]
+        rest = ["net=mlp_wide", f"algo.learning_starts={FIRST_STEPS}", "algo.learning_rate=3e-4", f"gamma={self.gamma}"]
+        return [f"env={self.env}", f"algo={self.algo}", *sizes, *learning, *rest, ENDLESS]
+
+    def sb3(self) -> dict[str, Any]:
+        what = {"algo": self.algo, "env_id": self.env_id, "env_kwargs": self.env_kwargs, "num_envs": self.num_envs}
+        sizes = {"train_freq": self.num_steps, "gradient_steps": self.gradient_steps, "batch_size": self.batch_size}
+        rest = {"learning_starts": FIRST_STEPS, "learning_rate": 3e-4, "gamma": self.gamma, "buffer_size": 100_000}
+        return {**what, "seed": 0, **sizes, **rest, "policy_kwargs": {"net_arch": [256, 256]}}
+
+
+FIRST_STEPS = 1_000
+"""Environment steps before the first gradient step of an algorithm with a replay buffer."""
 LANDER: dict[str, Any] = {"env_id": "LunarLander-v3", "gamma": 0.999}
 WORKS = [
     Work("CartPole 4x128 4x4", "cartpole", 4, 128, 30, 4, 4),
@@ -102,6 +134,12 @@ WORKS = [
         env_kwargs={"continuous": True},
     ),
     Work("A2C CartPole 8x5", "cartpole", 8, 5, 500, algo="a2c"),
+    ReplayWork("DQN CartPole 1x256 128x64", "cartpole", 1, 256, 16, algo="dqn", gradient_steps=128, batch_size=64),
+    ReplayWork(
+        "DQN LunarLander 1x4 4x128", "lunarlander", 1, 4, 400, algo="dqn", gradient_steps=4, batch_size=128, **LANDER
+    ),
+    ReplayWork("SAC Pendulum 1x1 1x256", "pendulum", 1, 1, 300, algo="sac", env_id="Pendulum-v1"),
+    ReplayWork("TD3 Pendulum 1x1 1x256", "pendulum", 1, 1, 500, algo="td3", env_id="Pendulum-v1"),
 ]
 
 
@@ -130,9 +168,9 @@ def measure(work: Work, options: argparse.Namespace) -> dict[str, Any]:
 
 def start(work: Work, name: str, options: argparse.Namespace) -> Contender:
     if name == "sb3":
-        return Contender(Sb3, work.sb3())
+        return Contender(Sb3, work.sb3(), work.first)
     keeps_actions = name == "eager" and "alone" in options.contenders
-    return Contender(Plexp, [*work.plexp(), COMPILE[name], *options.overrides], keeps_actions)
+    return Contender(Plexp, [*work.plexp(), COMPILE[name], *options.overrides], keeps_actions, work.first)
 
 
 def summary(rounds: dict[str, list[float]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from plexp.config.fields import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.nn.optimizer import FlatAdam, FlatParameters, Loss
-from plexp.nn.pytree import flatten, unflattener
+from plexp.nn.pytree import flatten, flattener, unflattener
 from plexp.training.progress import Profile
 from plexp.training.replay.memory import ReplayMemory
 from plexp.training.types import Metrics, Trajectory, Transitions
@@ -35,6 +35,7 @@ class Optimizer:
         self.adam, self.prefix = adam, prefix
         self.records: list[Tensor] = []
         self.rate_factor: float | None = 1.0
+        """Share of the learning rate for the steps of an update that begins; None: it has begun."""
 
     def begin(self, rate_factor: float) -> None:
         """Begin an update, whose steps use this share of the learning rate."""
@@ -43,18 +44,20 @@ class Optimizer:
 
     def minimize(self, loss: Loss, batch: Transitions) -> None:
         """Take one step on the mean loss of a batch; raises TrainingError if it or its gradient is not finite."""
-        leaves, spec = flatten(batch)
         if self.rate_factor is not None:
+            _, spec = flatten(batch)
+            self.leaves = flattener(spec)
             self.adam.prepare(loss, spec, self.rate_factor, {})
             self.rate_factor = None
-        self.records.append(self.adam(leaves))
+        self.records.append(self.adam(self.leaves(batch)))
 
     def metrics(self) -> dict[str, float]:
         """Return the means over the update's steps."""
         if not self.records:
             return {}
         names = [f"{self.prefix}grad_norm" if name == "grad_norm" else name for name in self.adam.names]
-        return dict(zip(names, torch.stack(self.records).mean(0).tolist(), strict=True))
+        means = self.records[0] if len(self.records) == 1 else torch.stack(self.records).mean(0)
+        return dict(zip(names, means.tolist(), strict=True))
 
 
 class ReplayLearner:

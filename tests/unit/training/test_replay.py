@@ -188,7 +188,7 @@ def test_overwritten_transitions_are_refused_and_their_priorities_left_out() -> 
     with pytest.raises(ValueError, match="overwritten"):
         buffer.transitions(before, 1, 0.9)
     leaves = buffer.tree.leaves.copy()
-    buffer.update_priorities(np.arange(8), np.full(8, 5.0))
+    buffer.update_priorities(np.arange(8), torch.full((8,), 5.0))
     np.testing.assert_array_equal(buffer.tree.leaves, leaves)
 
 
@@ -210,8 +210,11 @@ def test_prioritized_draws_and_weights_follow_the_formula() -> None:
     assert stats.chisquare(every, probabilities * len(drawn)).pvalue > 0.001
     batch = rng.integers(0, len(indices), 32)
     weights = (len(buffer) * probabilities[batch]) ** -0.4
-    np.testing.assert_allclose(buffer.weights_of(indices[batch], 0.4), weights / weights.max(), rtol=1e-5)
-    got = buffer.transitions(indices[batch], 1, 0.9, buffer.weights_of(indices[batch], 0.4))
+    both = np.stack([indices[batch], indices[batch][::-1]])
+    np.testing.assert_allclose(buffer.weights_of(both, 0.0)[0], weights / weights.max(), rtol=1e-5)
+    halfway = (weights / weights.max()) ** (0.7 / 0.4)  # β rises from 0.4 to 1
+    np.testing.assert_allclose(buffer.weights_of(both, 0.5)[1], halfway[::-1], rtol=1e-5)
+    got = buffer.transitions(indices[batch], 1, 0.9, buffer.weights_of(both, 0.0)[0])
     np.testing.assert_allclose(got.weights, weights / weights.max(), rtol=1e-5)
 
 

@@ -108,7 +108,7 @@ class ReplayWork(Work):
         every = self.num_envs * self.num_steps
         sizes = [f"env.num_envs={self.num_envs}", f"algo.train_every={every}"]
         learning = [f"algo.gradient_steps={self.gradient_steps}", f"algo.batch_size={self.batch_size}"]
-        rest = ["net=mlp_wide", f"algo.learning_starts={FIRST_STEPS}", "algo.learning_rate=3e-4", f"gamma={self.gamma}"]
+        rest = ["net=mlp_relu", "net.width=256", f"algo.learning_starts={FIRST_STEPS}", "algo.learning_rate=3e-4", f"gamma={self.gamma}"]
         return [f"env={self.env}", f"algo={self.algo}", *sizes, *learning, *rest, ENDLESS]
 
     def sb3(self) -> dict[str, Any]:

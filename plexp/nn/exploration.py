@@ -25,24 +25,37 @@ class DiscreteExploration(nn.Module):
         rule: the n actions.
         greedy: the action of the largest preference is taken, as by ε-greedy policies (Watkins 1989; Mnih et al. 2015);
             False: preferences are logits, and actions are sampled.
+        num_envs: N, environments that act; needed where random actions last.
+        duration: k, steps that a random action lasts on average: each is its last with probability 1/k (as in temporally
+            extended ε-greedy policies, Dabney et al. 2021). The share of random steps is ε whatever k is.
     """
 
     epsilon: Tensor
     """ε, saved with the policy."""
+    last: Tensor | None
+    """Random action [N] that lasts, or −1, if random actions last."""
 
-    def __init__(self, rule: Categorical, *, greedy: bool) -> None:
+    def __init__(self, rule: Categorical, *, greedy: bool, num_envs: int = 1, duration: float = 1.0) -> None:
         super().__init__()
-        self.rule, self.greedy = rule, greedy
+        self.rule, self.greedy, self.duration = rule, greedy, duration
         self.num_parameters = self.num_features = rule.num_features
         self.register_buffer("epsilon", torch.ones((), dtype=torch.float64))
+        self.register_buffer("last", torch.full((num_envs,), -1) if duration > 1 else None)
 
     def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
         """Return what is added to the preferences, [*shape, n], float32: infinity for an action that is taken anyway."""
         n = self.num_features
         noise = np.zeros((*shape, n), np.float32) if self.greedy else self.rule.draw_noise(rng, *shape)
-        explores = rng.random(shape) < float(self.epsilon)
-        taken = rng.integers(n, size=shape)[..., None] == np.arange(n)
-        noise[explores[..., None] & taken] = np.inf
+        epsilon, random = float(self.epsilon), rng.integers(n, size=shape)
+        if self.last is None:
+            random[rng.random(shape) >= epsilon] = -1
+        else:
+            begins = rng.random(shape) < epsilon / (self.duration * (1 - epsilon) + epsilon)
+            goes_on, last = rng.random(shape) >= 1 / self.duration, self.last.cpu().numpy()
+            for t, action in enumerate(random):  # over T steps
+                random[t] = last = np.where(goes_on[t] & (last >= 0), last, np.where(begins[t], action, -1))
+            self.last.copy_(torch.from_numpy(last))
+        noise[random[..., None] == np.arange(n)] = np.inf
         return noise
 
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
@@ -72,10 +85,11 @@ class QuantileExploration(DiscreteExploration):
     Args:
         rule: the n actions.
         quantiles: K; `parameters` are [B, n · K], the K quantiles of the first action first.
+        num_envs, duration: as for `DiscreteExploration`.
     """
 
-    def __init__(self, rule: Categorical, quantiles: int) -> None:
-        super().__init__(rule, greedy=True)
+    def __init__(self, rule: Categorical, quantiles: int, *, num_envs: int = 1, duration: float = 1.0) -> None:
+        super().__init__(rule, greedy=True, num_envs=num_envs, duration=duration)
         self.quantiles, self.num_parameters = quantiles, rule.num_features * quantiles
 
     def preferences(self, parameters: Tensor) -> Tensor:

@@ -59,13 +59,19 @@ class Networks:
         """True if an action is one of n (a Discrete space)."""
         return isinstance(self.actions, spaces.Discrete)
 
-    def q_policy(self, *, dueling: bool, quantiles: int | None = None) -> ExploringPolicy:
-        """Return an ε-greedy policy; its method `policy` gives Q(s, ·) [B, n], or [B, n · K] for K quantiles of each."""
+    def q_policy(self, *, dueling: bool, random_steps: float, quantiles: int | None = None) -> ExploringPolicy:
+        """Return an ε-greedy policy; its method `policy` gives Q(s, ·) [B, n], or [B, n · K] for K quantiles of each.
+
+        Random actions last for `random_steps` steps on average.
+        """
         rule = self._categorical()
         trunk, features = self.net.trunk(self.shape)
         head = QHead(self.net, features, rule.num_features, width=quantiles or 1, dueling=dueling)
-        exploration = DiscreteExploration(rule, greedy=True)
-        return self._policy(QuantileExploration(rule, quantiles) if quantiles else exploration, trunk, head)
+        if quantiles is not None:
+            quantile = QuantileExploration(rule, quantiles, num_envs=self.num_envs, duration=random_steps)
+            return self._policy(quantile, trunk, head)
+        exploration = DiscreteExploration(rule, greedy=True, num_envs=self.num_envs, duration=random_steps)
+        return self._policy(exploration, trunk, head)
 
     def softmax_policy(self) -> ExploringPolicy:
         """Return a policy that samples one of n actions; its method `policy` gives their logits [B, n]."""

@@ -11,6 +11,7 @@ from plexp import (
     Metrics,
     Networks,
     PositiveFraction,
+    PositiveInt,
     ReplayLearner,
     Terms,
     Trajectory,
@@ -40,6 +41,7 @@ class DQN:
         loss: huber, or squared.
         epsilon_start, epsilon_end: ε at first, and from `exploration_fraction` of the training budget on.
         exploration_fraction: share of the budget over which ε falls linearly.
+        random_steps: steps that a random action lasts on average (Dabney et al. 2021).
     """
 
     complete_episodes = False
@@ -55,11 +57,12 @@ class DQN:
         epsilon_start: UnitInterval,
         epsilon_end: UnitInterval,
         exploration_fraction: PositiveFraction,
+        random_steps: PositiveInt,
     ) -> None:
         self.learner, self.num_steps = learner, learner.num_steps
         self.double, self.error = double, ERRORS[loss]
         self.epsilon_start, self.epsilon_end, self.fraction = epsilon_start, epsilon_end, exploration_fraction
-        self.policy = networks.q_policy(dueling=dueling)
+        self.policy = networks.q_policy(dueling=dueling, random_steps=random_steps)
         self.optimizer = learner.optimizer(self.policy)
         self.target = learner.target(self.policy)
 

@@ -37,6 +37,7 @@ class QRDQN:
         dueling: each quantile is V(s) + A(s, a) − mean A(s, ·).
         epsilon_start, epsilon_end: ε at first, and from `exploration_fraction` of the training budget on.
         exploration_fraction: share of the budget over which ε falls linearly.
+        random_steps: steps that a random action lasts on average (Dabney et al. 2021).
     """
 
     complete_episodes = False
@@ -52,11 +53,12 @@ class QRDQN:
         epsilon_start: UnitInterval,
         epsilon_end: UnitInterval,
         exploration_fraction: PositiveFraction,
+        random_steps: PositiveInt,
     ) -> None:
         self.learner, self.num_steps = learner, learner.num_steps
         self.quantiles, self.double = quantiles, double
         self.epsilon_start, self.epsilon_end, self.fraction = epsilon_start, epsilon_end, exploration_fraction
-        self.policy = networks.q_policy(dueling=dueling, quantiles=quantiles)
+        self.policy = networks.q_policy(dueling=dueling, random_steps=random_steps, quantiles=quantiles)
         self.optimizer = learner.optimizer(self.policy)
         self.target = learner.target(self.policy)
 

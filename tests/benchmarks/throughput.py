@@ -10,7 +10,8 @@
 Each contender is one process that stays alive and is asked in turn for a segment of training: A B C A B C …
 Environment, number of environments, rollout, epochs, minibatches, networks (2 x 64 tanh, actor and critic separate; with
 a replay buffer 2 x 256 ReLU), batch, gradient steps, learning rate and discount are the same for all, observations and
-rewards are those of the environment, and each has one thread. A segment is `Trainer.iterate` or `model.learn`, without evaluation, logging and plexp's callbacks.
+rewards are those of the environment, and each has one thread. A segment is `Trainer.iterate` or `model.learn`, without
+evaluation, logging and plexp's callbacks.
 
 `alone` is the limit: plexp's own vector environment repeats the very steps that plexp has just learnt from, without
 policy and learning (same seeds, recorded actions; it must arrive at the same observations). `gymnasium` is
@@ -108,7 +109,13 @@ class ReplayWork(Work):
         every = self.num_envs * self.num_steps
         sizes = [f"env.num_envs={self.num_envs}", f"algo.train_every={every}"]
         learning = [f"algo.gradient_steps={self.gradient_steps}", f"algo.batch_size={self.batch_size}"]
-        rest = ["net=mlp_relu", "net.width=256", f"algo.learning_starts={FIRST_STEPS}", "algo.learning_rate=3e-4", f"gamma={self.gamma}"]
+        rest = [
+            "net=mlp_relu",
+            "net.width=256",
+            f"algo.learning_starts={FIRST_STEPS}",
+            "algo.learning_rate=3e-4",
+            f"gamma={self.gamma}",
+        ]
         return [f"env={self.env}", f"algo={self.algo}", *sizes, *learning, *rest, ENDLESS]
 
     def sb3(self) -> dict[str, Any]:

@@ -155,6 +155,6 @@ def test_on_a_chain_soft_values_become_those_of_value_iteration(make: Make) -> N
 
 
 def test_images_are_refused(make: Make) -> None:
-    pixels = "env.id=tests.support.environments:plexp-tests/ContinuousPixels-v0"
-    with pytest.raises(ConfigError, match="algo=sac: .*image"):
-        make("env=gymnasium", pixels, "net=cnn", "env.normalize_observations=false")
+    pixels = ("env=gymnasium", "env.id=tests.support.environments:plexp-tests/Any2Any-v0", "+env.kwargs.sees=image")
+    with pytest.raises(ConfigError, match=r"algo=sac: .*image"):
+        make(*pixels, "+env.kwargs.acts=box", "env.normalize_observations=false")

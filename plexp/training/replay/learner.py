@@ -34,12 +34,15 @@ class Optimizer:
     def __init__(self, adam: FlatAdam, prefix: str) -> None:
         self.adam, self.prefix = adam, prefix
         self.records: list[Tensor] = []
+        self.errors: list[Tensor] = []
+        """What the losses of this update's steps say of each row."""
         self.rate_factor: float | None = 1.0
         """Share of the learning rate for the steps of an update that begins; None: it has begun."""
 
     def begin(self, rate_factor: float) -> None:
         """Begin an update, whose steps use this share of the learning rate."""
         self.records.clear()
+        self.errors.clear()
         self.rate_factor = rate_factor
 
     def minimize(self, loss: Loss, batch: Transitions) -> None:
@@ -50,6 +53,8 @@ class Optimizer:
             self.adam.prepare(loss, spec, self.rate_factor, {})
             self.rate_factor = None
         self.records.append(self.adam(self.leaves(batch)))
+        if len(self.adam.rows):
+            self.errors.append(self.adam.rows)
 
     def metrics(self) -> dict[str, float]:
         """Return the means over the update's steps."""
@@ -178,14 +183,14 @@ class ReplayLearner:
         weights = buffer.weights_of(indices.reshape(-1, size), progress)
         drawn = self._prepared(buffer.transitions(indices, self.n_steps, self.gamma, weights), noise)
         leaves, spec = flatten(drawn)
-        rebuild, errors = unflattener(spec), []
+        rebuild = unflattener(spec)
         for step in range(self.gradient_steps):
             self.count += 1
             yield rebuild([leaf[step * size : (step + 1) * size] for leaf in leaves])
-            errors += [each.adam.rows for each in self.optimizers if len(each.adam.rows)]
             self._move_targets()
-        if errors:
-            buffer.update_priorities(indices, torch.cat(errors).cpu())
+        for optimizer in self.optimizers:
+            if len(optimizer.errors) == self.gradient_steps:
+                buffer.update_priorities(indices, torch.cat(optimizer.errors).cpu())
 
     def metrics(self) -> Metrics:
         """Return the means of what the last update's gradient steps recorded."""

@@ -179,3 +179,21 @@ def test_standardize_episodes_is_standardize_episode_by_episode(same_step: bool)
                 lengths.append(len(rows))
                 rows = []
     assert 1 in lengths and max(lengths) > 5, "the rollout has episodes of one step and long ones"
+
+
+def test_quantile_huber_errors_worked_by_hand() -> None:
+    """One quantile at 0 (τ = ½) against targets 0.5 and −3: ½ · ½ · 0.5² and ½ · (3 − ½), of which the mean is taken."""
+    error = losses.quantile_huber_error(torch.tensor([[0.0]]), torch.tensor([[0.5, -3.0]]))
+    assert error.tolist() == pytest.approx([(0.5 * 0.125 + 0.5 * 2.5) / 2])
+    two = losses.quantile_huber_error(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5]]))
+    assert two.tolist() == pytest.approx([0.25 * 0.125 + 0.25 * 0.125])  # τ = ¼ from below, |¾ − 1| from above
+
+
+def test_the_values_of_the_actions_that_were_taken_are_picked() -> None:
+    values, actions = torch.arange(12.0).view(2, 3, 2), torch.tensor([0, 1, 1])
+    assert losses.pick(values, actions).tolist() == [[0, 3, 5], [6, 9, 11]]
+    assert losses.pick(values[0], actions).tolist() == [0, 3, 5]
+
+
+def test_a_linear_schedule_stays_at_its_end() -> None:
+    assert [losses.interpolate(1.0, 0.2, share) for share in (0, 0.5, 1, 3)] == pytest.approx([1.0, 0.6, 0.2, 0.2])

@@ -1,0 +1,129 @@
+"""Tests of what algorithms with a replay buffer share: action spaces, observations, and the step as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from plexp.errors import ConfigError
+from plexp.training.progress import TrainingProgress
+from tests.support.off_policy import Make, experiments
+from tests.unit.nn.test_optimizer import Plain
+
+ANY = (
+    "env=gymnasium",
+    "env.id=tests.support.environments:plexp-tests/Any2Any-v0",
+    "env.num_envs=2",
+    "total_timesteps=96",
+)
+DISCRETE = ("discrete", "discrete of 32 bits")
+CONTINUOUS = ("box", "doubles", "halves", "far", "narrow", "partly fixed", "matrix")
+OTHERS = ("multidiscrete", "multibinary", "few integers", "unbounded")
+ALGORITHMS = {
+    "dqn": DISCRETE,
+    "qr_dqn": DISCRETE,
+    "td3": CONTINUOUS,
+    "ddpg": CONTINUOUS,
+    "sac": (*DISCRETE, *CONTINUOUS),
+}
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    with experiments() as function:
+        yield function
+
+
+def spaces(sees: str, acts: str) -> tuple[str, ...]:
+    return (*ANY, f"+env.kwargs.sees={sees}", f"+env.kwargs.acts='{acts}'")
+
+
+@pytest.mark.parametrize(
+    ("algo", "acts"), [(algo, acts) for algo, all_spaces in ALGORITHMS.items() for acts in all_spaces]
+)
+def test_every_algorithm_learns_in_the_action_spaces_that_it_is_for(algo: str, acts: str, make: Make) -> None:
+    experiment = make(f"algo={algo}", *spaces("box", acts))
+    progress = experiment.trainer.run([], TrainingProgress())
+    assert progress.steps == 96 and experiment.trainer.algorithm.learner.count == 72
+    assert all(torch.isfinite(p).all() for p in experiment.agent.parameters())
+
+
+@pytest.mark.parametrize(
+    ("algo", "acts"),
+    [(algo, acts) for algo, able in ALGORITHMS.items() for acts in ("discrete", "box", *OTHERS) if acts not in able],
+)
+def test_other_action_spaces_are_refused_with_what_to_use_instead(algo: str, acts: str, make: Make) -> None:
+    with pytest.raises(ConfigError) as error:
+        make(f"algo={algo}", *spaces("box", acts))
+    (line,) = str(error.value).splitlines()
+    instead = {"discrete": "dqn or sac", "box": "sac or td3"}.get(acts, "ppo")
+    assert line.startswith("algo=") and line.endswith(f"give algo={instead}")
+
+
+@pytest.mark.parametrize("algo", ["dqn", "qr_dqn", "sac"])
+def test_images_are_kept_as_bytes_and_learnt_from(algo: str, make: Make) -> None:
+    experiment = make(f"algo={algo}", *spaces("image", "discrete"), "net=cnn", "net.width=16")
+    experiment.trainer.run([], TrainingProgress())
+    assert experiment.memory is not None and experiment.memory.buffer.observations.dtype == "uint8"
+    assert experiment.trainer.algorithm.learner.count == 72
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("algo=dqn", "env=cartpole", "replay=prioritized", "algo.anneal_learning_rate=true"),
+        ("algo=qr_dqn", "env=cartpole", "algo.dueling=true", "algo.max_grad_norm=0.01"),
+        ("algo=td3", "env=pendulum", "algo.noise=ornstein_uhlenbeck", "replay=prioritized"),
+        ("algo=sac", "env=pendulum", "algo.max_grad_norm=0.1", "env.normalize_observations=true"),
+        ("algo=sac", "env=cartpole", "algo.n_steps=3"),
+    ],
+    ids=" ".join,
+)
+def test_the_step_as_a_function_equals_the_plain_step(
+    overrides: tuple[str, ...], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compare all networks, targets and metrics after several updates."""
+    monkeypatch.setattr("plexp.nn.optimizer.Compiled", Plain)
+    monkeypatch.setattr("plexp.training.policy.Compiled", Plain)
+    states, metrics = [], []
+    for compiled in ("false", "true"):
+        experiment = make(*overrides, "env.num_envs=2", f"compile={compiled}")
+        progress = TrainingProgress()
+        while experiment.trainer.algorithm.learner.count < 30:
+            metrics.append(experiment.trainer.iterate(progress))
+        states.append(experiment.trainer.algorithm.learner.state_dict())
+    half = len(metrics) // 2
+    for plain, function in zip(metrics[:half], metrics[half:], strict=True):
+        assert plain == {name: pytest.approx(value, rel=1e-3, abs=1e-5) for name, value in function.items()}
+    for name in ("vectors", "optimizers"):
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [("algo=dqn", "env=cartpole"), ("algo=sac", "env=pendulum"), ("algo=td3", "env=pendulum")],
+    ids=" ".join,
+)
+def test_compiled_code_computes_what_the_plain_step_does(overrides: tuple[str, ...], make: Make) -> None:
+    states = []
+    for compiled in ("false", "true"):
+        experiment = make(*overrides, "env.num_envs=2", f"compile={compiled}")
+        while experiment.trainer.algorithm.learner.count < 20:
+            experiment.trainer.iterate(TrainingProgress())
+        states.append(experiment.trainer.algorithm.learner.state_dict()["vectors"])
+        assert all(
+            each.adam.compiled is None or each.adam.compiled.enabled
+            for each in experiment.trainer.algorithm.learner.optimizers
+        )
+    torch.testing.assert_close(states[0], states[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_critic_net_is_the_critics_alone_and_dqn_refuses_it(make: Make) -> None:
+    experiment = make("algo=sac", "env=pendulum", "net@critic_net=mlp", "critic_net.width=24")
+    assert [p.shape[1] for p in experiment.trainer.algorithm.critics.stacked[:2]] == [24, 24]
+    assert next(experiment.agent.trunk.parameters()).shape[0] == 8
+    with pytest.raises(ConfigError, match="critic_net=mlp: algo=dqn has no critic beside its policy"):
+        make("algo=dqn", "env=cartpole", "net@critic_net=mlp")

@@ -91,10 +91,11 @@ def _shown(value: object) -> str:
 def _summary(group: str, option: str) -> str:
     """Return a line about a config: the comment at its top, or the first line of its plugin's docstring, or its env id."""
     values = config_files.values(group, option)
-    top = next(iter(config_files.files(group, option)[-1].read_text(errors="replace").splitlines()), "")
+    lines = config_files.files(group, option)[-1].read_text(errors="replace").splitlines()
+    top = next((line for line in lines if "@package" not in line), "")
     if values.get("plugin") == option:
         return _docstring(group, option)
-    if top.startswith("# ") and "@package" not in top:
+    if top.startswith("# "):
         return top[2:]
     flags = "".join(f", {key}={_shown(value)}" for key, value in (values.get("kwargs") or {}).items())
     return f"{values.get('id', '')}{flags}"

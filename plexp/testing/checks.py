@@ -184,7 +184,7 @@ def _draws_of_replays(experiment: Experiment, cls: type) -> Iterator[str]:
     if not np.array_equal(indices, again):
         yield "the same generator draws other transitions: draw from rng only"
     batch = buffer.transitions(indices, 1, 0.9)
-    if any(len(column) != 64 for column in vars(batch).values()):
+    if any(len(column) != 64 for column in vars(batch).values() if column is not None):
         yield "it does not return as many transitions as indices"
 
 

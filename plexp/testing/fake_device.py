@@ -49,6 +49,13 @@ class FakeDeviceTensor(torch.Tensor):
     def tolist(self) -> Any:
         return self.inner.tolist()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        copied: Tensor = FakeDeviceTensor(self.inner.detach().clone())
+        if isinstance(self, torch.nn.Parameter):
+            copied = torch.nn.Parameter(copied, self.requires_grad)
+        memo[id(self)] = copied
+        return copied
+
     def __repr__(self) -> str:  # type: ignore[override]
         return f"FakeDeviceTensor({self.inner})"
 

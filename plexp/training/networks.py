@@ -130,7 +130,7 @@ class Networks:
             assert isinstance(rule, SquashedGaussian)
             return rule
         is_discrete = isinstance(self.actions, spaces.Discrete)
-        remedy = "give algo=dqn or sac" if is_discrete and self.name != "sac" else "give algo=ppo"
+        remedy = "give algo=dqn or sac" if is_discrete else "give algo=ppo"
         cause = f"needs actions of a Box of floats with finite bounds, and these are {described(self.actions)}"
         raise ConfigError(Problem("algo", self.name, cause, remedy))
 

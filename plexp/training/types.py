@@ -136,7 +136,7 @@ class Transitions:
     weights: Tensor
     """[B] importance weights; one if the transitions were drawn uniformly."""
     noise: Tensor | None = None
-    """[B, ...] standard Gaussian noise for a loss that samples actions; None: the algorithm asked for none."""
+    """[B, *noise] standard Gaussian noise for a loss that samples actions; None: the algorithm asked for none."""
 
 
 for _batch in (Trajectory, Rollout, Targets, Minibatch, AgentOutput, Transitions):

@@ -18,6 +18,8 @@ from plexp.errors import ConfigError
 PLUGINS = [(group, name) for group in registry.GROUPS for name in registry.names(group)]
 CONFIGS = [(group, file.stem) for group in registry.GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+CONTINUOUS, DISCRETE = ("td3", "ddpg"), ("dqn", "qr_dqn")
+"""Configs of algorithms that are for one kind of actions alone."""
 ABLATIONS = sorted(file.stem for file in (CONF / "ablation").glob("*.yaml"))
 ALGOS, ADVANTAGES = ([name for group, name in CONFIGS if group == wanted] for wanted in ("algo", "advantage"))
 REFUSED = {("actor_critic", "returns")}
@@ -85,7 +87,8 @@ def test_every_plugin_has_a_docstring_with_a_source(group: str, name: str) -> No
 @pytest.mark.parametrize(("group", "option"), [s for s in CONFIGS if s not in (("net", "cnn"), ("env", "gymnasium"))])
 def test_every_config_builds(group: str, option: str, build: Build, compose: Compose) -> None:
     learns_values = group == "replay" or (group, option) == ("advantage", "none")
-    experiment = build(compose(*(["algo=dqn"] if learns_values else []), choice(group, option)))
+    others = ["algo=dqn"] if learns_values else ["env=pendulum"] if option in CONTINUOUS else []
+    experiment = build(compose(*others, choice(group, option)))
     names = [option, experiment.values[group].get("plugin", option)]
     assert any(name in experiment.name for name in names) or group in ("env", "callbacks") or learns_values
     assert list(experiment.callbacks) == ([option] if group == "callbacks" else [])
@@ -127,12 +130,13 @@ def test_every_algorithm_learns_with_every_estimator_or_refuses_it(
 ) -> None:
     config = small(compose(f"algo={algo}", f"env={env}"))
     config.advantage = compose(f"advantage={advantage}").advantage
-    learns_values = config.get("replay") is not None
-    if (algo, advantage) in REFUSED or learns_values != (advantage == "none") or (learns_values and env == "pendulum"):
+    learns_values, discrete = config.get("replay") is not None, env == "cartpole"
+    wrong_actions = algo in (CONTINUOUS if discrete else DISCRETE)
+    if (algo, advantage) in REFUSED or learns_values != (advantage == "none") or wrong_actions:
         with pytest.raises(ConfigError):
             build(config)
         return
-    if learns_values:  # tests/plugins/test_dqn.py trains it
+    if learns_values:  # tests/plugins/test_replay_algorithms.py trains it
         build(config)
         return
     if config.algo.critic_learning_rate is not None and advantage == "returns":

@@ -20,6 +20,8 @@ KINDS = {
     "replay": "replay",
     "callback": "callbacks",
 }
+FAMILIES = {"on_policy": "", "off_policy": "_off_policy"}
+"""Kind of an algorithm → end of the name of its template's folder."""
 TEMPLATES = PACKAGE / "templates"
 RESERVED = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 """Names that YAML or Hydra's command line reads as a value of another type."""
@@ -28,14 +30,21 @@ RESERVED = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 def main(arguments: list[str]) -> int:
     """Write a plugin that works as it is, to be changed: a class, a config and a test."""
     parser = commands.Parser("new", main.__doc__)
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("group", metavar="plugin", choices=KINDS, help=", ".join(KINDS))
     parser.add_argument("name", help="of the plugin: small letters, digits and _, such as mine")
+    parser.add_argument(
+        "--kind",
+        choices=FAMILIES,
+        help="of an algorithm: on_policy (the default) learns from its own rollouts, off_policy from a replay buffer",
+    )
     parser.add_argument(
         "--to", type=commands.folder("--to"), default=Path.cwd(), help="the folder that you run plexp in; here"
     )
     options = parser.parse_args(arguments)
-    group, name, root = KINDS[options.kind], options.name, options.to
-    for file, text in written(group, name, root).items():
+    group, name, root = KINDS[options.group], options.name, options.to
+    if options.kind is not None and group != "algo":
+        raise ConfigError(Problem("--kind", options.kind, "only algorithms have a kind", "leave it out"))
+    for file, text in written(group, name, root, FAMILIES[options.kind or "on_policy"]).items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
@@ -47,8 +56,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def written(group: str, name: str, root: Path) -> dict[Path, str]:
-    """Return the files of a new plugin and their texts.
+def written(group: str, name: str, root: Path, family: str = "") -> dict[Path, str]:
+    """Return the files of a new plugin and their texts; `family` is the end of its template's name.
 
     Raises ConfigError for a name that is invalid or taken.
     """
@@ -67,7 +76,7 @@ def written(group: str, name: str, root: Path) -> dict[Path, str]:
     }
     if taken := [file for file in files.values() if file.exists()]:
         raise ConfigError(Problem("new", name, f"{taken[0]} is there already", "choose another name or folder"))
-    texts = {file: (TEMPLATES / group / template).read_text() for template, file in files.items()}
+    texts = {file: (TEMPLATES / f"{group}{family}" / template).read_text() for template, file in files.items()}
     title = "".join(part.capitalize() for part in name.split("_"))
     if re.search(rf"\b{title}\b", "".join(texts.values())):  # a name that the template itself defines or imports
         title += "Plugin"

@@ -32,9 +32,9 @@ def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plexp, "__path__", [*plexp.__path__, str(tmp_path)])
 
-    def write(group: str, *changes: tuple[str, str]) -> str:
+    def write(group: str, *changes: tuple[str, str], family: str = "") -> str:
         name = f"stranger{os.getpid()}x{next(numbers)}"  # a module is imported once
-        for file, text in written(group, name, tmp_path).items():
+        for file, text in written(group, name, tmp_path, family).items():
             for old, replacement in changes:
                 text = re.sub(old, replacement, text)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,13 +45,13 @@ def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
     return write
 
 
-@pytest.mark.parametrize("group", registry.GROUPS)
+@pytest.mark.parametrize(("group", "family"), [*((group, "") for group in registry.GROUPS), ("algo", "_off_policy")])
 def test_a_new_plugin_passes_its_own_tests(
-    group: str, new: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    group: str, family: str, new: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run the tests in this process, without the check on another device, which needs a process of its own."""
     monkeypatch.setattr("plexp.testing.checks.on_another_device", lambda _: iter(()))
-    name = new(group)
+    name = new(group, family=family)
     tests = [
         test for key, test in runpy.run_path(str(tmp_path / "tests" / f"test_{name}.py")).items() if "test_" in key
     ]
@@ -70,11 +70,12 @@ def test_new_plugins_pass_ruff_and_pytest_finds_their_tests(tmp_path: Path) -> N
         return done.stdout
 
     files: list[str] = []
-    for kind in KINDS:
-        printed = run("plexp", "new", kind, f"my_{kind}").splitlines()
+    new = [*((kind,) for kind in KINDS), ("algo", "--kind", "off_policy")]
+    for kind, *options in new:
+        printed = run("plexp", "new", kind, f"my_{kind}{len(options)}", *options).splitlines()
         assert all((tmp_path / line).is_file() for line in printed[:3]) and "python -m plexp" in printed[3]
         files += printed[:3]
-    assert f"{2 * len(KINDS)} passed" in run("pytest", "-q", "-p", "no:cacheprovider", "tests")
+    assert f"{2 * len(new)} passed" in run("pytest", "-q", "-p", "no:cacheprovider", "tests")
     configuration = str(Path(__file__).parents[3] / "pyproject.toml")
     sources = [file for file in files if file.endswith(".py")]
     run("ruff", "check", "--ignore", "I001", "--config", configuration, *sources)

@@ -74,6 +74,7 @@ def assert_equal(one: ReplayBuffer, other: ReplayBuffer) -> None:
     np.testing.assert_array_equal(*drawn)
     for n_steps in (1, 4):
         batches = [vars(buffer.transitions(drawn[0], n_steps, 0.9)) for buffer in (one, other)]
+        assert batches[0].pop("noise") is None and batches[1].pop("noise") is None
         assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
     if isinstance(one, PrioritizedReplay) and isinstance(other, PrioritizedReplay):
         np.testing.assert_array_equal(one.tree.nodes, other.tree.nodes)

@@ -20,7 +20,9 @@ CONFIGS = [(group, file.stem) for group in registry.GROUPS for file in sorted((C
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 CONTINUOUS, DISCRETE = ("td3", "ddpg"), ("dqn", "qr_dqn")
 """Configs of algorithms that are for one kind of actions alone."""
-ABLATIONS = sorted(file.stem for file in (CONF / "ablation").glob("*.yaml"))
+ABLATIONS = [
+    (group, file.stem) for group in ("ablation", "dqn_ablation") for file in sorted((CONF / group).glob("*.yaml"))
+]
 ALGOS, ADVANTAGES = ([name for group, name in CONFIGS if group == wanted] for wanted in ("algo", "advantage"))
 REFUSED = {("actor_critic", "returns")}
 
@@ -107,12 +109,17 @@ def test_every_experiment_builds_and_has_a_comment(name: str, build: Build, comp
     assert re.search(r"^# (?!@package).{10,}", (CONF / "experiment" / f"{name}.yaml").read_text(), re.M)
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_every_ablation_changes_one_thing_and_builds(name: str, build: Build, compose: Compose) -> None:
-    full, changed = (flat(compose("+experiment=ablation", f"ablation={each}")) for each in ("full", name))
+@pytest.mark.parametrize(("group", "name"), ABLATIONS)
+def test_every_ablation_changes_one_thing_and_builds(group: str, name: str, build: Build, compose: Compose) -> None:
+    """Compare with the full set of ingredients; a rung of DQN's ladder with the one before."""
+    rungs = [each for kind, each in ABLATIONS if kind == group]
+    other = "full" if group == "ablation" else rungs[max(0, rungs.index(name) - 1)]
+    full, changed = (flat(compose(f"+experiment={group}", f"{group}={each}")) for each in (other, name))
     differing = {key for key in full | changed if full.get(key) != changed.get(key)}
-    assert len(differing) == (name != "full"), differing
-    build(compose("+experiment=ablation", f"ablation={name}"))
+    if any(key.startswith("replay.") for key in differing):
+        differing = {"replay"}
+    assert len(differing) == (name != other), differing
+    build(compose(f"+experiment={group}", f"{group}={name}"))
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -327,10 +327,10 @@ def test_every_search_config_composes_and_contains_the_untuned_configuration(
 ) -> None:
     """Compose and build the configurations at both ends of each range, without running a job."""
     monkeypatch.setattr("plexp.sweeps.optuna_sweeper.OptunaSweeper._run", lambda self, search, batch: stop(batch))
-    algo = name if name in ("a2c", "ppo") else "ppo"
+    algo, env = name if name != "net" else "ppo", "pendulum" if name in ("sac", "td3") else "cartpole"
     with pytest.raises(RuntimeError, match="sampled"):
-        main("-m", f"search={name}", f"algo={algo}", "hydra.sweeper.trials_at_once=1")
-    usual = compose(f"algo={algo}")
+        main("-m", f"search={name}", f"algo={algo}", f"env={env}", "hydra.sweeper.trials_at_once=1")
+    usual = compose(f"algo={algo}", f"env={env}")
     (first,) = sampled
     assert len(first) > 3 and {key: str(OmegaConf.select(usual, key)).lower() for key in first} == {
         key: str(value).lower() for key, value in first.items()

@@ -238,7 +238,7 @@ def test_a_tuned_config_applies_to_its_pair_and_only_its_pair(name: str, compose
     pairs = [(a.stem, e.stem) for a in (CONF / "algo").glob("*.yaml") for e in (CONF / "env").glob("*.yaml")]
     ((algo, env),) = [pair for pair in pairs if "_".join(pair) == name]
     pair = compose(f"algo={algo}", f"env={env}")
-    others = compose(f"algo={algo}", "env=mountaincar"), compose(f"algo={algo}", f"env={env}", "tuned=none")
+    others = compose(f"algo={algo}", "env=acrobot"), compose(f"algo={algo}", f"env={env}", "tuned=none")
     for section, values in OmegaConf.load(CONF / "tuned" / f"{name}.yaml").items():
         for key, value in values.items():
             assert pair[section][key] == value

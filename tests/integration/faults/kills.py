@@ -1,6 +1,6 @@
 """Fault script: does a run that is SIGKILLed at random moments and resumed equal one that never stopped?
 
-python tests/integration/faults/kills.py [--trials 50] [--seed 0] [--signal KILL|TERM|INT] [device=cuda …]
+python tests/integration/faults/kills.py [--trials 50] [--seed 0] [--replay] [--signal KILL|TERM|INT]
 """
 
 from __future__ import annotations
@@ -24,32 +24,44 @@ SIZE = (
     *("net.width=16", "compile=false", "env.num_envs=4", "tracker.log_model=false", "tracker.every=500"),
     *("evaluation.every=2000", "evaluation.episodes=3", "evaluation.final_episodes=5", "checkpoint.every=3000"),
 )
-BUDGETS = {("reinforce", "cartpole"): 40_000, ("reinforce", "lunarlander"): 25_000, ("a2c", "cartpole"): 25_000}
+BUDGETS: dict[tuple[str, ...], int] = {}
+"""Environment steps of each case: an algorithm, an environment, and for a replay buffer whether it becomes full."""
+BUDGETS |= {("reinforce", "cartpole"): 40_000, ("reinforce", "lunarlander"): 25_000, ("a2c", "cartpole"): 25_000}
 BUDGETS |= {("a2c", "lunarlander"): 20_000, ("ppo", "cartpole"): 30_000, ("ppo", "lunarlander"): 25_000}
-BUDGETS |= {("dqn", "cartpole"): 8_000, ("dqn", "lunarlander"): 8_000}
-
+BUDGETS |= {("dqn", "cartpole", "filling"): 8_000, ("dqn", "lunarlander", "full"): 6_000}
+BUDGETS |= {("sac", "pendulum", "filling"): 6_000, ("sac", "lunarlander", "full"): 6_000}
+BUDGETS |= {("td3", "lunarlander_continuous", "filling"): 6_000, ("td3", "pendulum", "full"): 6_000}
+REPLAY = ("algo.batch_size=32", "algo.learning_starts=500", "algo.gradient_steps=2")
+FULL = {
+    "dqn": ("replay=prioritized", "replay.capacity=1500", "algo.random_steps=3"),
+    "sac": ("replay.capacity=1300", "env.normalize_observations=true"),
+    "td3": ("replay=prioritized", "replay.capacity=700", "algo.noise=ornstein_uhlenbeck"),
+}
+"""Overrides of a run whose replay buffer becomes full, by algorithm."""
 
 OVERRIDES: list[str] = []
 """Further overrides of every run, from the command line of the script."""
 
 
-def command(algo: str, env: str, outputs: Path) -> list[str]:
+def command(case: tuple[str, ...], outputs: Path) -> list[str]:
     """Return the arguments of a run that trains for some seconds."""
-    budget = f"total_timesteps={BUDGETS[algo, env]}"
-    return [f"algo={algo}", f"env={env}", budget, *SIZE, *OVERRIDES, f"outputs={outputs}"]
+    algo, env, *buffer = case
+    replay = (*REPLAY, *(FULL[algo] if buffer == ["full"] else ())) if buffer else ()
+    budget = f"total_timesteps={BUDGETS[case]}"
+    return [f"algo={algo}", f"env={env}", budget, *SIZE, *replay, *OVERRIDES, f"outputs={outputs}"]
 
 
-def reference(case: tuple[str, str], folder: Path) -> tuple[dict[str, Any], float]:
+def reference(case: tuple[str, ...], folder: Path) -> tuple[dict[str, Any], float]:
     """Return a run that was never interrupted, and the seconds its process took."""
     began = time.monotonic()
-    status, errors = finish(command(*case, folder / "-".join(case)))
+    status, errors = finish(command(case, folder / "-".join(case)))
     assert status == 0, errors
     (run,) = runs(folder / "-".join(case))
     return run, time.monotonic() - began
 
 
 def trial(
-    number: int, case: tuple[str, str], uninterrupted: tuple[dict[str, Any], float], folder: Path, seed: int, sent: int
+    number: int, case: tuple[str, ...], uninterrupted: tuple[dict[str, Any], float], folder: Path, seed: int, sent: int
 ) -> tuple[list[float], int, list[str]]:
     """Kill a run once or twice at random moments, then resume it to its end.
 
@@ -57,11 +69,11 @@ def trial(
     """
     rng, outputs = random.Random(f"{seed}-{number}"), folder / f"trial-{number}"
     taken = [
-        kill(start(command(*case, outputs)), rng.uniform(0, uninterrupted[1]), sent)
+        kill(start(command(case, outputs)), rng.uniform(0, uninterrupted[1]), sent)
         for _ in range(rng.choice([1, 1, 2]))
     ]
     kills = [seconds for seconds in taken if seconds is not None]
-    status, errors = finish(command(*case, outputs))
+    status, errors = finish(command(case, outputs))
     found = [] if status == 0 else [f"exit status {status}: {errors}"]
     finished = [run for run in runs(outputs) if run["status"] == "FINISHED"]
     # a kill after the end leaves a finished run, and the same command starts a new one
@@ -77,11 +89,15 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", choices=["KILL", "TERM", "INT"], default="KILL")
-    parser.add_argument("--only", nargs=2, metavar=("ALGO", "ENV"))
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORD", help="only the cases that begin so: an algorithm, an environment, …"
+    )
+    parser.add_argument("--replay", action="store_true", help="only the cases with a replay buffer")
+    parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="of every run")
     options = parser.parse_args()
     OVERRIDES.extend(options.overrides)
-    cases = list(BUDGETS) if options.only is None else [tuple(options.only)]
+    words = tuple(options.only or ())
+    cases = [case for case in BUDGETS if case[: len(words)] == words and (len(case) == 3 or not options.replay)]
     sent = getattr(signal, f"SIG{options.signal}")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         uninterrupted = dict(zip(cases, pool.map(lambda case: reference(case, Path(folder)), cases), strict=True))

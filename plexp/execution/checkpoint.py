@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,8 +63,11 @@ def save(folder: Path, state: State, steps: int) -> Path:
     return path
 
 
-def load(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that is whole; None if there is none."""
+def load(folder: Path, restore: Callable[[dict[str, Any]], None] = lambda state: None) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole; None if there is none.
+
+    `restore` gets its state, and raises DamagedLog if what it refers to is not whole.
+    """
     damaged: list[str] = []
     for path in _files(folder):
         name = NAME.fullmatch(path.name)
@@ -73,7 +76,9 @@ def load(folder: Path) -> Checkpoint | None:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != name[2]:
                 raise ValueError(f"its {len(data)} bytes are not those that were written")
-            return Checkpoint(decode(data), int(name[1]), damaged)
+            state = decode(data)
+            restore(state)
+            return Checkpoint(state, int(name[1]), damaged)
         except (OSError, ValueError) as error:
             damaged.append(f"{path.name}: {error}")
     return Checkpoint({}, 0, damaged) if damaged else None

@@ -32,6 +32,7 @@ from plexp.tracking.format import masked
 from plexp.tracking.tracker import Status, Tracker
 from plexp.training.interfaces import Stateful, TrainingCallback
 from plexp.training.progress import TrainingProgress
+from plexp.training.replay.log import DamagedLog
 
 log = logging.getLogger("plexp")
 
@@ -162,19 +163,16 @@ class Run:
             plugin = self.experiment.config.algo["plugin"]
             log.warning("algo=%s has no state_dict, so this run cannot be resumed if it is interrupted", plugin)
             return
-        last = checkpoint.load(self.folder.checkpoints)
+        last = checkpoint.load(self.folder.checkpoints, self._restore)
         if last is None:
             return
+        if last.damaged and not last.state and self.experiment.memory is not None:
+            cause = f"no checkpoint can be used ({'; '.join(last.damaged)})"
+            raise TrainingError(f"{cause}; resume=never starts a new run")
         for damage in last.damaged:
             log.warning("damaged checkpoint, the one before it is used: %s", damage)
         tags = {"resume.damaged": "; ".join(last.damaged)} if last.damaged else {}
         if last.state:
-            try:
-                for name, part in self.parts.items():
-                    part.load_state_dict(last.state[name])
-            except (KeyError, ValueError, RuntimeError, TypeError) as error:
-                reason = f"{type(error).__name__}: {one_line(error)}"
-                raise TrainingError(f"the checkpoint does not fit ({reason}); resume=never starts a new run") from error
             tags["resume.steps"] = str(last.steps)
             log.info("%s resumes at step %s (resume=never starts a new run)", self.experiment.name, f"{last.steps:,}")
         if lost := self.experiment.trainer.collector.not_replayed:
@@ -184,6 +182,17 @@ class Run:
                 "the episodes of environments %s differ when they are re-simulated: new ones begin there", which
             )
         self.tracker.set_tags(tags)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Restore all parts. Raises DamagedLog, or TrainingError for a state that does not fit."""
+        try:
+            for name, part in (self.parts or {}).items():
+                part.load_state_dict(state[name])
+        except DamagedLog:
+            raise
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise TrainingError(f"the checkpoint does not fit ({reason}); resume=never starts a new run") from error
 
     def _write(self, state: checkpoint.State, steps: int) -> None:
         self.tracker.sync()

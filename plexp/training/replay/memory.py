@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from plexp.training.replay.buffer import ReplayBuffer
-from plexp.training.replay.log import ReplayLog
+from plexp.training.replay.log import DamagedLog, ReplayLog
 from plexp.training.types import Trajectory
 
 KEPT = 2
@@ -87,8 +87,8 @@ class ReplayMemory:
         return {"buffer": self.buffer.state_dict(), "position": None if self.log is None else self.log.position()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Fill the buffer from the log. Raises ValueError for a log that is damaged or missing."""
+        """Fill the buffer from the log. Raises DamagedLog for one that is damaged or missing."""
         if self.log is None or state_dict["position"] is None:
-            raise ValueError("there is no log of the replay buffer")
+            raise DamagedLog("there is no log of the replay buffer")
         self.log.restore(state_dict["position"], self.buffer)
         self.buffer.load_state_dict(state_dict["buffer"])

@@ -99,6 +99,9 @@ class Networks:
         """Return K critics: of Q(s, ·) [K, B, n] where actions are Discrete, else of Q(s, a) [K, B]."""
         self.made_critics = True
         net = self.critic_net or self.net
+        if self.net.share_trunk and len(self.shape) == 1:  # the usual value for images
+            cause = f"{self.name}'s critics have networks of their own"
+            raise ConfigError(Problem("net.share_trunk", True, cause, "give net.share_trunk=false"))
         if self.is_discrete:
             inputs, outputs = self.shape, self._categorical().num_features
         else:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
-from plexp.errors import ConfigError
+from plexp.errors import ConfigError, TrainingError
 from plexp.training.progress import TrainingProgress
 from tests.support.off_policy import Make, experiments
 from tests.unit.nn.test_optimizer import Plain
@@ -127,3 +128,21 @@ def test_a_critic_net_is_the_critics_alone_and_dqn_refuses_it(make: Make) -> Non
     assert next(experiment.agent.trunk.parameters()).shape[0] == 8
     with pytest.raises(ConfigError, match="critic_net=mlp: algo=dqn has no critic beside its policy"):
         make("algo=dqn", "env=cartpole", "net@critic_net=mlp")
+
+
+def test_a_trunk_cannot_be_shared_with_critics(make: Make) -> None:
+    with pytest.raises(ConfigError, match=r"net\.share_trunk=True: td3's critics have networks of their own"):
+        make("algo=td3", "env=pendulum", "net.share_trunk=true")
+
+
+@pytest.mark.parametrize("fault", ["nan reward", "inf reward", "nan observation"])
+def test_a_number_that_is_not_finite_never_reaches_the_buffer(fault: str, make: Make) -> None:
+    faulty = ("env=gymnasium", "env.id=tests.support.environments:plexp-tests/Faulty-v0", "env.num_envs=2")
+    experiment = make("algo=dqn", *faulty, f"+env.kwargs.fault='{fault}'", "+env.kwargs.at=7")
+    with pytest.raises(TrainingError) as error:
+        experiment.trainer.run([], TrainingProgress())
+    assert len(str(error.value).splitlines()) == 1
+    assert (
+        experiment.memory is not None
+        and np.isfinite(experiment.memory.buffer.rewards[: experiment.memory.buffer.added * 2]).all()
+    )

@@ -28,9 +28,9 @@ BUDGETS: dict[tuple[str, ...], int] = {}
 """Environment steps of each case: an algorithm, an environment, and for a replay buffer whether it becomes full."""
 BUDGETS |= {("reinforce", "cartpole"): 40_000, ("reinforce", "lunarlander"): 25_000, ("a2c", "cartpole"): 25_000}
 BUDGETS |= {("a2c", "lunarlander"): 20_000, ("ppo", "cartpole"): 30_000, ("ppo", "lunarlander"): 25_000}
-BUDGETS |= {("dqn", "cartpole", "filling"): 8_000, ("dqn", "lunarlander", "full"): 6_000}
-BUDGETS |= {("sac", "pendulum", "filling"): 6_000, ("sac", "lunarlander", "full"): 6_000}
-BUDGETS |= {("td3", "lunarlander_continuous", "filling"): 6_000, ("td3", "pendulum", "full"): 6_000}
+BUDGETS |= {("dqn", "cartpole", "filling"): 25_000, ("dqn", "lunarlander", "full"): 20_000}
+BUDGETS |= {("sac", "pendulum", "filling"): 15_000, ("sac", "lunarlander", "full"): 15_000}
+BUDGETS |= {("td3", "lunarlander_continuous", "filling"): 15_000, ("td3", "pendulum", "full"): 15_000}
 REPLAY = ("algo.batch_size=32", "algo.learning_starts=500", "algo.gradient_steps=2")
 FULL = {
     "dqn": ("replay=prioritized", "replay.capacity=1500", "algo.random_steps=3"),

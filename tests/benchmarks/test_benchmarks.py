@@ -32,6 +32,20 @@ def test_plexp_is_briefly_compared_with_the_environment_alone(tmp_path: Path) ->
     assert 0 < row["share_of_alone"]["eager"] < 1 and "version.torch" in results["facts"]
 
 
+def test_a_checkpoint_with_a_replay_buffer_is_measured(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "replay_memory.py"
+    subprocess.run(
+        [sys.executable, str(script), "--transitions", "20000", "--output", str(tmp_path)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+    )
+    results = json.loads((tmp_path / "replay_memory.json").read_text())
+    for replay in ("uniform", "prioritized"):
+        found = results[replay]
+        assert 0 < found["checkpoint (s)"] <= found["longest (s)"] and found["log (MB)"] > 20_000 * 40 / 1e6
+
+
 def test_a_run_is_timed_until_its_problem_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     script = runpy.run_path(str(Path(__file__).parent / "time_to_solve.py"))

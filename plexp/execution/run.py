@@ -137,18 +137,22 @@ class Run:
             self.tracker.set_tags({"pruned": str(pruned)})
             self._record_episodes()
             self._close("KILLED", [], pruned=str(pruned))
-            checkpoint.remove(self.folder.checkpoints)
+            self._forget()
             raise
         except BaseException as error:
             self._fail(error)
             if isinstance(error, StoreError):  # it is no fault of the configuration any more
                 raise TrainingError(f"{error}; the same command resumes the run then") from None
             raise
-        checkpoint.remove(self.folder.checkpoints)
+        self._forget()
         self.episodes.remove()
+        return outcome
+
+    def _forget(self) -> None:
+        """Remove what only resuming needs: checkpoints, and the log of the replay buffer."""
+        checkpoint.remove(self.folder.checkpoints)
         if self.experiment.memory is not None:
             self.experiment.memory.remove()
-        return outcome
 
     def _check_recorded(self) -> None:
         """Warn if others have removed the run, or its database, while it ran."""

@@ -4,8 +4,8 @@
     python tests/benchmarks/replay_memory.py --transitions 100000
 
 The transitions have the shapes of LunarLander's, are random, and go through the run's memory with its log attached. A
-checkpoint is what stops the training: waiting for the log, and copying the states of learner and memory; it is written in
-another thread. Memory is that of the process, less what it had before the buffer.
+checkpoint is what stops the training: copying the states of learner and memory, waiting for the log, and writing the file.
+Memory is that of the process, less what it had before the buffer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 def measure(replay: str, transitions: int) -> dict[str, float]:
     """Return the figures of one kind of buffer."""
-    from plexp.execution.checkpoint import copied, decode, encode
+    from plexp.execution.checkpoint import copied, decode, encode, save
     from plexp.training.replay.memory import ReplayMemory
 
     memory_before = resident()
@@ -56,20 +56,16 @@ def measure(replay: str, transitions: int) -> dict[str, float]:
                 memory.add(trajectory)
                 if memory.buffer.added % (transitions // memory.spec.num_envs // 8) < ROWS:
                     began = time.perf_counter()
+                    learner = experiment.stateful["learner"] if experiment.stateful else None
+                    assert learner is not None
+                    states.append(copied({"memory": memory.state_dict(), "learner": learner.state_dict()}))
                     memory.sync()
-                    states.append(
-                        copied(
-                            {
-                                "memory": memory.state_dict(),
-                                "learner": experiment.trainer.algorithm.learner.state_dict(),
-                            }
-                        )
-                    )  # type: ignore[attr-defined]
+                    save(Path(folder) / "checkpoints", states[-1], memory.buffer.added)
                     seconds.append(time.perf_counter() - began)
                     memory.trim(states[-1]["memory"])
                     states = states[-1:]
             encoded = encode(states[-1])
-            disk = sum(path.stat().st_size for path in Path(folder).iterdir())
+            disk = sum(path.stat().st_size for path in Path(folder).glob("rows-*"))
             used = resident() - memory_before
             spec = memory.spec
             buffer_bytes = type(memory.buffer).nbytes(transitions, *spec)
@@ -80,7 +76,7 @@ def measure(replay: str, transitions: int) -> dict[str, float]:
             restored = time.perf_counter() - began
             assert len(again.buffer) > 0.99 * transitions
             memory.remove()
-            left = len(list(Path(folder).iterdir()))
+            left = len(list(Path(folder).glob("rows-*")))
     assert not left
     return {
         "checkpoint (s)": statistics.median(seconds),

@@ -33,7 +33,6 @@ from plexp.training.learner import Learner
 from plexp.training.networks import Networks
 from plexp.training.policy import Policy
 from plexp.training.progress import Profile
-from plexp.training.replay.buffer import ReplayBuffer
 from plexp.training.replay.learner import ReplayLearner
 from plexp.training.replay.memory import Replay, ReplayMemory, ReplaySpec
 from plexp.training.trainer import Trainer
@@ -204,7 +203,6 @@ def _off_policy(
     example = distribution.mode(torch.zeros(1, distribution.num_parameters))
     spec = ReplaySpec(env.num_envs, shape, dtype, tuple(example.shape[1:]), example.dtype)
     replay: Replay = make(config.classes["replay"], config.replay or {})
-    ReplayBuffer.check_memory(replay.capacity, *spec)
     memory = ReplayMemory(replay, spec)
     torch.manual_seed(streams.weights)
     networks = Networks(

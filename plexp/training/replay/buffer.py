@@ -35,6 +35,8 @@ class ReplayBuffer:
         capacity: transitions of all environments together.
         shape, dtype: those of one observation, *obs; float32 or uint8.
         action_shape, action_dtype: those of one action, *act.
+
+    Raises ConfigError if there is no room for it in memory.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ReplayBuffer:
         if self.rows < 1:
             cause = f"there is no room for a step of each of the {num_envs} environments"
             raise ConfigError(Problem("replay.capacity", capacity, cause, f"give {num_envs} or more"))
+        self.check_memory(capacity, num_envs, shape, dtype, action_shape, action_dtype)
         self.size = (self.rows + 1) * num_envs
         self.observations = np.empty((self.size, *shape), dtype)
         self.actions = torch.empty((self.size, *action_shape), dtype=action_dtype).numpy()

@@ -73,9 +73,8 @@ def test_minimising_the_error_gives_the_quantiles_of_a_sample() -> None:
 
 
 def test_on_a_chain_the_means_become_the_values_that_are_known(make: Make) -> None:
-    options = ("algo.epsilon_end=1", "total_timesteps=6000", "algo.learning_rate=3e-3", "net.layers=1", "net.width=32")
-    experiment = make(*CHAIN, *options)
+    experiment = make(*CHAIN, "algo.epsilon_end=1")
     train(experiment)
     with torch.no_grad():
         values = experiment.agent.policy(torch.eye(2)).reshape(2, 2, 5).mean(-1)
-    assert (values - KNOWN).abs().max() < 0.08, values
+    torch.testing.assert_close(values, KNOWN, rtol=0, atol=0.005)

@@ -97,21 +97,14 @@ def test_actions_are_uniform_before_learning_starts_and_then_noisy(make: Make) -
 @pytest.mark.parametrize("algo", ["td3", "ddpg"])
 def test_on_a_bandit_policy_and_values_become_those_that_are_known(algo: str, make: Make) -> None:
     """Compare with the optimum a = 0.6, which is 0.3 when scaled to −1…1, and Q(a) = −(2a − 0.6)²."""
-    options = (
-        "net.width=32",
-        "total_timesteps=2400",
-        "algo.learning_starts=800",
-        "algo.learning_rate=3e-3",
-        "algo.train_every=4",
-    )
-    experiment = make(f"algo={algo}", *BANDIT, *options, "algo.gradient_steps=4", "algo.batch_size=64")
+    experiment = make(f"algo={algo}", *BANDIT)
     train(experiment)
     one = torch.ones(1, 1)
-    assert experiment.agent.act_greedily(one).item() == pytest.approx(0.3, abs=0.05)
+    assert experiment.agent.act_greedily(one).item() == pytest.approx(0.3, abs=0.04)
     for action in (-0.8, 0.0, 0.3, 0.9):
         with torch.no_grad():
             value = experiment.trainer.algorithm.critics(one, torch.full((1, 1), action))[0]
-        assert value.item() == pytest.approx(-((2 * action - 0.6) ** 2), abs=0.25)
+        assert value.item() == pytest.approx(-((2 * action - 0.6) ** 2), abs=0.15)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,16 @@ class Bandit(gymnasium.Env[Any, Any]):
 
 gymnasium.register("plexp-values/Chain-v0", f"{__name__}:Chain", max_episode_steps=6)
 gymnasium.register("plexp-values/Bandit-v0", f"{__name__}:Bandit")
-CHAIN = ("env=gymnasium", f"env.id={__name__}:plexp-values/Chain-v0", "env.num_envs=4", "gamma=0.5")
-BANDIT = ("env=gymnasium", f"env.id={__name__}:plexp-values/Bandit-v0", "env.num_envs=4", "gamma=0.5")
+VALUES = ("env=gymnasium", "env.num_envs=4", "gamma=0.5", "net.width=32", "algo.anneal_learning_rate=true")
+CHAIN = (
+    *(*VALUES, f"env.id={__name__}:plexp-values/Chain-v0", "net.layers=1", "algo.learning_rate=1e-2"),
+    *("total_timesteps=1500", "algo.batch_size=32", "algo.target_tau=0.05"),
+)
+"""Overrides with which values of the chain converge within 1,500 steps."""
+BANDIT = (
+    *(*VALUES, f"env.id={__name__}:plexp-values/Bandit-v0", "algo.learning_rate=7e-3", "total_timesteps=1600"),
+    *("algo.learning_starts=400", "algo.train_every=4", "algo.gradient_steps=4", "algo.batch_size=64"),
+)
+"""Overrides with which values and policy of the bandit converge within 1,600 steps."""
 KNOWN = torch.tensor([[0.35, 0.5], [0.6, 1.0]])
 """Q of the chain for γ = 0.5: Q(s₁, ·) = (0.1 + γ · 1, 1) and Q(s₀, ·) = (0.1 + γ · γ, γ)."""

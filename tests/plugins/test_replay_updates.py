@@ -87,8 +87,7 @@ def test_targets_stop_at_termination_and_see_the_true_end_of_truncated_episodes(
     trajectory = world.play(80)
     trajectory = replace(trajectory, actions=trajectory.actions % 2)
     algorithm, learner = experiment.trainer.algorithm, experiment.trainer.algorithm.learner
-    for module in learner.modules:
-        shake(module)
+    shake(*learner.modules)
     state = deepcopy(learner.rng.bit_generator.state)
     batch = next(learner.batches(trajectory, 0.0, noise=getattr(algorithm, "noise", (1,))))
     with torch.no_grad():

@@ -29,8 +29,7 @@ def log_density(mean: float, log_std: float, u: float) -> float:
 def test_the_losses_for_a_box_are_those_of_a_plain_loop(alpha: float, make: Make) -> None:
     experiment = make("env=pendulum", f"algo.alpha={alpha}")
     algorithm, rows = experiment.trainer.algorithm, batch(30, size=3, dims=1, noise=(2, 1))
-    for module in (algorithm.target_critics, algorithm.critics, algorithm.policy):
-        shake(module)
+    shake(algorithm.target_critics, algorithm.critics, algorithm.policy)
     critic_loss, terms = algorithm.critic_loss(rows)
     policy_loss, policy_terms = algorithm.policy_loss(rows)
 
@@ -65,8 +64,7 @@ def test_the_losses_for_a_box_are_those_of_a_plain_loop(alpha: float, make: Make
 def test_the_losses_for_discrete_actions_are_expectations_over_them(make: Make) -> None:
     algorithm = make("env=cartpole", "algo.alpha=0.3", "algo.target_entropy=0.1").trainer.algorithm
     rows = batch(20, size=4, dims=None)
-    for module in (algorithm.target_critics, algorithm.critics, algorithm.policy):
-        shake(module)
+    shake(algorithm.target_critics, algorithm.critics, algorithm.policy)
     critic_loss, critic_terms = algorithm.critic_loss(rows)
     policy_loss, terms = algorithm.policy_loss(rows)
     with torch.no_grad():

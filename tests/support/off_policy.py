@@ -65,11 +65,11 @@ def batch(rows: int, *, size: int, dims: int | None, seed: int = 0, noise: tuple
     )
 
 
-def shake(module: torch.nn.Module, seed: int = 0) -> None:
-    """Move all parameters of a module by random numbers."""
-    generator = torch.Generator().manual_seed(seed)
+def shake(*modules: torch.nn.Module) -> None:
+    """Move all parameters of some modules by random numbers, each by others."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for p in module.parameters():
+        for p in (p for module in modules for p in module.parameters()):
             p.add_(0.3 * torch.randn(p.shape, generator=generator))
 
 

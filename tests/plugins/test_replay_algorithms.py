@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,23 +103,26 @@ def test_the_step_as_a_function_equals_the_plain_step(
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.compiler
 @pytest.mark.parametrize(
     "overrides",
     [("algo=dqn", "env=cartpole"), ("algo=sac", "env=pendulum"), ("algo=td3", "env=pendulum")],
     ids=" ".join,
 )
-def test_compiled_code_computes_what_the_plain_step_does(overrides: tuple[str, ...], make: Make) -> None:
+def test_compiled_code_computes_what_the_plain_step_does(
+    overrides: tuple[str, ...], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLEXP_CACHE", str(tmp_path))
     states = []
     for compiled in ("false", "true"):
         experiment = make(*overrides, "env.num_envs=2", f"compile={compiled}")
-        while experiment.trainer.algorithm.learner.count < 20:
+        learner = experiment.trainer.algorithm.learner
+        while learner.count < 20:
             experiment.trainer.iterate(TrainingProgress())
-        states.append(experiment.trainer.algorithm.learner.state_dict()["vectors"])
-        assert all(
-            each.adam.compiled is None or each.adam.compiled.enabled
-            for each in experiment.trainer.algorithm.learner.optimizers
-        )
+        states.append(learner.state_dict()["vectors"])
+        steps = [each.adam.compiled for each in learner.optimizers]
+        assert [step is not None and step.enabled for step in steps] == [compiled == "true"] * len(steps)
+    assert len(list(tmp_path.glob("*.pt2"))) == len(steps) + 1  # each optimizer's step, and acting
     torch.testing.assert_close(states[0], states[1], rtol=1e-3, atol=1e-4)
 
 

@@ -65,11 +65,11 @@ def batch(rows: int, *, size: int, dims: int | None, seed: int = 0, noise: tuple
     )
 
 
-def shake(module: torch.nn.Module, seed: int = 0) -> None:
-    """Move all parameters of a module by random numbers."""
-    generator = torch.Generator().manual_seed(seed)
+def shake(*modules: torch.nn.Module) -> None:
+    """Move all parameters of some modules by random numbers, each by others."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for p in module.parameters():
+        for p in (p for module in modules for p in module.parameters()):
             p.add_(0.3 * torch.randn(p.shape, generator=generator))
 
 
@@ -113,9 +113,39 @@ class Bandit(gymnasium.Env[Any, Any]):
         return np.ones(1, np.float32), -float((action[0] - 0.6) ** 2), True, False, {}
 
 
+class Lottery(gymnasium.Env[Any, Any]):
+    """One state and one step: action 0 brings a number of 0…40, and action 1 of 15…20, each uniformly random."""
+
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space: spaces.Space[Any] = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        low, high = ((0, 40), (15, 20))[int(action)]
+        return np.ones(1, np.float32), float(self.np_random.uniform(low, high)), True, False, {}
+
+
 gymnasium.register("plexp-values/Chain-v0", f"{__name__}:Chain", max_episode_steps=6)
 gymnasium.register("plexp-values/Bandit-v0", f"{__name__}:Bandit")
-CHAIN = ("env=gymnasium", f"env.id={__name__}:plexp-values/Chain-v0", "env.num_envs=4", "gamma=0.5")
-BANDIT = ("env=gymnasium", f"env.id={__name__}:plexp-values/Bandit-v0", "env.num_envs=4", "gamma=0.5")
+gymnasium.register("plexp-values/Lottery-v0", f"{__name__}:Lottery")
+VALUES = ("env=gymnasium", "env.num_envs=4", "gamma=0.5", "net.width=32", "algo.anneal_learning_rate=true")
+CHAIN = (
+    *(*VALUES, f"env.id={__name__}:plexp-values/Chain-v0", "net.layers=1", "algo.learning_rate=1e-2"),
+    *("total_timesteps=1500", "algo.batch_size=32", "algo.target_tau=0.05"),
+)
+"""Overrides with which values of the chain converge within 1,500 steps."""
+BANDIT = (
+    *(*VALUES, f"env.id={__name__}:plexp-values/Bandit-v0", "algo.learning_rate=7e-3", "total_timesteps=1600"),
+    *("algo.learning_starts=400", "algo.train_every=4", "algo.gradient_steps=4", "algo.batch_size=64"),
+)
+"""Overrides with which values and policy of the bandit converge within 1,600 steps."""
+LOTTERY = (
+    *(*VALUES, f"env.id={__name__}:plexp-values/Lottery-v0", "net.layers=1", "algo.learning_rate=5e-2"),
+    *("total_timesteps=1500", "algo.learning_starts=500", "algo.batch_size=256", "algo.max_grad_norm=null"),
+)
+"""Overrides with which quantiles of the lottery's returns converge within 1,500 steps."""
 KNOWN = torch.tensor([[0.35, 0.5], [0.6, 1.0]])
 """Q of the chain for γ = 0.5: Q(s₁, ·) = (0.1 + γ · 1, 1) and Q(s₀, ·) = (0.1 + γ · γ, γ)."""

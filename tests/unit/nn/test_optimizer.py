@@ -138,6 +138,8 @@ def test_the_step_as_a_function_changes_nothing_if_the_loss_is_not_finite(monkey
         *(("ppo", "pendulum"), ("a2c", "cartpole"), ("reinforce", "cartpole"), ("actor_critic", "pendulum")),
         *(pytest.param(algo, "pendulum", marks=pytest.mark.slow) for algo in ("a2c", "reinforce")),
         *(pytest.param(algo, "cartpole", marks=pytest.mark.slow) for algo in ("ppo", "actor_critic")),
+        *(("sac", "cartpole"), ("qr_dqn", "cartpole"), ("td3", "pendulum")),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("sac", "pendulum"), ("dqn", "cartpole"))),
     ],
 )
 def test_every_algorithm_can_be_traced(
@@ -160,8 +162,13 @@ def test_every_algorithm_can_be_traced(
         monkeypatch.setattr(f"{module}.Compiled", Traced)
     monkeypatch.setattr(compilation, "_reason", lambda error: pytest.fail(f"{type(error).__name__}: {error}"))
     config = small(compose(f"algo={algo}", f"env={env}", "compile=true"))
-    train(build(config), 2)
-    assert {"the gradient step", "acting", "evaluating"} <= set(seen)
+    learns_from_replay = config.get("replay") is not None
+    if learns_from_replay:
+        config.algo.learning_starts, config.algo.batch_size = 8, 8
+    experiment = build(config)
+    train(experiment, 2)
+    assert {"acting", *(() if learns_from_replay else ("evaluating",))} <= set(seen)
+    assert seen.count("the gradient step") >= len(experiment.trainer.algorithm.learner.optimizers)
 
 
 @pytest.mark.compiler

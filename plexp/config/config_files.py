@@ -12,7 +12,7 @@ import yaml
 from plexp.config.paths import conf_folders
 from plexp.errors import ConfigError, Problem, one_line
 
-WITH_PLUGIN = ("algo", "advantage", "net", "env", "callbacks")
+WITH_PLUGIN = ("algo", "advantage", "net", "env", "replay", "callbacks")
 """Groups whose configs name a plugin."""
 GLOBAL = ("experiment", "ablation", "tuned", "search")
 """Groups whose configs change values of the whole configuration."""

@@ -21,6 +21,12 @@ from plexp.config.paths import conf_folders
 from plexp.config.schema import flattened
 from plexp.errors import ConfigError, Problem, nearest
 
+OPTIONAL = {
+    "critic_net": "give net@critic_net=mlp, or another network",
+    "replay": "algorithms with a replay buffer have it, such as algo=dqn",
+}
+"""Section that is null unless it is chosen → remedy for a key of it."""
+
 
 def compose_values(*overrides: str) -> dict[str, Any]:
     """Return the resolved values of a command line.
@@ -216,13 +222,15 @@ def _unknown_key(typed: str, missing: str, arguments: list[str], sweeper_keys: S
     section, _, name = key.rpartition(".")
     if section == "hydra.sweeper":
         return Problem(key, ..., cause, f"{nearest(name, list(sweeper_keys))}; they need hydra/sweeper=optuna")
-    if section in registry.REQUIRED_GROUPS and _has_other_plugin(section, name):
+    if section in OPTIONAL and OmegaConf.select(config, section) is None:
+        return Problem(key, ..., cause, OPTIONAL[section])
+    if section in (*registry.REQUIRED_GROUPS, "replay") and (others := _options_with(section, name)):
         plugin = str(OmegaConf.select(config, f"{section}.plugin"))
         try:
-            refused: dict[str, str] = getattr(registry.find(section, plugin), "refused", {})
+            remedies = registry.refused(registry.find(section, plugin))
         except ConfigError as error:  # of a plugin that cannot be imported, which comes first
             return error.problems[0]
-        remedy = refused.get(name, "another plugin of this group has it")
+        remedy = remedies.get(name, f"it is a parameter of {', '.join(others)}")
         return Problem(key, ..., f"{section}={plugin} has no such parameter", remedy)
     values = OmegaConf.select(config, section) if section.count(".") else None
     if isinstance(values, DictConfig) and "plugin" in values:
@@ -250,6 +258,6 @@ def _unknown_key(typed: str, missing: str, arguments: list[str], sweeper_keys: S
     return Problem(key, ..., cause, remedy)
 
 
-def _has_other_plugin(group: str, parameter: str) -> bool:
-    """Return whether another config of the group has this parameter."""
-    return any(parameter in config_files.values(group, option) for option in config_files.options(group))
+def _options_with(group: str, parameter: str) -> list[str]:
+    """Return the configs of the group that have this parameter."""
+    return [option for option in config_files.options(group) if parameter in config_files.values(group, option)]

@@ -100,13 +100,21 @@ def configured_parts(cls: type) -> list[type]:
     return [wired for wired in hints.values() if getattr(wired, "configured_with_owner", False)]
 
 
+def refused(cls: type) -> dict[str, str]:
+    """Return the remedy for each parameter that others have, and neither `cls` nor a part configured with it can have."""
+    remedies: dict[str, str] = {}
+    for part in configured_parts(cls):
+        remedies |= getattr(part, "refused", {})
+    return remedies | getattr(cls, "refused", {})
+
+
 def own_parameters(cls: type) -> list[str]:
     """Return the names of the keyword-only parameters of `cls` itself."""
     return [p.name for p in inspect.signature(cls).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def check(
-    title: str, key: str, types: Mapping[str, Any], values: Mapping[str, Any], refused: Mapping[str, str] | None = None
+    title: str, key: str, types: Mapping[str, Any], values: Mapping[str, Any], remedies: Mapping[str, str] | None = None
 ) -> list[Problem]:
     """Return everything that is wrong with the values of a section.
 
@@ -115,7 +123,7 @@ def check(
         key: name of the section; empty for the root.
         types: type of each value.
         values: the values.
-        refused: remedy for each parameter that other plugins of the group have and this one cannot have.
+        remedies: remedy for each parameter that other plugins of the group have and this one cannot have; see `refused`.
     """
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     fields: Any = {name: (kind, ...) for name, kind in types.items()}
@@ -126,7 +134,7 @@ def check(
         problems: dict[str, Problem] = {}
         for fault in error.errors():
             name = str(fault["loc"][0])
-            problems.setdefault(name, _problem(title, key, name, fault, types, refused or {}))
+            problems.setdefault(name, _problem(title, key, name, fault, types, remedies or {}))
         return _gathered(title, key, problems, error) if key else list(problems.values())
     return [
         Problem(f"{key}.{name}".lstrip("."), value, f"must be at most {MOST}", f"give {describe_type(types[name])}")
@@ -176,12 +184,12 @@ def describe_type(annotation: Any) -> str:
 
 
 def _problem(
-    title: str, key: str, name: str, fault: Mapping[str, Any], types: Mapping[str, Any], refused: Mapping[str, str]
+    title: str, key: str, name: str, fault: Mapping[str, Any], types: Mapping[str, Any], remedies: Mapping[str, str]
 ) -> Problem:
     dotted = f"{key}.{name}" if key else name
     if fault["type"] == "extra_forbidden":
-        if name in refused:
-            return Problem(dotted, fault["input"], f"{title} cannot use it", refused[name])
+        if name in remedies:
+            return Problem(dotted, fault["input"], f"{title} cannot use it", remedies[name])
         return Problem(dotted, ..., f"{title} has no such parameter", nearest(name, sorted(types)))
     if fault["type"] == "missing":
         return Problem(dotted, ..., "has no value", f"give {describe_type(types[name])}")

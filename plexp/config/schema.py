@@ -5,6 +5,7 @@ Importing this needs neither Hydra nor torch; checking imports the chosen plugin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
@@ -231,7 +232,7 @@ def _check_plugins(values: Mapping[str, Any]) -> tuple[dict[str, type], list[Pro
             problems += error.problems
             continue
         classes[section] = cls
-        problems += registry.check(cls.__name__, section, types, parameters, getattr(cls, "refused", None))
+        problems += registry.check(cls.__name__, section, types, parameters, registry.refused(cls))
     return classes, problems
 
 
@@ -260,7 +261,7 @@ def _parts_for_family(values: Mapping[str, Any], classes: Mapping[str, type]) ->
     replays = any(getattr(part, "uses_replay", False) for part in registry.configured_parts(classes["algo"]))
     problems = []
     if replays and estimator != "none":
-        cause = f"algo={algo} learns values, and has no policy gradient for advantages to weigh"
+        cause = f"algo={algo} learns from past transitions, without advantages"
         problems.append(Problem("advantage", estimator, cause, "give advantage=none"))
     if replays and "replay" not in classes:
         problems.append(Problem("replay", None, f"algo={algo} learns from past transitions", "give replay=uniform"))
@@ -276,16 +277,20 @@ def _parts_for_family(values: Mapping[str, Any], classes: Mapping[str, type]) ->
 def _numbers_of_replay(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
     """Return a problem for numbers of steps and transitions that do not fit each other."""
     algo, capacity, num_envs = values["algo"], values["replay"].get("capacity"), values["env"].get("num_envs", 1)
-    every, batch, start = (algo.get(key) for key in ("train_every", "batch_size", "learning_starts"))
-    problems = []
-    if every is not None and every % num_envs:
+    every, problems = algo["train_every"], []
+    if every % num_envs:
         cause = f"the {num_envs} environments make a step each at once, so it must be a multiple of them"
-        remedy = f"give algo.train_every={max(num_envs, every // num_envs * num_envs)} or another env.num_envs"
+        remedy = f"give algo.train_every={math.ceil(every / num_envs) * num_envs} or another env.num_envs"
         problems.append(Problem("algo.train_every", every, cause, remedy))
-    for key, least in (("batch_size", batch), ("learning_starts", start)):
-        if capacity is not None and least is not None and capacity < least:
-            cause = f"it holds fewer transitions than algo.{key}={least:,}"
-            problems.append(Problem("replay.capacity", capacity, cause, f"give {least} or more"))
+    key = max("learning_starts", "batch_size", key=lambda name: algo[name])
+    least, budget = algo[key], values["total_timesteps"]
+    if capacity is not None and capacity // num_envs * num_envs < least:
+        cause = f"it holds fewer transitions than algo.{key}={least}"
+        remedy = f"give replay.capacity={math.ceil(least / num_envs) * num_envs} or more"
+        problems.append(Problem("replay.capacity", capacity, cause, remedy))
+    if budget < least:
+        cause = f"the training ends after total_timesteps={budget}, before the first gradient step"
+        problems.append(Problem(f"algo.{key}", least, cause, f"give algo.{key}={max(1, budget // 10)} or so"))
     return problems
 
 

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,13 @@ class Learner:
     """
 
     configured_with_owner = True
+    refused: ClassVar = {
+        "batch_size": "it learns from whole rollouts; use algo.num_minibatches, or algo=dqn",
+        "gradient_steps": "it learns from whole rollouts; use algo.update_epochs, or algo=dqn",
+        "learning_starts": "it learns from its first rollout on; use algo=dqn",
+        "train_every": "it learns after each rollout; use algo.num_steps",
+        "n_steps": "its estimator sums rewards; use advantage=n_step",
+    }
 
     def __init__(
         self,

@@ -100,13 +100,13 @@ class Networks:
         self.made_critics = True
         net = self.critic_net or self.net
         if self.net.share_trunk and len(self.shape) == 1:  # the usual value for images
-            cause = f"{self.name}'s critics have networks of their own"
+            cause = f"the critics of algo={self.name} have networks of their own"
             raise ConfigError(Problem("net.share_trunk", True, cause, "give net.share_trunk=false"))
         if self.is_discrete:
             inputs, outputs = self.shape, self._categorical().num_features
         else:
             if len(self.shape) > 1:
-                cause = f"{self.name}'s critics take the action beside the observation, which is an image"
+                cause = "its critics take the action beside the observation, which is an image"
                 raise ConfigError(Problem("algo", self.name, cause, "give algo=ppo, or vector observations"))
             inputs, outputs = (self.shape[0] + self._bounded().num_features,), 1
         members = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from plexp import CriticKind, Rollout, Targets, register
 
 
@@ -12,6 +14,7 @@ class NoAdvantage:
     critic: CriticKind = "none"
     complete_episodes = False
     off_policy = True
+    refused: ClassVar = {"gae_lambda": "targets sum algo.n_steps rewards"}
 
     def __call__(self, rollout: Rollout) -> Targets:
         raise NotImplementedError("advantage=none estimates nothing")

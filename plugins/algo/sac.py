@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ class SAC:
     """
 
     complete_episodes = False
+    refused: ClassVar = {"ent_coef": "the weight of its entropy is algo.alpha"}
 
     def __init__(
         self,

@@ -99,13 +99,13 @@ def test_on_a_chain_the_values_become_those_that_are_known(
 
 REFUSED = {
     ("env=pendulum",): "algo=dqn: needs actions of a Discrete space",
-    ("advantage=gae",): "advantage=gae: algo=dqn learns values",
+    ("advantage=gae",): "advantage=gae: algo=dqn learns from past transitions",
     ("env.num_envs=3",): "algo.train_every=8: the 3 environments make a step each at once",
     (
         "replay.capacity=20",
         "algo.learning_starts=30",
     ): "replay.capacity=20: it holds fewer transitions than algo.learning",
-    ("replay.capacity=10",): "replay.capacity=10: it holds fewer transitions than algo.batch_size=16",
+    ("replay.capacity=10",): "replay.capacity=10: it holds fewer transitions than algo.learning_starts=32",
     ("replay.capacity=100_000_000_000",): "replay.capacity=100000000000: needs ",
     ("algo.clip_eps=0.2",): "algo.clip_eps: algo=dqn has no such parameter",
 }

@@ -135,7 +135,7 @@ def test_a_critic_net_is_the_critics_alone_and_dqn_refuses_it(make: Make) -> Non
 
 
 def test_a_trunk_cannot_be_shared_with_critics(make: Make) -> None:
-    with pytest.raises(ConfigError, match=r"net\.share_trunk=True: td3's critics have networks of their own"):
+    with pytest.raises(ConfigError, match=r"net\.share_trunk=True: the critics of algo=td3 have networks of their own"):
         make("algo=td3", "env=pendulum", "net.share_trunk=true")
 
 

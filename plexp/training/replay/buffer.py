@@ -337,5 +337,6 @@ def _flags(trajectory: Trajectory) -> Array:
 
 
 def _amount(size: int) -> str:
-    """Return a number of bytes in GB, or MB if it is less."""
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+    """Return a number of bytes in MB, GB or TB."""
+    unit, factor = ("TB", 1e12) if size >= 1e12 else ("GB", 1e9) if size >= 1e9 else ("MB", 1e6)
+    return f"{size / factor:.3g} {unit}"

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -81,6 +81,15 @@ class ReplayLearner:
 
     configured_with_owner = True
     uses_replay = True
+    refused: ClassVar = {
+        "num_steps": "between updates there are algo.train_every steps of all environments together",
+        "num_minibatches": "an update has algo.gradient_steps steps on algo.batch_size transitions each",
+        "update_epochs": "an update has algo.gradient_steps steps on algo.batch_size transitions each",
+        "replay_rollouts": "its memory has replay.capacity transitions",
+        "clip_eps": "it has no ratio to clip; use algo=ppo",
+        "ent_coef": "it has no entropy bonus; use algo=sac, whose entropy has the weight algo.alpha",
+        "critic_learning_rate": "all its networks have algo.learning_rate",
+    }
 
     def __init__(
         self,

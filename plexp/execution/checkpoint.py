@@ -84,13 +84,6 @@ def load(folder: Path, restore: Callable[[dict[str, Any]], None] = lambda state:
     return Checkpoint({}, 0, damaged) if damaged else None
 
 
-def remove(folder: Path) -> None:
-    """Remove all checkpoints of a run that has come to its end."""
-    for path in [*_files(folder), *folder.glob("draft-*")]:
-        with suppress(OSError):
-            path.unlink()
-
-
 def encode(state: State) -> bytes:
     """Return a state as the bytes of a safetensors file. Raises TypeError for an object that cannot be in one."""
     tensors: dict[str, Tensor] = {}

@@ -58,6 +58,8 @@ def _settle(client: MlflowClient, folder: RunFolder) -> list[str]:
     """Settle one run, and return a line that says how; none if another process has just done it."""
     record, (beat, _, _) = folder.record(), folder.heartbeat()
     assert record is not None
+    if record.status == "FINISHED" or record.pruned:  # its process was killed just before it would have done that
+        folder.remove_progress()
     run_id = record.run_id or _by_tag(client, folder.path.name)
     actions = []
     if run_id is not None and is_gone(client, run_id):

@@ -92,12 +92,12 @@ class Run:
         except StoreError as error:  # other runs must not stop this one
             log.warning("other runs that were killed are not settled: %s", error)
         if not tracker.is_resumed:
-            checkpoint.remove(folder.checkpoints)
+            folder.remove_progress()
             tracker.log_text(yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True), "config.yaml")
         films = EvaluationFilms(experiment, tracker.log_file, folder.path) if config.evaluation.film else None
         self.callbacks = default_callbacks(experiment, tracker.log, tracker.set_tags, console, film=films, rule=pruning)
-        episodes = folder.path / "episodes" if config.tracker.log_actions else None
-        self.episodes = EpisodeLog(experiment.trainer.collector, episodes)
+        actions = folder.episodes if config.tracker.log_actions else None
+        self.episodes = EpisodeLog(experiment.trainer.collector, actions)
         self.progress, profile = TrainingProgress(), experiment.trainer.profile
         own: dict[str, Stateful] = {
             "recorder": self.callbacks.recorder,
@@ -108,7 +108,7 @@ class Run:
             "profile": profile,
         }
         if experiment.memory is not None:
-            experiment.memory.attach(folder.path / "replay")
+            experiment.memory.attach(folder.replay)
         self.parts = None if experiment.stateful is None else {**experiment.stateful, **own}
         self.checkpointer = Checkpointer(self.parts or {}, self._write, config.checkpoint.every, profile)
 
@@ -137,22 +137,15 @@ class Run:
             self.tracker.set_tags({"pruned": str(pruned)})
             self._record_episodes()
             self._close("KILLED", [], pruned=str(pruned))
-            self._forget()
+            self.folder.remove_progress()
             raise
         except BaseException as error:
             self._fail(error)
             if isinstance(error, StoreError):  # it is no fault of the configuration any more
                 raise TrainingError(f"{error}; the same command resumes the run then") from None
             raise
-        self._forget()
-        self.episodes.remove()
+        self.folder.remove_progress()
         return outcome
-
-    def _forget(self) -> None:
-        """Remove what only resuming needs: checkpoints, and the log of the replay buffer."""
-        checkpoint.remove(self.folder.checkpoints)
-        if self.experiment.memory is not None:
-            self.experiment.memory.remove()
 
     def _check_recorded(self) -> None:
         """Warn if others have removed the run, or its database, while it ran."""

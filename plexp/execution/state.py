@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -87,8 +88,25 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def replay(self) -> Path:
+        """Folder of the log of a replay buffer."""
+        return self.path / "replay"
+
+    @property
+    def episodes(self) -> Path:
+        """File with the actions of the training episodes so far."""
+        return self.path / "episodes"
+
+    @property
     def outbox(self) -> Path:
         return self.path / "outbox"
+
+    def remove_progress(self) -> None:
+        """Remove what only a resumed run needs: of one that has come to its end."""
+        for folder in (self.checkpoints, self.replay):
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            self.episodes.unlink(missing_ok=True)
 
     def record(self) -> Record | None:
         """Return the record; None if there is none that can be read."""

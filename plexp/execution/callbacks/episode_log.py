@@ -140,11 +140,6 @@ class EpisodeLog:
         save_file(tensors, folder / NAME)
         return folder / NAME
 
-    def remove(self) -> None:
-        """Remove the file of a finished run."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
-
     def _no_actions(self) -> list[Array]:
         return [np.zeros((0, *self.shape), self.dtype)] * self.collector.adapter.num_envs
 

@@ -1,7 +1,8 @@
 """The log of a replay buffer: what was added to it, so that a resumed run has the same content.
 
 Files `rows-<first row>.log` hold one record after the other, each a head with a CRC-32 and a trajectory's arrays as raw bytes.
-A checkpoint has the position in the log, and a resumed run cuts the log there.
+The CRC-32 is also of that of the record before, and a checkpoint has the last one, so that the log of another run is not taken
+for this one's. A checkpoint has the position in the log, and a resumed run cuts the log there.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from plexp.files import sync_folder
 from plexp.training.replay.buffer import ReplayBuffer
 from plexp.training.types import Trajectory
 
-HEAD = struct.Struct("<I4sQQIIB3x")
-"""Head of a record: CRC-32 of the rest, format, bytes of the arrays, first row, T, K, whether the first observations are left
-out, since they are the last ones of the record before."""
+HEAD = struct.Struct("<I4sIQQIIB3x")
+"""Head of a record: CRC-32 of the rest, format, CRC-32 of the record before, bytes of the arrays, first row, T, K, whether the
+first observations are left out, since they are the last ones of the record before."""
 FORMAT = b"RPL1"
 SEGMENT_BYTES = 1 << 24
 """Length from which a file is complete."""
@@ -52,6 +53,8 @@ class _Written(NamedTuple):
     """Number of records since the run began."""
     rows: int = 0
     """Number of rows since the run began."""
+    crc: int = 0
+    """CRC-32 of the last record."""
     last: Array | None = None
     """Observations [N, *obs] after the last record; None: the next record has its first observations."""
 
@@ -78,11 +81,13 @@ class ReplayLog:
             self.written = self.written._replace(segment=self.written.rows, size=0, end=0, last=None)
         old = self.written
         del self.waiting[old.end - old.size :]  # what is written, or of an attempt that was interrupted
-        self.waiting += _encode(trajectory, old.rows, old.last)
+        record = _encode(trajectory, old.rows, old.crc, old.last)
+        self.waiting += record
         self.written = old._replace(
             end=old.size + len(self.waiting),
             records=old.records + 1,
             rows=old.rows + len(trajectory.observations),
+            crc=_crc(record, 0),
             last=trajectory.last_observations.numpy().copy(),
         )
         if self.written.end - old.size >= WAITING_BYTES:
@@ -91,7 +96,7 @@ class ReplayLog:
     def position(self) -> dict[str, int]:
         """Return the end of the log, for a checkpoint that is written after `sync`."""
         now = self.written
-        return {"segment": now.segment, "offset": now.end, "records": now.records, "rows": now.rows}
+        return {"segment": now.segment, "offset": now.end, "records": now.records, "rows": now.rows, "crc": now.crc}
 
     def sync(self) -> None:
         """Wait until the log survives a power cut."""
@@ -111,17 +116,20 @@ class ReplayLog:
         """
         rows, segment = position["rows"], position["segment"]
         needed = self._needed(position, max(0, rows - buffer.rows))
-        last = None
+        last, crc = None, None
         buffer.begin_at(needed[0] if needed else 0)
         try:
             for start in needed:
-                last = self._read(start, position["offset"] if start == segment else None, buffer)
+                last, crc = self._read(start, position["offset"] if start == segment else None, crc, buffer)
             if buffer.added != rows:
                 raise DamagedLog(f"{self._path(segment).name}: the rows {buffer.added} to {rows} are missing")
+            if needed and crc != position["crc"]:
+                raise DamagedLog(f"{self._path(segment).name}: it is of another run")
         except DamagedLog:
             buffer.begin_at(0)
             raise
-        self.written = _Written(segment, position["offset"], position["offset"], position["records"], rows, last)
+        end, records = position["offset"], position["records"]
+        self.written = _Written(segment, end, end, records, rows, position["crc"], last)
         self._cut(position)
 
     def trim(self, positions: Sequence[Mapping[str, int]], rows: int) -> None:
@@ -178,8 +186,14 @@ class ReplayLog:
             raise DamagedLog(f"{self._path(starts[0]).name}: the rows {row} to {starts[0]} before record 1 are missing")
         return starts[bisect_right(starts, row) - 1 :]
 
-    def _read(self, start: int, end: int | None, buffer: ReplayBuffer) -> Array | None:
-        """Add the records of a file, as far as `end`, to a buffer, and return the observations after them."""
+    def _read(
+        self, start: int, end: int | None, crc: int | None, buffer: ReplayBuffer
+    ) -> tuple[Array | None, int | None]:
+        """Add the records of a file, as far as `end`, to a buffer.
+
+        Returns the observations after them, and the CRC-32 of the last; `crc` is that of the record before, None if it is not
+        known.
+        """
         name, number, at, last = self._path(start).name, 1, 0, None
         try:
             data = memoryview(self._path(start).read_bytes()[:end])
@@ -187,12 +201,13 @@ class ReplayLog:
             raise DamagedLog(f"{name} cannot be read ({error.strerror})") from None
         while at < len(data) or (end is not None and at < end):
             try:
-                trajectory, at = _decode(data, at, last, buffer)
+                trajectory, following = _decode(data, at, crc, last, buffer)
             except ValueError as error:
                 raise DamagedLog(f"{name}: record {number} {error}") from None
             buffer.add(trajectory)
+            crc, at = _crc(data, at), following
             number, last = number + 1, trajectory.last_observations.numpy()
-        return last
+        return last, crc
 
     def _cut(self, position: Mapping[str, int]) -> None:
         """Remove everything behind a position."""
@@ -204,30 +219,47 @@ class ReplayLog:
                 os.truncate(self._path(position["segment"]), position["offset"])
 
 
-def _encode(trajectory: Trajectory, row: int, last: Array | None) -> bytes:
-    """Return a trajectory, whose first row this is, as a record, given the observations after the record before."""
+def _encode(trajectory: Trajectory, row: int, crc: int, last: Array | None) -> bytes:
+    """Return a trajectory, whose first row this is, as a record, given CRC-32 of and observations after the record before."""
     arrays = {name: tensor.numpy() for name, tensor in trajectory.given().items()}
     continues = last is not None and np.array_equal(last, arrays["observations"][0])
     steps, finals = len(arrays["observations"]), len(arrays["final_index"])
     if continues:
         arrays["observations"] = arrays["observations"][1:]
     body = b"".join(array.tobytes() for array in arrays.values())
-    head = HEAD.pack(0, FORMAT, len(body), row, steps, finals, continues)[4:]
+    head = HEAD.pack(0, FORMAT, crc, len(body), row, steps, finals, continues)[4:]
     return struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + head + body
 
 
-def _decode(data: memoryview, at: int, last: Array | None, buffer: ReplayBuffer) -> tuple[Trajectory, int]:
-    """Return the trajectory of the record that begins at a byte, and where it ends. Raises ValueError, with what is wrong."""
+def _crc(data: bytes | memoryview, at: int) -> int:
+    """Return the CRC-32 of the record that begins at a byte, as its head has it."""
+    return int.from_bytes(data[at : at + 4], "little")
+
+
+def _decode(
+    data: memoryview, at: int, before: int | None, last: Array | None, buffer: ReplayBuffer
+) -> tuple[Trajectory, int]:
+    """Return the trajectory of the record that begins at a byte, and where it ends. Raises ValueError, with what is wrong.
+
+    Args:
+        data: bytes of a file.
+        at: where the record begins.
+        before: CRC-32 of the record before; None: it is not known.
+        last: observations [N, *obs] after the record before; None: it is in another file.
+        buffer: gives shapes and types, and the row that is next.
+    """
     begin = at + HEAD.size
     if begin > len(data):
         raise ValueError("is cut short")
-    crc, kind, length, row, steps, finals, continues = HEAD.unpack_from(data, at)
+    crc, kind, previous, length, row, steps, finals, continues = HEAD.unpack_from(data, at)
     if begin + length > len(data):
         raise ValueError("is cut short, or its head is damaged")
     if zlib.crc32(data[at + 4 : begin + length]) != crc:
         raise ValueError("is damaged: its CRC-32 is of other bytes")
     if kind != FORMAT or row != buffer.added or (continues and last is None):
         raise ValueError(f"begins at row {row}, and row {buffer.added} is missing")
+    if before is not None and previous != before:
+        raise ValueError("does not follow the record before it: it is of another run")
     layout = _layout(buffer, steps, finals, bool(continues))
     if length != sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout.values()):
         raise ValueError("is of observations or actions of another shape or type")

@@ -77,11 +77,6 @@ class ReplayMemory:
             if len(self.positions) == KEPT:
                 self.log.trim(self.positions, self.buffer.rows)
 
-    def remove(self) -> None:
-        """Remove the log of a finished run."""
-        if self.log is not None:
-            self.log.remove()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the buffer's counters, and the end of the log, which has its content."""
         return {"buffer": self.buffer.state_dict(), "position": None if self.log is None else self.log.position()}

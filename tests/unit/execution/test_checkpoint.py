@@ -24,7 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from plexp.execution import checkpoint
-from plexp.execution.checkpoint import Checkpoint, copied, decode, encode, load, remove, save
+from plexp.execution.checkpoint import Checkpoint, copied, decode, encode, load, save
 
 CHECKOUT = Path(__file__).parents[3]
 DTYPES = [
@@ -220,15 +220,6 @@ def test_the_newest_is_loaded_and_at_most_two_files_stay(tmp_path: Path) -> None
         assert same(found.state, example(steps)) and found.steps == steps and found.damaged == []
     kept = [int(name.split("-")[1]) for name in listed(folder)]
     assert kept == [1_000_000, 2_000_000_000]
-
-
-def test_removing_leaves_nothing(tmp_path: Path) -> None:
-    for steps in (1, 2):
-        save(tmp_path, example(steps), steps)
-    (tmp_path / "draft-1").write_bytes(b"half")
-    remove(tmp_path)
-    assert listed(tmp_path) == [] and load(tmp_path) is None
-    remove(tmp_path / "there is none")
 
 
 def two_checkpoints(folder: Path) -> tuple[Path, bytes]:

@@ -235,6 +235,19 @@ def test_an_end_that_only_the_record_has_reaches_the_store_too(outputs: Path) ->
     assert store(outputs).get_run(run_id).info.status == "FINISHED"
 
 
+@pytest.mark.parametrize(
+    "facts", [{"status": "FINISHED"}, {"status": "KILLED", "pruned": "at step 7"}, {"status": "RUNNING"}]
+)
+def test_a_run_that_died_at_its_end_keeps_no_progress(outputs: Path, facts: dict[str, Any]) -> None:
+    folder = crashed_run(outputs, run_id=create_run(outputs), **facts)
+    for path in (folder.checkpoints, folder.replay):
+        path.mkdir()
+    folder.episodes.touch()
+    settle_outputs(outputs, None)
+    left = [path for path in (folder.checkpoints, folder.replay, folder.episodes) if path.exists()]
+    assert len(left) == (3 if facts["status"] == "RUNNING" else 0)
+
+
 def test_steps_that_the_store_has_already_are_not_duplicated(outputs: Path) -> None:
     run_id = create_run(outputs)
     store(outputs).log_batch(run_id, metrics=[Metric("x", step / 2, 1000, step) for step in range(3)])

@@ -418,3 +418,15 @@ def test_unsettled_runs_have_crashed_or_have_operations_in_their_outbox(tmp_path
     found = {folder.path.name: record.store for folder, record in unsettled_runs(tmp_path)}
     assert found == {"killed": "https://there", "left": "http://left", "local": None}
     assert alive.poll() is None
+
+
+def test_removing_the_progress_leaves_the_record_and_what_waits_for_the_store(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write(Record("0123"))
+    for path in (folder.checkpoints, folder.replay, folder.outbox):
+        path.mkdir()
+        (path / "file").touch()
+    folder.episodes.touch()
+    for _ in range(2):
+        folder.remove_progress()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outbox", "run.json"]

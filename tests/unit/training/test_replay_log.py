@@ -216,6 +216,19 @@ def test_a_log_of_other_observations_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_the_log_of_another_run_is_refused_as_a_whole_and_in_part(tmp_path: Path) -> None:
+    run, other = (Run(tmp_path / name, rows=200, p_end=0.0, seed=seed) for seed, name in enumerate(("run", "other")))
+    for each in (run, other):
+        each.play(60, steps=2)
+    state, positions = run.checkpoint(), [{**each.checkpoint()["log"], "crc": 0} for each in (run, other)]
+    assert positions[0] == positions[1] and len(files(tmp_path / "run")) > 1
+    assert damaged(tmp_path / "other", state, run.new_buffer()).endswith(": it is of another run")
+    for number, theirs in enumerate(files(tmp_path / "other")):
+        copy = shutil.copytree(tmp_path / "run", tmp_path / f"copy-{number}")
+        shutil.copy(theirs, copy / theirs.name)
+        assert damaged(copy, state, run.new_buffer()).endswith("it is of another run")
+
+
 def test_trimming_keeps_what_every_checkpoint_needs_and_bounds_the_disk(tmp_path: Path) -> None:
     run = Run(tmp_path / "log", p_end=0.2)
     states: list[tuple[dict[str, Any], ReplayBuffer]] = []

@@ -149,23 +149,22 @@ def test_the_learning_rate_falls_with_the_share_of_the_budget_that_is_left(
     assert moved[moved > 0].median().item() == pytest.approx(0.01 * share, rel=1e-2)
 
 
-def test_importance_weights_reach_the_loss_and_correct_wholly_in_the_end(make: Make) -> None:
-    experiment = make(
-        "replay=prioritized", "env.num_envs=2", "replay.alpha=1.0", "replay.beta=0.4", "algo.gradient_steps=1"
-    )
+def test_importance_weights_of_each_batch_correct_wholly_in_the_end(make: Make) -> None:
+    options = ("replay=prioritized", "env.num_envs=2", "replay.alpha=1.0", "replay.beta=0.4", "algo.gradient_steps=2")
+    experiment = make(*options)
     for _ in range(10):
         experiment.trainer.iterate(TrainingProgress())
     learner, trajectory = experiment.trainer.algorithm.learner, experiment.trainer.collector.collect()
     buffer = learner.memory.buffer
     for progress, beta in ((0.0, 0.4), (0.25, 0.55), (1.0, 1.0)):
         state = copy.deepcopy(learner.rng.bit_generator.state)
-        update = learner.batches(trajectory, progress)
-        batch = next(update)
+        first, second = (batch.weights for batch in learner.batches(trajectory, progress))
         learner.rng.bit_generator.state = state
-        powers = buffer.tree.leaves.take(buffer.draw(learner.rng, 16) % buffer.size)
-        np.testing.assert_allclose(batch.weights, (powers / powers.min()) ** -beta, rtol=1e-5)
-        assert len(set(batch.weights.tolist())) > 3
-        update.close()
+        drawn = buffer.tree.leaves.take(buffer.draw(learner.rng, 32) % buffer.size)
+        assert drawn[:16].min() != drawn[16:].min()
+        for weights, powers in ((first, drawn[:16]), (second, drawn[16:])):
+            np.testing.assert_allclose(weights, (powers / powers.min()) ** -beta, rtol=1e-5)
+            assert len(set(weights.tolist())) > 3
 
 
 def test_observations_are_normalized_with_the_statistics_of_the_moment(make: Make) -> None:

@@ -200,7 +200,7 @@ class Run:
         with writing("outputs", self.experiment.config.outputs, "make it one that you can write"):
             checkpoint.save(self.folder.checkpoints, state, steps)
         if memory is not None:
-            memory.trim(state["memory"])
+            memory.trim(state["memory"], checkpoint.KEPT)
 
     def _save(self) -> None:
         """Write the last checkpoint; if it cannot be written, the one before it stays."""

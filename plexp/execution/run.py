@@ -164,8 +164,8 @@ class Run:
         if last is None:
             return
         if last.damaged and not last.state and self.experiment.memory is not None:
-            cause = f"no checkpoint can be used ({'; '.join(last.damaged)})"
-            raise TrainingError(f"{cause}; resume=never starts a new run")
+            damages = "; ".join(last.damaged)
+            raise TrainingError(f"no checkpoint can be used; resume=never starts a new run ({damages})")
         for damage in last.damaged:
             log.warning("damaged checkpoint, the one before it is used: %s", damage)
         tags = {"resume.damaged": "; ".join(last.damaged)} if last.damaged else {}
@@ -200,7 +200,7 @@ class Run:
         with writing("outputs", self.experiment.config.outputs, "make it one that you can write"):
             checkpoint.save(self.folder.checkpoints, state, steps)
         if memory is not None:
-            memory.trim(state["memory"])
+            memory.trim(state["memory"], checkpoint.KEPT)
 
     def _save(self) -> None:
         """Write the last checkpoint; if it cannot be written, the one before it stays."""

@@ -24,11 +24,11 @@ CLOCK = ("time/", "eval/seconds", "speed/seconds_to_threshold")
 """Prefixes of the metrics that measure durations: the only ones in which two runs of one seed may differ."""
 
 
-def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-    """Start `python -m plexp` in a process group of its own."""
+def start(arguments: Sequence[str], *, code: str | None = None, **options: Any) -> subprocess.Popen[str]:
+    """Start `python -m plexp`, or the program `code`, in a process group of its own."""
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    command = [sys.executable, "-m", "plexp", *arguments]
+    command = [sys.executable, *(("-m", "plexp") if code is None else ("-c", code)), *arguments]
     return subprocess.Popen(command, **{"env": environment, "cwd": CHECKOUT, **streams, **options})
 
 

@@ -70,10 +70,13 @@ class ReplayLog:
         self.unsynced: set[int] = set()
         """First rows of the files that may not survive a power cut yet."""
 
-    def append(self, trajectory: Trajectory) -> None:
-        """Add a trajectory; it is on the disk after `sync`. The first one of a run removes what an earlier run has left."""
+    def append(self, trajectory: Trajectory) -> bool:
+        """Add a trajectory; it is on the disk after `sync`. The first one of a run removes what an earlier run has left.
+
+        Returns True if a new file begins with it.
+        """
         if not len(trajectory.observations):
-            return
+            return False
         if not self.written.records:
             self.remove()
         if self.written.end >= SEGMENT_BYTES:
@@ -92,6 +95,7 @@ class ReplayLog:
         )
         if self.written.end - old.size >= WAITING_BYTES:
             self._write()
+        return not old.end
 
     def position(self) -> dict[str, int]:
         """Return the end of the log, for a checkpoint that is written after `sync`."""
@@ -132,11 +136,13 @@ class ReplayLog:
         self.written = _Written(segment, end, end, records, rows, position["crc"], last)
         self._cut(position)
 
-    def trim(self, positions: Sequence[Mapping[str, int]], rows: int) -> None:
-        """Remove the files that no checkpoint needs, given the positions of all that are kept and the rows of the ring."""
-        oldest = min((position["rows"] for position in positions), default=0) - rows
+    def trim(self, positions: Sequence[Mapping[str, int]], rows: int, begin: int = 0) -> None:
+        """Remove the files from the row `begin` on that are needed at none of these positions, given the rows of the ring."""
         for start, following in pairwise(self._segments()):
-            if following <= oldest:
+            needed = any(
+                start <= end and following > end - rows for end in (position["rows"] for position in positions)
+            )
+            if start >= begin and not needed:
                 self._path(start).unlink(missing_ok=True)
 
     def remove(self) -> None:

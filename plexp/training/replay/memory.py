@@ -13,9 +13,6 @@ from plexp.training.replay.buffer import ReplayBuffer
 from plexp.training.replay.log import DamagedLog, ReplayLog
 from plexp.training.types import Trajectory
 
-KEPT = 2
-"""Number of checkpoints that stay on disk, and whose rows the log keeps; see plexp/execution/checkpoint.py."""
-
 
 class ReplaySpec(NamedTuple):
     """Number of environments, and shapes and types of what a replay buffer holds."""
@@ -53,7 +50,11 @@ class ReplayMemory:
         self.log: ReplayLog | None = None
         """Log of what was added; None: the run cannot be resumed."""
         self.positions: list[Mapping[str, int]] = []
-        """Ends of the log at the checkpoints that are kept."""
+        """Ends of the log at the checkpoints that are on disk; the one before that from which the run resumed is not known."""
+        self.begin = 0
+        """First row of a file of the log that may go; those before may be that checkpoint's."""
+        self.copied: Mapping[str, int] | None = None
+        """End of the log at the latest state, from which a checkpoint may be written yet."""
 
     def attach(self, folder: Path) -> None:
         """Log what is added from now on in a folder, from which `load_state_dict` fills the buffer again."""
@@ -62,28 +63,30 @@ class ReplayMemory:
     def add(self, trajectory: Trajectory) -> None:
         """Add T steps of the N environments."""
         self.buffer.add(trajectory)
-        if self.log is not None:
-            self.log.append(trajectory)
+        if self.log is not None and self.log.append(trajectory) and self.copied is not None:
+            self.log.trim([*self.positions, self.copied], self.buffer.rows, self.begin)
 
     def sync(self) -> None:
         """Wait until the log survives a power cut: before a checkpoint that refers to it is written."""
         if self.log is not None:
             self.log.sync()
 
-    def trim(self, state: Mapping[str, Any]) -> None:
-        """Remove what no checkpoint needs any more, after one with this state was written."""
-        if self.log is not None and state["position"] is not None:
-            self.positions = [*self.positions, state["position"]][-KEPT:]
-            if len(self.positions) == KEPT:
-                self.log.trim(self.positions, self.buffer.rows)
+    def trim(self, state: Mapping[str, Any], kept: int) -> None:
+        """Remove what no checkpoint needs, after one with this state was written: only the latest `kept` are on disk."""
+        if self.log is not None and self.copied is not None:
+            self.positions, self.begin = [*self.positions, state["position"]][-kept:], 0
+            self.log.trim([*self.positions, self.copied], self.buffer.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the buffer's counters, and the end of the log, which has its content."""
-        return {"buffer": self.buffer.state_dict(), "position": None if self.log is None else self.log.position()}
+        self.copied = None if self.log is None else self.log.position()
+        return {"buffer": self.buffer.state_dict(), "position": self.copied}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Fill the buffer from the log. Raises DamagedLog for one that is damaged or missing."""
         if self.log is None or state_dict["position"] is None:
             raise DamagedLog("there is no log of the replay buffer")
-        self.log.restore(state_dict["position"], self.buffer)
+        position = state_dict["position"]
+        self.log.restore(position, self.buffer)
         self.buffer.load_state_dict(state_dict["buffer"])
+        self.positions, self.begin, self.copied = [position], position["segment"], position

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,22 +67,49 @@ def test_damage_to_the_end_of_the_log_is_reported_and_the_checkpoint_before_it_i
     assert differences(run, uninterrupted) == []
 
 
+def flip(files: list[Path]) -> None:
+    data = bytearray(files[1].read_bytes())
+    data[len(data) // 2] ^= 4
+    files[1].write_bytes(data)
+
+
+def delete_the_first(files: list[Path]) -> None:
+    files[0].unlink()
+
+
+def delete_the_folder(files: list[Path]) -> None:
+    shutil.rmtree(files[0].parent)
+
+
+def exchange(files: list[Path]) -> None:
+    """Put the log of another seed there."""
+    (other,) = files[0].parents[3].glob("other/state/*/replay")
+    shutil.rmtree(files[0].parent)
+    shutil.copytree(other, files[0].parent)
+
+
 @pytest.mark.usefixtures("logs")
-@pytest.mark.parametrize("damage", ["deleted", "first file deleted"])
+@pytest.mark.parametrize("damage", [flip, delete_the_first, delete_the_folder, exchange])
 def test_where_no_checkpoint_has_its_log_the_run_says_that_it_must_start_anew(
-    damage: str, main: Main, tmp_path: Path, stop_at: Callable[..., None]
+    damage: Callable[[list[Path]], None], main: Main, tmp_path: Path, stop_at: Callable[..., None]
 ) -> None:
+    """Damage a file that both checkpoints need; the run neither trains with another buffer nor starts anew by itself."""
+    command = (*LONG, "replay.capacity=1000")
+    if damage is exchange:
+        stop_at(27, KeyboardInterrupt())
+        main(*command, "seed=1", f"outputs={tmp_path / 'other'}")
     stop_at(27, KeyboardInterrupt())
-    main(*LONG, "replay.capacity=1000")
+    main(*command)
     files = sorted(tmp_path.glob("state/*/replay/rows-*.log"))
-    assert len(files) > 1
-    for file in files if damage == "deleted" else files[:1]:
-        file.unlink()
-    status, lines = main(*LONG, "replay.capacity=1000")
-    assert status == 1
-    assert "no checkpoint can be used (step-" in lines[-1] and "resume=never starts a new run" in lines[-1]
-    assert any(file.name in lines[-1] for file in files)
-    assert main(*LONG, "replay.capacity=1000", "resume=never")[0] == 0
+    assert len(files) > 3
+    damage(files)
+    for _ in range(2):
+        status, lines = main(*command)
+        assert status == 1
+        assert lines[-1].startswith("no checkpoint can be used; resume=never starts a new run (step-")
+        assert any(file.name in lines[-1] for file in files)
+        assert not any("Traceback" in line for line in lines)
+    assert main(*command, "resume=never")[0] == 0
 
 
 @pytest.mark.usefixtures("logs")

@@ -249,12 +249,23 @@ def test_trimming_keeps_what_every_checkpoint_needs_and_bounds_the_disk(tmp_path
     assert max(sizes) < (40 + 2 * 12) * row + 2 * SMALL and sizes[-1] < 1.5 * sizes[15]
 
 
-def test_trimming_without_checkpoints_removes_nothing(tmp_path: Path) -> None:
+def test_trimming_removes_what_lies_between_two_checkpoints_needs(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.play(100)
-    before = files(tmp_path)
-    run.log.trim([], 3)
-    assert files(tmp_path) == before
+    run.play(60)
+    early, late_buffer = run.checkpoint(), run.buffer
+    early_buffer = run.new_buffer()
+    ReplayLog(shutil.copytree(tmp_path, tmp_path / "copy")).restore(early["log"], early_buffer)
+    shutil.rmtree(tmp_path / "copy")
+    run.play(200)
+    late, before = run.checkpoint(), files(tmp_path)
+    run.log.trim([early["log"], late["log"]], run.buffer.rows, begin=early["log"]["segment"])
+    kept = files(tmp_path)
+    assert kept[0] == before[0] and len(kept) < len(before) - 3, "what lies before `begin` stays"
+    run.log.trim([early["log"], late["log"]], run.buffer.rows)
+    assert len(files(tmp_path)) < len(kept)
+    for state, uninterrupted in ((late, late_buffer), (early, early_buffer)):
+        run.resume(state)
+        assert_equal(run.buffer, uninterrupted)
 
 
 def test_a_buffer_that_was_never_written_is_restored_empty_and_what_was_left_goes(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_random_actions_of_a_box_are_uniform_within_its_bounds(name: str) -> Non
     actions = exploration.to_environment(exploration.sample(parameters, noise)).numpy()
     for column, low, high in zip(actions.T, LOW, HIGH, strict=True):
         assert stats.kstest(column, stats.uniform(low, high - low).cdf).pvalue > 0.001
+        assert [column.min(), column.max()] == pytest.approx([low, high], abs=0.005)  # the draws reach the bounds
+        assert low <= column.min() and column.max() <= high
     exploration.epsilon.fill_(0.0)
     quiet = torch.from_numpy(exploration.draw_noise(np.random.default_rng(0), 2_000, 4)).flatten(0, 1)
     expected = RULES[name].sample(parameters, quiet[:, :2])

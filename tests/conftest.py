@@ -142,7 +142,7 @@ def train() -> Callable[[Experiment, int], list[dict[str, float]]]:
 
 
 TINY = {"env.num_envs": 2, "env.max_episode_steps": 12, "total_timesteps": 64, "net.width": 8}
-SIZES = {"num_steps": 8, "num_minibatches": 2, "update_epochs": 2}
+SIZES = {"num_steps": 8, "num_minibatches": 2, "update_epochs": 2, "learning_starts": 16, "batch_size": 8}
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_dueling_values_have_the_mean_of_the_state_value(make: Make) -> None:
 
 
 def test_epsilon_falls_linearly_and_is_the_share_of_steps_that_explore(make: Make) -> None:
-    experiment = make("algo.exploration_fraction=0.5", "algo.epsilon_end=0.2", "algo.learning_starts=10_000")
+    experiment = make("algo.exploration_fraction=0.5", "algo.epsilon_end=0.2", "algo.learning_starts=400")
     algorithm, trajectory = experiment.trainer.algorithm, experiment.trainer.collector.collect()
     for progress, expected in ((0.0, 1.0), (0.25, 0.6), (0.5, 0.2), (0.9, 0.2)):
         assert algorithm.update(trajectory, progress)["epsilon"] == pytest.approx(expected)

@@ -80,7 +80,14 @@ def test_ddpg_is_a_configuration_with_one_critic_no_delay_and_no_smoothing(make:
 @pytest.mark.parametrize("algo", ["td3", "sac"])
 def test_actions_are_uniform_before_learning_starts_and_then_the_policys(algo: str, make: Make) -> None:
     own = ("algo.noise_scale=0.1",) if algo == "td3" else ()
-    experiment = make(f"algo={algo}", "env.num_envs=4", "algo.train_every=1024", "algo.learning_starts=2048", *own)
+    experiment = make(
+        f"algo={algo}",
+        "env.num_envs=4",
+        "algo.train_every=1024",
+        "algo.learning_starts=2048",
+        "total_timesteps=4096",
+        *own,
+    )
     shake(experiment.agent)  # or SAC's first actions would be almost uniform anyway
     for _ in range(2):
         trajectory = experiment.trainer.collector.collect()

@@ -28,6 +28,8 @@ ARGUMENTS = {
     "plugins --bogus": "--bogus: there is no such option; ",
     "new": "plexp new: plugin, name are missing; see python -m plexp new --help",
     "new bogus x": "plugin=bogus: there is no such choice; choose one of algo, advantage, net, env, replay, callback",
+    "new algo a --kind bogus": "--kind=bogus: there is no such choice; choose one of on_policy, off_policy",
+    "new net a --kind off_policy": "--kind=off_policy: only algorithms have a kind; leave it out",
     "new algo a b": "b: this is one argument too many; ",
     "replay": "plexp replay: file is missing; ",
     "replay two three": "three: this is one argument too many; ",

@@ -51,7 +51,9 @@ def test_every_config_is_shown_as_it_is(name: str) -> None:
     assert shown == (CONF.parent / name).read_text()
 
 
-@pytest.mark.parametrize("group", ["algo", "advantage", "net", "env", "callbacks", "tuned", "experiment", "search"])
+@pytest.mark.parametrize(
+    "group", ["algo", "advantage", "replay", "net", "env", "callbacks", "tuned", "experiment", "search"]
+)
 def test_the_table_of_groups_names_every_option(group: str) -> None:
     (row,) = re.findall(rf"^\| `{group}` \|(.*)$", TEXT, re.M)
     assert set(config_files.options(group)) <= set(re.findall(r"`([a-z0-9_]+)`", row))

@@ -80,6 +80,7 @@ KEYS = (
         "algo.vf_coef",
     ),
     *("algo.max_grad_norm", "algo.critic_epochs", "algo.target_update_every", "algo.replay_rollouts", "algo._target_"),
+    *("algo.batch_size", "algo.train_every", "algo.learning_starts", "replay", "replay.capacity", "replay.plugin"),
     *("critic_net", "critic_net.width", "env._target_", "hydra.job.name", "algo.learner", "nothing", "sede", ""),
 )
 GROUPS = (
@@ -88,13 +89,16 @@ GROUPS = (
     "net",
     "net@critic_net",
     "env",
+    "replay",
     "experiment",
     "ablation",
     "tuned",
     "hydra/launcher",
     "nogroup",
 )
-OPTIONS = [file.stem for group in ("algo", "advantage", "net", "env") for file in (CONF / group).glob("*.yaml")]
+OPTIONS = [
+    file.stem for group in ("algo", "advantage", "net", "env", "replay") for file in (CONF / group).glob("*.yaml")
+]
 SLOW = {"mountaincar_continuous", "bipedalwalker"}
 VALUES = (
     *(

@@ -96,11 +96,42 @@ def out_of_range(rng: random.Random) -> Case:
     return Case([f"{key}={rng.choice(numbers)}"], key.rpartition(".")[2])
 
 
+REPLAY = (
+    *("algo.learning_starts=16", "algo.batch_size=8", "total_timesteps=64", "env.num_envs=2", "net.width=8"),
+    *("compile=false", "evaluation.every=null", "evaluation.final_episodes=1", "env.max_episode_steps=9"),
+)
+REPLAY_COUNTS = ("algo.batch_size", "algo.train_every", "algo.gradient_steps", "algo.n_steps", "replay.capacity")
+
+
+def replay(rng: random.Random) -> Case:
+    """Return a case with a value or a part that does not fit an algorithm with a replay buffer."""
+    algo, env = rng.choice([("dqn", "cartpole"), ("qr_dqn", "cartpole"), ("sac", "pendulum"), ("td3", "pendulum")])
+    other = {"cartpole": "pendulum", "pendulum": "cartpole"}[env]
+    key = rng.choice(REPLAY_COUNTS)
+    misfits = [
+        ([f"{key}={rng.choice(['0', '-1', '1.5', 'inf', 'some', 'null'])}"], re.escape(key)),
+        ([f"algo.target_tau={rng.choice(['0', '-1', '1.5', 'nan', 'x'])}"], r"algo\.target_tau"),
+        (["replay.capacity=7"], r"replay\.capacity"),
+        (["replay.capacity=1e15"], r"replay\.capacity"),
+        (["algo.train_every=3"], r"algo\.train_every"),
+        (["algo.learning_starts=1000"], r"algo\.learning_starts"),
+        ([f"advantage={rng.choice(['gae', 'td', 'returns'])}"], "advantage"),
+        ([f"replay={rng.choice(['nothing', '1', 'null', '[uniform]', 'per'])}"], "replay"),
+        (["replay.alpha=0.5"], r"replay\.alpha"),
+        ([f"algo.{rng.choice(['clip_eps', 'num_steps', 'num_minibatches', 'ent_coef', 'buffer_size'])}=1"], r"algo\."),
+        *([([f"env={other}"], f"algo={algo}")] if algo != "sac" else []),
+        *([(["net.share_trunk=true"], r"net\.share_trunk")] if env == "pendulum" else []),
+        *([(["net@critic_net=mlp"], "critic_net")] if env == "cartpole" else []),
+    ]
+    arguments, names = rng.choice(misfits)
+    return Case([f"algo={algo}", f"env={env}", *REPLAY, *arguments], names)
+
+
 def unknown_option(rng: random.Random) -> Case:
     """Return a case with a word that a group, or a key that is one of several words, does not have."""
     words = ("device", "compile", "resume", "policy.log_std", "policy.bounds", "env.backend", "env.vectorization")
     words += ("net.activation", "net.initialization", "algo.standardize_advantages", "objective")
-    groups = (*registry.REQUIRED_GROUPS, "net@critic_net", "experiment", "tuned", "search", "hydra/launcher")
+    groups = (*registry.REQUIRED_GROUPS, "replay", "net@critic_net", "experiment", "tuned", "search", "hydra/launcher")
     key = rng.choice([*words, *groups])
     word = rng.choice(["nothing", "ppoo", "Gae", "../ppo", "1", "ppo.yaml", "最初", "a/b"])
     sign = "+" if key in ("experiment",) else ""
@@ -127,6 +158,10 @@ def do_not_fit(rng: random.Random) -> Case:
             (["algo.num_steps=3", "env.num_envs=1", "algo.num_minibatches=8"], "num_minibatches"),
             (["algo=reinforce", "algo.num_minibatches=2"], "num_minibatches"),
             (["algo=a2c", "algo.clip_eps=0.1"], "clip_eps"),
+            (["replay=uniform"], "replay"),
+            (["replay.capacity=9"], r"replay\.capacity"),
+            (["advantage=none"], "advantage"),
+            (["algo.batch_size=8"], r"algo\.batch_size"),
             (["algo=actor_critic", "algo.update_epochs=3"], "update_epochs"),
             (["env=gymnasium"], r"env\.id"),
             (["env=gymnasium", "env.id=Nothing-v0"], r"env\.id"),
@@ -372,7 +407,7 @@ def command(rng: random.Random) -> Case:
 
 
 KINDS: tuple[Callable[[random.Random], Case], ...] = (
-    *(unknown_key, wrong_type, out_of_range, unknown_option, no_override, do_not_fit, config_file, plugin_file),
+    *(unknown_key, wrong_type, out_of_range, replay, unknown_option, no_override, do_not_fit, config_file, plugin_file),
     *(environment, own_environment, own_environment, command),
 )
 

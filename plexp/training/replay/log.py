@@ -7,7 +7,6 @@ for this one's. A checkpoint has the position in the log, and a resumed run cuts
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 import zlib
@@ -200,20 +199,22 @@ class ReplayLog:
         Returns the observations after them, and the CRC-32 of the last; `crc` is that of the record before, None if it is not
         known.
         """
-        name, number, at, last = self._path(start).name, 1, 0, None
+        name, at, row, layouts = self._path(start).name, 0, buffer.added, _Layouts(buffer)
+        records: list[_Record] = []
         try:
             data = memoryview(self._path(start).read_bytes()[:end])
         except OSError as error:
             raise DamagedLog(f"{name} cannot be read ({error.strerror})") from None
         while at < len(data) or (end is not None and at < end):
             try:
-                trajectory, following = _decode(data, at, crc, last, buffer)
+                records.append(_decode(data, at, row, crc, not records, layouts))
             except ValueError as error:
-                raise DamagedLog(f"{name}: record {number} {error}") from None
-            buffer.add(trajectory)
-            crc, at = _crc(data, at), following
-            number, last = number + 1, trajectory.last_observations.numpy()
-        return last, crc
+                raise DamagedLog(f"{name}: record {len(records) + 1} {error}") from None
+            crc, at, row = records[-1].crc, records[-1].end, row + records[-1].steps
+        begins = [number for number, record in enumerate(records) if not record.continues]
+        for begin, following in pairwise([*begins, len(records)]):  # at once, as a record may be a single step
+            buffer.add(_joined(records[begin:following], buffer.num_envs))
+        return (records[-1].arrays["last_observations"].copy() if records else None), crc
 
     def _cut(self, position: Mapping[str, int]) -> None:
         """Remove everything behind a position."""
@@ -237,60 +238,93 @@ def _encode(trajectory: Trajectory, row: int, crc: int, last: Array | None) -> b
     return struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + head + body
 
 
-def _crc(data: bytes | memoryview, at: int) -> int:
+def _crc(data: bytes, at: int) -> int:
     """Return the CRC-32 of the record that begins at a byte, as its head has it."""
     return int.from_bytes(data[at : at + 4], "little")
 
 
-def _decode(
-    data: memoryview, at: int, before: int | None, last: Array | None, buffer: ReplayBuffer
-) -> tuple[Trajectory, int]:
-    """Return the trajectory of the record that begins at a byte, and where it ends. Raises ValueError, with what is wrong.
+class _Record(NamedTuple):
+    """A record that was read."""
+
+    arrays: Array
+    """Arrays of its trajectory, by name, as views of the file's bytes."""
+    steps: int
+    continues: bool
+    """The first observations are left out: they are the last ones of the record before."""
+    crc: int
+    end: int
+    """Byte behind it."""
+
+
+class _Layouts(dict[tuple[int, int, int], "np.dtype[Any]"]):
+    """Types of records' arrays, in the order of the fields of Trajectory, by T, K and whether it continues."""
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        super().__init__()
+        self.buffer = buffer
+
+    def __missing__(self, key: tuple[int, int, int]) -> np.dtype[Any]:
+        (steps, finals, continues), buffer, action = key, self.buffer, self.buffer.actions
+        envs = buffer.num_envs
+        self[key] = np.dtype(
+            [
+                ("observations", buffer.dtype, (steps - continues, envs, *buffer.shape)),
+                ("actions", action.dtype, (steps, envs, *action.shape[1:])),
+                ("rewards", np.float32, (steps, envs)),
+                ("terminated", np.bool_, (steps, envs)),
+                ("truncated", np.bool_, (steps, envs)),
+                ("valid", np.bool_, (steps, envs)),
+                ("last_observations", buffer.dtype, (envs, *buffer.shape)),
+                ("final_observations", buffer.dtype, (finals, *buffer.shape)),
+                ("final_index", np.int64, (finals,)),
+            ]
+        )
+        return self[key]
+
+
+def _decode(data: memoryview, at: int, row: int, before: int | None, is_first: bool, layouts: _Layouts) -> _Record:
+    """Return the record that begins at a byte. Raises ValueError, with what is wrong.
 
     Args:
         data: bytes of a file.
         at: where the record begins.
+        row: first row that it must have.
         before: CRC-32 of the record before; None: it is not known.
-        last: observations [N, *obs] after the record before; None: it is in another file.
-        buffer: gives shapes and types, and the row that is next.
+        is_first: it is the first one of the file, which has its first observations.
+        layouts: types of its arrays.
     """
     begin = at + HEAD.size
     if begin > len(data):
         raise ValueError("is cut short")
-    crc, kind, previous, length, row, steps, finals, continues = HEAD.unpack_from(data, at)
+    crc, kind, previous, length, first, steps, finals, continues = HEAD.unpack_from(data, at)
     if begin + length > len(data):
         raise ValueError("is cut short, or its head is damaged")
     if zlib.crc32(data[at + 4 : begin + length]) != crc:
         raise ValueError("is damaged: its CRC-32 is of other bytes")
-    if kind != FORMAT or row != buffer.added or (continues and last is None):
-        raise ValueError(f"begins at row {row}, and row {buffer.added} is missing")
+    if kind != FORMAT or first != row or (continues and is_first):
+        raise ValueError(f"begins at row {first}, and row {row} is missing")
     if before is not None and previous != before:
         raise ValueError("does not follow the record before it: it is of another run")
-    layout = _layout(buffer, steps, finals, bool(continues))
-    if length != sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout.values()):
+    layout = layouts[steps, finals, continues]
+    if length != layout.itemsize:
         raise ValueError("is of observations or actions of another shape or type")
-    arrays: dict[str, Array] = {}
-    for name, (dtype, shape) in layout.items():
-        arrays[name] = np.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape).copy()
-        begin += arrays[name].nbytes
-    if continues and last is not None:
-        arrays["observations"] = np.concatenate([last[None], arrays["observations"]])
-    return Trajectory(**{name: torch.from_numpy(array) for name, array in arrays.items()}), begin
+    arrays = np.frombuffer(data, layout, 1, begin)[0]
+    return _Record(arrays, steps, bool(continues), crc, begin + length)
 
 
-def _layout(
-    buffer: ReplayBuffer, steps: int, finals: int, continues: bool
-) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """Return type and shape of each array of a record, in the order of the fields of Trajectory."""
-    envs, flag, action = buffer.num_envs, np.dtype(np.bool_), buffer.actions
-    return {
-        "observations": (buffer.dtype, (steps - continues, envs, *buffer.shape)),
-        "actions": (action.dtype, (steps, envs, *action.shape[1:])),
-        "rewards": (np.dtype(np.float32), (steps, envs)),
-        "terminated": (flag, (steps, envs)),
-        "truncated": (flag, (steps, envs)),
-        "valid": (flag, (steps, envs)),
-        "last_observations": (buffer.dtype, (envs, *buffer.shape)),
-        "final_observations": (buffer.dtype, (finals, *buffer.shape)),
-        "final_index": (np.dtype(np.int64), (finals,)),
+def _joined(records: Sequence[_Record], num_envs: int) -> Trajectory:
+    """Return the trajectory of records of which each but the first continues the one before."""
+    arrays = [record.arrays for record in records]
+    observations, offset, index = [arrays[0]["observations"]], 0, []
+    for before, record in pairwise(records):
+        observations += [before.arrays["last_observations"][None], record.arrays["observations"]]
+    for record in records:
+        index.append(record.arrays["final_index"] + offset)
+        offset += record.steps * num_envs
+    columns = {
+        name: np.concatenate([each[name] for each in arrays])
+        for name in ("actions", "rewards", "terminated", "truncated", "valid", "final_observations")
     }
+    columns |= {"observations": np.concatenate(observations), "final_index": np.concatenate(index)}
+    columns["last_observations"] = arrays[-1]["last_observations"].copy()
+    return Trajectory(**{name: torch.from_numpy(array) for name, array in columns.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from plexp.cli import commands
-from plexp.config import registry
+from plexp.config import config_files, registry
 from plexp.errors import ConfigError, Problem, nearest
 
 
@@ -18,6 +18,11 @@ def main(arguments: list[str]) -> int:
     group, _, name = options.name.rpartition("/")
     groups = [known for known in registry.GROUPS if name in registry.names(known) and group in ("", known)]
     if not groups:
+        for known in registry.GROUPS if not group else [group]:
+            if plugin := config_files.values(known, name).get("plugin"):
+                raise ConfigError(
+                    Problem("check", options.name, f"this is a config of {plugin}", f"give {known}/{plugin}")
+                )
         names = sorted(name for known in registry.GROUPS for name in registry.names(known))
         raise ConfigError(Problem("check", options.name, "there is no such plugin", nearest(name, names)))
     from plexp.testing.contract import DOCUMENTATION, check, problems_of

@@ -84,10 +84,10 @@ class SAC:
         self.noise = () if is_discrete else (2, size)
 
     def update(self, trajectory: Trajectory, progress: float) -> Metrics:
-        self.policy.explore(0.0 if self.learner.is_learning else 1.0)
         for batch in self.learner.batches(trajectory, progress, noise=self.noise):
             self.critic_optimizer.minimize(self.critic_loss, batch)
             self.policy_optimizer.minimize(self.policy_loss, batch)
+        self.policy.explore(0.0 if self.learner.is_learning else 1.0)
         return self.learner.metrics()
 
     def critic_loss(self, batch: Transitions) -> tuple[Tensor, Terms]:

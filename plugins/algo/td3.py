@@ -66,11 +66,11 @@ class TD3:
         self.target_policy, self.target_critics = learner.target(self.policy), learner.target(self.critics)
 
     def update(self, trajectory: Trajectory, progress: float) -> Metrics:
-        self.policy.explore(0.0 if self.learner.is_learning else 1.0)
         for batch in self.learner.batches(trajectory, progress, noise=(self.policy.distribution.num_features,)):
             self.critic_optimizer.minimize(self.critic_loss, batch)
             if self.learner.count % self.policy_delay == 0:
                 self.policy_optimizer.minimize(self.policy_loss, batch)
+        self.policy.explore(0.0 if self.learner.is_learning else 1.0)
         return self.learner.metrics()
 
     def critic_loss(self, batch: Transitions) -> tuple[Tensor, Terms]:

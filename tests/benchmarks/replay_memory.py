@@ -1,28 +1,39 @@
 """Benchmark of a replay buffer of a million transitions: seconds of a checkpoint, memory, log on disk, seconds to restore.
 
-    python tests/benchmarks/replay_memory.py                          # both kinds of buffer, about a minute
+    python tests/benchmarks/replay_memory.py                          # both kinds of buffer, about three minutes
     python tests/benchmarks/replay_memory.py --transitions 100000
 
-The transitions have the shapes of LunarLander's, are random, and go through the run's memory with its log attached. A
-checkpoint is what stops the training: copying the states of learner and memory, waiting for the log, and writing the file.
-Memory is that of the process, less what it had before the buffer.
+The transitions have the shapes of LunarLander's, and are random. They go through the memory of a DQN with its log attached, two
+million of them, as many at a time as an update of DQN has. A checkpoint is all that stops the training: copying the states,
+waiting for the log, writing the file, trimming the log. Memory is the most that the process had, less what it had with torch
+before it imported plexp and made the buffer. The log's size is the largest of all checkpoints', before trimming.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import common
 import numpy as np
 import torch
 
-ROWS = 64
-"""Steps of each environment in a trajectory."""
+if TYPE_CHECKING:
+    from plexp.training.replay.memory import ReplayMemory
+    from plexp.training.types import Trajectory
+
+SHAPE, ACTIONS = (8,), 4
+"""LunarLander's: shape of an observation, and number of actions."""
+EPISODE = 250
+"""Mean length of an episode."""
 
 
 def main() -> None:
@@ -30,63 +41,82 @@ def main() -> None:
     parser.add_argument("--transitions", type=int, default=1_000_000)
     parser.add_argument("--output", type=Path, default=common.OUTPUT)
     options = parser.parse_args()
-    results = {name: measure(name, options.transitions) for name in ("uniform", "prioritized")}
-    columns = list(next(iter(results.values())))
-    rows = [[name, *(f"{found[column]:.3g}" for column in columns)] for name, found in results.items()]
-    common.show(f"a replay buffer of {options.transitions:,} transitions", ["replay", *columns], rows)
+    results = {}
+    for replay in ("uniform", "prioritized"):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:  # whose memory is its own
+            results[replay] = process.submit(measure, replay, options.transitions).result()
+    rows = [[name, *(f"{found[name]:.3g}" for found in results.values())] for name in results["uniform"]]
+    common.show(f"a replay buffer of {options.transitions:,} transitions", ["", *results], rows)
     common.save(options.output, "replay_memory", {"transitions": options.transitions, **results})
 
 
 def measure(replay: str, transitions: int) -> dict[str, float]:
     """Return the figures of one kind of buffer."""
-    from plexp.execution.checkpoint import copied, decode, encode, save
+    before = memory_so_far()
+    overrides = ["algo=dqn", "env=lunarlander", f"replay={replay}", f"replay.capacity={transitions}", "compile=false"]
+    with common.make_experiment(overrides) as experiment, tempfile.TemporaryDirectory() as name:
+        from plexp.execution import checkpoint
+        from plexp.execution.callbacks.checkpointer import Checkpointer
+        from plexp.training.progress import TrainingProgress
+        from plexp.training.replay.log import SEGMENT_BYTES
+
+        folder, memory, parts = Path(name), experiment.memory, experiment.stateful
+        assert memory is not None and parts is not None
+        memory.attach(folder / "replay")
+        every, num_envs = experiment.config.checkpoint.every, memory.spec.num_envs
+        assert every is not None
+        sizes, files, seconds = [], [], []
+
+        def write(state: checkpoint.State, steps: int) -> None:
+            """Write a checkpoint, as a run does."""
+            memory.sync()
+            sizes.append(size_of(folder / "replay"))
+            files.append(checkpoint.save(folder / "checkpoints", state, steps))
+            memory.trim(state["memory"], checkpoint.KEPT)
+
+        progress = TrainingProgress()
+        checkpointer = Checkpointer(parts, write, every, experiment.trainer.profile)
+        checkpointer.on_start(progress)
+        stream = trajectories(np.random.default_rng(0), experiment.trainer.algorithm.num_steps, num_envs)
+        while progress.steps < 2 * transitions:
+            memory.add(next(stream))
+            progress.steps = memory.buffer.added * num_envs
+            if progress.steps % every < num_envs * experiment.trainer.algorithm.num_steps:
+                began = time.perf_counter()
+                checkpointer.on_iteration(progress)
+                seconds.append(time.perf_counter() - began)
+        used = memory_so_far() - before
+        began = time.perf_counter()
+        for part in parts.values():
+            checkpoint.copied(part.state_dict())
+        copying = time.perf_counter() - began
+        step_bytes = size_of(folder / "replay") / (memory.buffer.added - first_row(folder / "replay")) / num_envs
+        return {
+            "checkpoint (s)": statistics.median(seconds[len(seconds) // 2 :]),
+            "longest (s)": max(seconds),
+            "of it copying (s)": copying,
+            "file (MB)": files[-1].stat().st_size / 1e6,
+            "buffer (MB)": type(memory.buffer).nbytes(transitions, *memory.spec) / 1e6,
+            "memory (MB)": used,
+            "log (MB)": max(sizes) / 1e6,
+            "bound of the log (MB)": (step_bytes * (transitions + 2 * every) + SEGMENT_BYTES) / 1e6,
+            "restoring (s)": seconds_to_restore(memory, files[-1], folder / "replay"),
+        }
+
+
+def seconds_to_restore(memory: ReplayMemory, file: Path, folder: Path) -> float:
+    """Return the seconds that a resumed run needs to fill its buffer again from a checkpoint and the log."""
+    from plexp.execution.checkpoint import decode
     from plexp.training.replay.memory import ReplayMemory
 
-    memory_before = resident()
-    overrides = [f"replay={replay}", f"replay.capacity={transitions}", "compile=false"]
-    with common.make_experiment(["algo=dqn", "env=lunarlander", *overrides]) as experiment:
-        memory = experiment.memory
-        assert memory is not None
-        rng = np.random.default_rng(0)
-        with tempfile.TemporaryDirectory() as folder:
-            memory.attach(Path(folder))
-            trajectory = random_trajectory(rng, memory.spec.num_envs)
-            states, seconds = [], []
-            while memory.buffer.added * memory.spec.num_envs < 2 * transitions:
-                memory.add(trajectory)
-                if memory.buffer.added % (transitions // memory.spec.num_envs // 8) < ROWS:
-                    began = time.perf_counter()
-                    learner = experiment.stateful["learner"] if experiment.stateful else None
-                    assert learner is not None
-                    states.append(copied({"memory": memory.state_dict(), "learner": learner.state_dict()}))
-                    memory.sync()
-                    save(Path(folder) / "checkpoints", states[-1], memory.buffer.added)
-                    seconds.append(time.perf_counter() - began)
-                    memory.trim(states[-1]["memory"])
-                    states = states[-1:]
-            encoded = encode(states[-1])
-            disk = sum(path.stat().st_size for path in Path(folder).glob("rows-*"))
-            used = resident() - memory_before
-            spec = memory.spec
-            buffer_bytes = type(memory.buffer).nbytes(transitions, *spec)
-            again = ReplayMemory(_Same(memory.buffer), spec)
-            again.attach(Path(folder))
-            began = time.perf_counter()
-            again.load_state_dict(decode(encoded)["memory"])
-            restored = time.perf_counter() - began
-            assert len(again.buffer) > 0.99 * transitions
-            memory.remove()
-            left = len(list(Path(folder).glob("rows-*")))
-    assert not left
-    return {
-        "checkpoint (s)": statistics.median(seconds),
-        "longest (s)": max(seconds),
-        "file (MB)": len(encoded) / 1e6,
-        "buffer (MB)": buffer_bytes / 1e6,
-        "memory (MB)": used,
-        "log (MB)": disk / 1e6,
-        "restoring (s)": restored,
-    }
+    again = ReplayMemory(_Same(memory.buffer), memory.spec)
+    again.attach(folder)
+    state = decode(file.read_bytes())["memory"]
+    began = time.perf_counter()
+    again.load_state_dict(state)
+    seconds = time.perf_counter() - began
+    assert len(again.buffer) == len(memory.buffer)
+    return seconds
 
 
 class _Same:
@@ -99,30 +129,48 @@ class _Same:
         return type(self.buffer)(self.capacity, *spec)
 
 
-def random_trajectory(rng: np.random.Generator, num_envs: int) -> Any:
-    """Return a trajectory with LunarLander's shapes, in which no episode ends."""
+def trajectories(rng: np.random.Generator, steps: int, num_envs: int, different: int = 500) -> Iterator[Trajectory]:
+    """Yield random trajectories, each continuing the one before, whose episodes end with probability 1 / EPISODE."""
     from plexp.training.types import Trajectory
 
-    shape = (ROWS, num_envs)
-    none = torch.zeros(shape, dtype=torch.bool)
-    observations = torch.from_numpy(rng.normal(size=(*shape, 8)).astype(np.float32))
-    return Trajectory(
-        observations=observations,
-        actions=torch.from_numpy(rng.integers(4, size=shape)),
-        rewards=torch.from_numpy(rng.normal(size=shape).astype(np.float32)),
-        terminated=none,
-        truncated=none,
-        valid=~none,
-        last_observations=observations[0].clone(),
-        final_observations=torch.zeros(0, 8),
-        final_index=torch.zeros(0, dtype=torch.int64),
-    )
+    rows = steps * different + 1
+    observations = torch.from_numpy(rng.normal(size=(rows, num_envs, *SHAPE)).astype(np.float32))
+    observations[-1] = observations[0]
+    ends = torch.from_numpy(rng.random((rows, num_envs)) < 1 / EPISODE)
+    chosen = []
+    for begin in range(0, rows - 1, steps):
+        part = slice(begin, begin + steps)
+        index = ends[part].reshape(-1).nonzero().squeeze(1)
+        chosen.append(
+            Trajectory(
+                observations=observations[part],
+                actions=torch.from_numpy(rng.integers(ACTIONS, size=(steps, num_envs))),
+                rewards=torch.from_numpy(rng.normal(size=(steps, num_envs)).astype(np.float32)),
+                terminated=ends[part],
+                truncated=torch.zeros_like(ends[part]),
+                valid=torch.ones_like(ends[part]),
+                last_observations=observations[begin + steps],
+                final_observations=torch.from_numpy(rng.normal(size=(len(index), *SHAPE)).astype(np.float32)),
+                final_index=index,
+            )
+        )
+    while True:
+        yield from chosen
 
 
-def resident() -> float:
-    """Return the memory that this process has in use, in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files of a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def first_row(folder: Path) -> int:
+    """Return the first row that a log has."""
+    return int(min(folder.iterdir()).stem.removeprefix("rows-"))
+
+
+def memory_so_far() -> float:
+    """Return the most memory that this process had in use, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ COMMAND_LINE = {
     ("env=cartpol",): "env=cartpol: there is no such option; did you mean cartpole?",
     ("advantage=../algo/ppo",): "advantage=../algo/ppo: there is no such option",
     ("algo=../../secret",): "algo=../../secret: there is no such option",
-    ("tuned=ppo_landers",): "tuned=ppo_landers: there is no such option; there are none, ",
+    ("tuned=ppo_landers",): "tuned=ppo_landers: there is no such option; there are ",
     ("tuned=null",): "tuned=null: a group needs an option; give tuned=none",
     ("algo=a2c", "algo.num_envs=2"): "algo.num_envs: there is no such key; ",
     (

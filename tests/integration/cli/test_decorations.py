@@ -92,8 +92,9 @@ def test_a_run_survives_its_terminal_under_nohup_and_is_interrupted_without(
     command = [sys.executable, "-m", "plexp", *QUICK, f"total_timesteps={steps}", f"outputs={tmp_path}"]
     process, terminal = pty.fork()
     if process == 0:
-        if ignored:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(
+            signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL
+        )  # nohup pytest would leave it ignored
         os.chdir(CHECKOUT)
         os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": str(CHECKOUT)})
     shown = b""

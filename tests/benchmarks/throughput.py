@@ -116,7 +116,8 @@ class ReplayWork(Work):
             "algo.learning_rate=3e-4",
             f"gamma={self.gamma}",
         ]
-        return [f"env={self.env}", f"algo={self.algo}", *sizes, *learning, *rest, ENDLESS]
+        plain = ["algo.double=false", "algo.n_steps=1"] if self.algo == "dqn" else []  # as SB3's
+        return [f"env={self.env}", f"algo={self.algo}", *sizes, *learning, *rest, *plain, ENDLESS]
 
     def sb3(self) -> dict[str, Any]:
         what = {"algo": self.algo, "env_id": self.env_id, "env_kwargs": self.env_kwargs, "num_envs": self.num_envs}

@@ -57,9 +57,9 @@ if TYPE_CHECKING:
     from plexp.training.progress import TrainingProgress as TrainingProgress
     from plexp.training.replay.buffer import PrioritizedReplay as PrioritizedReplay
     from plexp.training.replay.buffer import ReplayBuffer as ReplayBuffer
+    from plexp.training.replay.buffer import ReplaySpec as ReplaySpec
     from plexp.training.replay.learner import ReplayLearner as ReplayLearner
     from plexp.training.replay.memory import Replay as Replay
-    from plexp.training.replay.memory import ReplaySpec as ReplaySpec
     from plexp.training.types import AgentOutput as AgentOutput
     from plexp.training.types import Metrics as Metrics
     from plexp.training.types import Minibatch as Minibatch
@@ -92,9 +92,9 @@ _HOMES = {
     "plexp.training.networks": ("Networks",),
     "plexp.training.policy": ("Policy",),
     "plexp.training.progress": ("TrainingProgress",),
-    "plexp.training.replay.buffer": ("PrioritizedReplay", "ReplayBuffer"),
+    "plexp.training.replay.buffer": ("PrioritizedReplay", "ReplayBuffer", "ReplaySpec"),
     "plexp.training.replay.learner": ("ReplayLearner",),
-    "plexp.training.replay.memory": ("Replay", "ReplaySpec"),
+    "plexp.training.replay.memory": ("Replay",),
     "plexp.training.types": (
         *("AgentOutput", "Metrics", "Minibatch", "Rollout", "Targets", "Trajectory", "Transitions"),
     ),

@@ -33,8 +33,9 @@ from plexp.training.learner import Learner
 from plexp.training.networks import Networks
 from plexp.training.policy import Policy
 from plexp.training.progress import Profile
+from plexp.training.replay.buffer import ReplaySpec
 from plexp.training.replay.learner import ReplayLearner
-from plexp.training.replay.memory import Replay, ReplayMemory, ReplaySpec
+from plexp.training.replay.memory import Replay, ReplayMemory
 from plexp.training.trainer import Trainer
 
 log = logging.getLogger("plexp")
@@ -117,11 +118,14 @@ def build(values: Mapping[str, Any]) -> Experiment:
         env = environment.make(environment.num_envs, streams.training)
         undo.callback(env.close)
         wired: dict[str, Any] = {"advantage": advantage, "rng": streams.minibatches}
-        learner, memory = None, None
+        learner: Learner | ReplayLearner | None = None
+        memory, networks = None, None
         if config.replay is not None:
-            wired |= _off_policy(config, environment, env, net, critic_net, streams, compiled, profile, device)
-            learner = wired["learner"]
-            memory = learner.memory
+            networks, replay_learner = _off_policy(
+                config, environment, env, net, critic_net, streams, compiled, profile, device
+            )
+            learner, memory = replay_learner, replay_learner.memory
+            wired |= {"networks": networks, "learner": learner}
         else:
             agent = _agent(config, environment, env, net, critic_net, advantage, streams).to(device)
             wired["agent"] = agent
@@ -130,12 +134,7 @@ def build(values: Mapping[str, Any]) -> Experiment:
                 learner = Learner(agent, advantage, streams.minibatches, compiled, profile, **parameters)
                 wired["learner"] = learner
         algorithm: Algorithm = make(classes["algo"], config.algo, **wired)
-        policy: Policy = agent if memory is None else algorithm.policy  # type: ignore[attr-defined]
-        if memory is not None and critic_net is not None and not wired["networks"].made_critics:
-            cause = f"algo={config.algo['plugin']} has no critic beside its policy"
-            raise ConfigError(
-                Problem("critic_net", (config.critic_net or {})["plugin"], cause, "leave out net@critic_net")
-            )
+        policy = agent if networks is None else _policy_of(algorithm, networks, config)
         if compiled:
             policy.compile(profile)
         collector = Collector(
@@ -194,8 +193,8 @@ def _off_policy(
     compiled: bool,
     profile: Profile,
     device: torch.device,
-) -> dict[str, Any]:
-    """Return what is wired into an algorithm that learns from past transitions: its networks and learner."""
+) -> tuple[Networks, ReplayLearner]:
+    """Return the maker of networks, and the learner, of an algorithm that learns from past transitions."""
     shape, normalizer = _observations(environment, env)
     distribution = action_distribution(env.single_action_space, "clip")
     space = env.single_observation_space
@@ -210,7 +209,20 @@ def _off_policy(
     )
     parameters = _pick(config.algo, registry.parameters(ReplayLearner))
     learner = ReplayLearner(memory, normalizer, streams.minibatches, config.gamma, compiled, profile, **parameters)
-    return {"networks": networks, "learner": learner}
+    return networks, learner
+
+
+def _policy_of(algorithm: Algorithm, networks: Networks, config: RunConfig) -> Policy:
+    """Return the policy of an algorithm that made its own networks. Raises ConfigError if it has none."""
+    name = config.algo["plugin"]
+    policy = getattr(algorithm, "policy", None)
+    if not isinstance(policy, Policy):
+        cause = f"{type(algorithm).__name__} takes networks, and has no policy that acts"
+        raise ConfigError(Problem("algo", name, cause, "set self.policy in its __init__, as to networks.q_policy(…)"))
+    if config.critic_net is not None and not networks.made_critics:
+        cause = f"algo={name} has no critic beside its policy"
+        raise ConfigError(Problem("critic_net", config.critic_net["plugin"], cause, "leave out net@critic_net"))
+    return policy
 
 
 def _observations(

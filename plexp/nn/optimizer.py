@@ -143,7 +143,7 @@ class FlatAdam:
         self.base_rates, self.sizes = [rate for _, rate in groups], [sum(map(torch.numel, part)) for part, _ in groups]
         self.names: list[str] = []
         """Names of what a step returns: the loss's terms, and `grad_norm`."""
-        self.rows = torch.zeros(0)
+        self.row_terms = torch.zeros(0)
         """What the last step's loss says of each row, [B]; empty if it says nothing."""
         self.loss: Loss | None = None
         self.spec: TreeSpec | None = None
@@ -304,7 +304,7 @@ class FlatAdam:
 
     def _checked(self, size: float, record: Tensor) -> Tensor:
         """Return the numbers of a step, and keep what it says of each row, if loss and gradient are finite."""
-        record, self.rows = record[: len(self.names)], record[len(self.names) :]
+        record, self.row_terms = record[: len(self.names)], record[len(self.names) :]
         if not math.isfinite(size):
             numbers = dict(zip(self.names, record.tolist(), strict=True))
             values = ", ".join(f"{name} {x:g}" for name, x in numbers.items())

@@ -40,7 +40,7 @@ class SAC:
     With a ~ π(·|s) and a' ~ π(·|s') drawn anew, the critics, the policy and the temperature α minimise the means over replayed
     transitions of
 
-        w · Σ_k ½ (Q_k(s, a_t) − y)²,   y = r + γ (1 − terminated) (min_k Q⁻_k(s', a') − α log π(a'|s'))
+        w · Σ_k ½ (Q_k(s, a_t) − y)²,   y = Σ_{k<n} γ^k r_{t+k} + γ^n (1 − terminated) (min_k Q⁻_k(s', a') − α log π(a'|s'))
         α log π(a|s) − min_k Q_k(s, a)
         −log α · (log π(a|s) + H̄)
 

@@ -28,7 +28,7 @@ class TD3:
     The critics minimise the mean over replayed transitions of w · Σ_k ½ (Q_k(s, a) − y)², and every `policy_delay`-th
     gradient step the policy minimises the mean of −Q_1(s, π(s)):
 
-        y = r + γ (1 − terminated) min_k Q⁻_k(s', clip(π⁻(s') + clip(ε, −c, c), −1, 1)),   ε ~ N(0, σ²)
+        y = Σ_{k<n} γ^k r_{t+k} + γ^n (1 − terminated) min_k Q⁻_k(s', clip(π⁻(s') + clip(ε, −c, c), −1, 1)),   ε ~ N(0, σ²)
 
     Q⁻ and π⁻ are target networks. With one critic, no delay and σ = 0 it is DDPG (Lillicrap et al. 2016). Actions are scaled
     to −1…1.

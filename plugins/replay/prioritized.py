@@ -20,4 +20,4 @@ class Prioritized:
         self.capacity, self.alpha, self.beta, self.eps = capacity, alpha, beta, eps
 
     def make(self, spec: ReplaySpec) -> PrioritizedReplay:
-        return PrioritizedReplay(self.capacity, *spec, alpha=self.alpha, beta=self.beta, eps=self.eps)
+        return PrioritizedReplay(self.capacity, spec, alpha=self.alpha, beta=self.beta, eps=self.eps)

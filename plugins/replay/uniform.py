@@ -17,4 +17,4 @@ class Uniform:
         self.capacity = capacity
 
     def make(self, spec: ReplaySpec) -> ReplayBuffer:
-        return ReplayBuffer(self.capacity, *spec)
+        return ReplayBuffer(self.capacity, spec)

@@ -96,7 +96,7 @@ def measure(replay: str, transitions: int) -> dict[str, float]:
             "longest (s)": max(seconds),
             "of it copying (s)": copying,
             "file (MB)": files[-1].stat().st_size / 1e6,
-            "buffer (MB)": type(memory.buffer).nbytes(transitions, *memory.spec) / 1e6,
+            "buffer (MB)": type(memory.buffer).nbytes(transitions, memory.spec) / 1e6,
             "memory (MB)": used,
             "log (MB)": max(sizes) / 1e6,
             "bound of the log (MB)": (step_bytes * (transitions + 2 * every) + SEGMENT_BYTES) / 1e6,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from plexp.config import registry
 from plexp.errors import ConfigError, TrainingError
 from plexp.training.progress import TrainingProgress
 from tests.support.off_policy import Make, experiments
@@ -149,4 +152,24 @@ def test_a_number_that_is_not_finite_never_reaches_the_buffer(fault: str, make: 
     assert (
         experiment.memory is not None
         and np.isfinite(experiment.memory.buffer.rewards[: experiment.memory.buffer.added * 2]).all()
+    )
+
+
+def test_an_off_policy_algorithm_without_a_policy_is_reported_in_one_line(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls = registry.find("algo", "dqn")
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def without_policy(self: Any, *positional: Any, **named: Any) -> None:
+        original(self, *positional, **named)
+        del self.policy
+
+    monkeypatch.setattr(cls, "__init__", without_policy)
+    with pytest.raises(ConfigError) as error:
+        make("algo=dqn", "env=cartpole")
+    assert str(error.value) == (
+        "algo=dqn: DQN takes networks, and has no policy that acts; "
+        "set self.policy in its __init__, as to networks.q_policy(…)"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from plexp.training.replay.buffer import ReplaySpec
 from plexp.training.types import Trajectory
 
 Array = np.ndarray[Any, Any]
@@ -56,8 +57,8 @@ class World:
         self.previous: list[Step | None] = [None] * self.num_envs
 
     @property
-    def parameters(self) -> tuple[Any, ...]:
-        return self.num_envs, self.shape, np.dtype(self.dtype), self.action_shape, self.action_dtype
+    def spec(self) -> ReplaySpec:
+        return ReplaySpec(self.num_envs, self.shape, np.dtype(self.dtype), self.action_shape, self.action_dtype)
 
     def observe(self) -> Array:
         return np.asarray(self.rng.integers(0, 256, self.shape)).astype(self.dtype)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,18 @@ VALID, TERMINATED, ENDED, ELSEWHERE = 1, 2, 4, 8
 """Flags of a row: it is a step; it terminated its episode; no row continues its episode; the next row is not its successor."""
 
 
+class ReplaySpec(NamedTuple):
+    """Number of environments, and shapes and types of what a replay buffer holds."""
+
+    num_envs: int
+    shape: tuple[int, ...]
+    """Shape of one observation."""
+    dtype: np.dtype[Any]
+    """Type of observations: float32, or uint8 for images."""
+    action_shape: tuple[int, ...]
+    action_dtype: torch.dtype
+
+
 class ReplayBuffer:
     """Ring of the latest steps of N environments, drawn uniformly.
 
@@ -33,55 +45,34 @@ class ReplayBuffer:
 
     Args:
         capacity: transitions of all environments together.
-        shape, dtype: those of one observation, *obs; float32 or uint8.
-        action_shape, action_dtype: those of one action, *act.
+        spec: what it holds.
 
-    Raises ConfigError if there is no room for it in memory.
+    Raises ConfigError if a step of each environment, or the memory, has no room for it.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        num_envs: int,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        action_shape: tuple[int, ...],
-        action_dtype: torch.dtype,
-    ) -> None:
-        self.rows, self.num_envs, self.shape, self.dtype = capacity // num_envs, num_envs, shape, np.dtype(dtype)
+    def __init__(self, capacity: int, spec: ReplaySpec) -> None:
+        self.rows, self.num_envs = capacity // spec.num_envs, spec.num_envs
+        self.shape, self.dtype = spec.shape, np.dtype(spec.dtype)
         if self.rows < 1:
-            cause = f"there is no room for a step of each of the {num_envs} environments"
-            raise ConfigError(Problem("replay.capacity", capacity, cause, f"give {num_envs} or more"))
-        self.check_memory(capacity, num_envs, shape, dtype, action_shape, action_dtype)
-        self.size = (self.rows + 1) * num_envs
-        self.observations = np.empty((self.size, *shape), dtype)
-        self.actions = torch.empty((self.size, *action_shape), dtype=action_dtype).numpy()
+            cause = f"there is no room for a step of each of the {spec.num_envs} environments"
+            raise ConfigError(Problem("replay.capacity", capacity, cause, f"give {spec.num_envs} or more"))
+        needed, free = self.nbytes(capacity, spec), free_memory()
+        if free is not None and needed > free:
+            cause = f"needs {_amount(needed)}, {_amount(free)} are free"
+            raise ConfigError(Problem("replay.capacity", capacity, cause, "give a smaller one"))
+        self.size = (self.rows + 1) * spec.num_envs
+        self.observations = np.empty((self.size, *spec.shape), spec.dtype)
+        self.actions = torch.empty((self.size, *spec.action_shape), dtype=spec.action_dtype).numpy()
         self.rewards = np.empty(self.size, np.float32)
         self.flags = np.zeros(self.size, np.uint8)
         self.begin_at(0)
 
     @classmethod
-    def nbytes(
-        cls,
-        capacity: int,
-        num_envs: int,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        action_shape: tuple[int, ...],
-        action_dtype: torch.dtype,
-    ) -> int:
+    def nbytes(cls, capacity: int, spec: ReplaySpec) -> int:
         """Return how many bytes a buffer needs once it is full, without the final observations of truncated episodes."""
-        size = (capacity // num_envs + 1) * num_envs
-        observation = np.dtype(dtype).itemsize * math.prod(shape)
-        return size * (observation + action_dtype.itemsize * math.prod(action_shape) + 5)
-
-    @classmethod
-    def check_memory(cls, capacity: int, *parameters: Any, **named: Any) -> None:
-        """Raise ConfigError if a buffer of these parameters, those of `nbytes`, does not fit into the memory that is free."""
-        needed, free = cls.nbytes(capacity, *parameters, **named), free_memory()
-        if free is not None and needed > free:
-            cause = f"needs {_amount(needed)}, {_amount(free)} are free"
-            raise ConfigError(Problem("replay.capacity", capacity, cause, "give a smaller one"))
+        size = (capacity // spec.num_envs + 1) * spec.num_envs
+        observation = np.dtype(spec.dtype).itemsize * math.prod(spec.shape)
+        return size * (observation + spec.action_dtype.itemsize * math.prod(spec.action_shape) + 5)
 
     def begin_at(self, row: int) -> None:
         """Forget all transitions; the next one is of this row."""
@@ -243,22 +234,23 @@ class PrioritizedReplay(ReplayBuffer):
     A new transition gets the largest p so far. A p^α is kept as float32, and never is zero.
 
     Args:
+        capacity, spec: as for `ReplayBuffer`.
         alpha: α, how much the priorities count; 0: every transition is drawn as often.
         beta: β at first, how much the weights correct for that; it rises linearly to 1, when they correct wholly.
         eps: ε, added to a TD error's absolute value.
     """
 
     def __init__(
-        self, *parameters: Any, alpha: float = 0.6, beta: float = 0.4, eps: float = 1e-6, **named: Any
+        self, capacity: int, spec: ReplaySpec, *, alpha: float = 0.6, beta: float = 0.4, eps: float = 1e-6
     ) -> None:
         self.alpha, self.beta, self.eps, self.largest = alpha, beta, eps, 1.0
-        super().__init__(*parameters, **named)
+        super().__init__(capacity, spec)
 
     @classmethod
-    def nbytes(cls, capacity: int, num_envs: int, *parameters: Any, **named: Any) -> int:
+    def nbytes(cls, capacity: int, spec: ReplaySpec) -> int:
         """Return how many bytes a buffer needs once it is full; see `ReplayBuffer.nbytes`."""
-        leaves = 1 << ((capacity // num_envs + 1) * num_envs - 1).bit_length()
-        return super().nbytes(capacity, num_envs, *parameters, **named) + 16 * leaves
+        leaves = 1 << ((capacity // spec.num_envs + 1) * spec.num_envs - 1).bit_length()
+        return super().nbytes(capacity, spec) + 16 * leaves
 
     def begin_at(self, row: int) -> None:
         super().begin_at(row)

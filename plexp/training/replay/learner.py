@@ -34,15 +34,15 @@ class Optimizer:
     def __init__(self, adam: FlatAdam, prefix: str) -> None:
         self.adam, self.prefix = adam, prefix
         self.records: list[Tensor] = []
-        self.errors: list[Tensor] = []
-        """What the losses of this update's steps say of each row."""
+        self.td_errors: list[Tensor] = []
+        """TD errors [B] of each step of this update, where the loss returns them as the term `td_errors`."""
         self.rate_factor: float | None = 1.0
         """Share of the learning rate for the steps of an update that begins; None: it has begun."""
 
     def begin(self, rate_factor: float) -> None:
         """Begin an update, whose steps use this share of the learning rate."""
         self.records.clear()
-        self.errors.clear()
+        self.td_errors.clear()
         self.rate_factor = rate_factor
 
     def minimize(self, loss: Loss, batch: Transitions) -> None:
@@ -53,8 +53,8 @@ class Optimizer:
             self.adam.prepare(loss, spec, self.rate_factor, {})
             self.rate_factor = None
         self.records.append(self.adam(self.leaves(batch)))
-        if len(self.adam.rows):
-            self.errors.append(self.adam.rows)
+        if len(self.adam.row_terms):
+            self.td_errors.append(self.adam.row_terms)
 
     def metrics(self) -> dict[str, float]:
         """Return the means over the update's steps."""
@@ -124,7 +124,7 @@ class ReplayLearner:
         self.count = 0
         """Gradient steps so far, with the one in progress."""
         self.modules = nn.ModuleList()
-        """All that the losses evaluate."""
+        """All networks that losses evaluate: those that are trained, and targets."""
         self.vectors: list[FlatParameters] = []
         self.optimizers: list[Optimizer] = []
         self.targets: list[tuple[FlatParameters, FlatParameters]] = []
@@ -198,8 +198,8 @@ class ReplayLearner:
             yield rebuild([leaf[step * size : (step + 1) * size] for leaf in leaves])
             self._move_targets()
         for optimizer in self.optimizers:
-            if len(optimizer.errors) == self.gradient_steps:
-                buffer.update_priorities(indices, torch.cat(optimizer.errors).cpu())
+            if len(optimizer.td_errors) == self.gradient_steps:
+                buffer.update_priorities(indices, torch.cat(optimizer.td_errors).cpu())
 
     def metrics(self) -> Metrics:
         """Return the means of what the last update's gradient steps recorded."""

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import numpy as np
-import torch
-
-from plexp.training.replay.buffer import ReplayBuffer
+from plexp.training.replay.buffer import ReplayBuffer, ReplaySpec
 from plexp.training.replay.log import DamagedLog, ReplayLog
 from plexp.training.types import Trajectory
-
-
-class ReplaySpec(NamedTuple):
-    """Number of environments, and shapes and types of what a replay buffer holds."""
-
-    num_envs: int
-    shape: tuple[int, ...]
-    """Shape of one observation."""
-    dtype: np.dtype[Any]
-    """Type of observations: float32, or uint8 for images."""
-    action_shape: tuple[int, ...]
-    action_dtype: torch.dtype
 
 
 class Replay(Protocol):
@@ -50,11 +35,11 @@ class ReplayMemory:
         self.log: ReplayLog | None = None
         """Log of what was added; None: the run cannot be resumed."""
         self.positions: list[Mapping[str, int]] = []
-        """Ends of the log at the checkpoints that are on disk; the one before that from which the run resumed is not known."""
+        """Positions in the log of the checkpoints that are on disk, as far as this process knows them."""
         self.begin = 0
-        """First row of a file of the log that may go; those before may be that checkpoint's."""
+        """Segment before which files of the log stay: a checkpoint before the resumed one may need them, until two are new."""
         self.copied: Mapping[str, int] | None = None
-        """End of the log at the latest state, from which a checkpoint may be written yet."""
+        """Position in the log of the latest state, which may become a checkpoint; None: there is no state yet."""
 
     def attach(self, folder: Path) -> None:
         """Log what is added from now on in a folder, from which `load_state_dict` fills the buffer again."""

@@ -30,7 +30,7 @@ from plexp.nn.distributions import ActionDistribution, Categorical
 from plexp.recorded.resimulate import resimulate
 from plexp.training.agent import Agent
 from plexp.training.collector import Collector
-from plexp.training.replay.buffer import ReplayBuffer
+from plexp.training.replay.buffer import ReplayBuffer, ReplaySpec
 from plexp.training.types import Rollout
 
 SEEDS = EpisodeSeeds(11, (3,))
@@ -172,7 +172,8 @@ def test_a_replay_buffer_gives_what_the_environments_did(
     mode: AutoresetMode, complete_episodes: bool, n_steps: int
 ) -> None:
     """Work out each transition from its episode's number, which tells length, rewards and end."""
-    collector, buffer = make_collector(3, mode, 1, complete_episodes), ReplayBuffer(90, 3, (3,), FLOAT, (), torch.int64)
+    collector = make_collector(3, mode, 1, complete_episodes)
+    buffer = ReplayBuffer(90, ReplaySpec(3, (3,), FLOAT, (), torch.int64))
     for _ in range(60):
         buffer.add(collector.collect())
     indices, ends = np.unique(buffer.draw(np.random.default_rng(0), 2000)), set()

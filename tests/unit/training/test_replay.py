@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from plexp.errors import ConfigError
 from plexp.training.replay import buffer as replay
 from plexp.training.replay import parts as replay_parts
-from plexp.training.replay.buffer import PrioritizedReplay, ReplayBuffer
+from plexp.training.replay.buffer import PrioritizedReplay, ReplayBuffer, ReplaySpec
 from plexp.training.replay.parts import FinalObservations, SumTree, free_memory
 from plexp.training.types import Transitions
 from tests.support.replay_world import SHAPES, Array, Step, World
@@ -73,7 +73,7 @@ def test_every_transition_is_that_of_a_plain_loop(
 ) -> None:
     """Check a growing buffer, the ring's seam, trajectories longer than the ring, padding, and capacities with a remainder."""
     world = World(num_envs, **shape, same_step=same_step, p_end=p_end, seed=seed)
-    buffer = kind(num_envs * 11 + num_envs - 1, *world.parameters)
+    buffer = kind(num_envs * 11 + num_envs - 1, world.spec)
     assert buffer.rows == 11
     for number, steps in enumerate([1, 1, 2, 5, 1, 3, 7, 11, 1, 12, 4, 13, 30, 1, 6, 3]):
         if number in (5, 9):
@@ -97,7 +97,7 @@ def test_the_plain_loop_itself_gives_what_is_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("same_step", [True, False])
 def test_a_terminated_transition_never_shows_the_next_episode(same_step: bool) -> None:
     world = World(4, same_step=same_step, p_end=0.5)
-    buffer = ReplayBuffer(400, *world.parameters)
+    buffer = ReplayBuffer(400, world.spec)
     buffer.add(world.play(60))
     steps = world.newest(100)
     got = buffer.transitions(np.array(list(steps)), 1, 0.9)
@@ -109,7 +109,7 @@ def test_a_terminated_transition_never_shows_the_next_episode(same_step: bool) -
 
 def test_each_observation_is_kept_once_and_the_finals_are_freed() -> None:
     world = World(8, (1000,), p_end=0.2)
-    buffer = ReplayBuffer(8 * 50, *world.parameters)
+    buffer = ReplayBuffer(8 * 50, world.spec)
     assert buffer.observations.nbytes == 8 * 51 * 4000
     most = 0
     for _ in range(400):
@@ -122,7 +122,7 @@ def test_each_observation_is_kept_once_and_the_finals_are_freed() -> None:
 
 def test_an_end_keeps_its_final_observation_where_a_resumed_run_begins_anew() -> None:
     world = World(2, p_end=1.0)
-    buffer = ReplayBuffer(40, *world.parameters)
+    buffer = ReplayBuffer(40, world.spec)
     for _ in range(15):
         buffer.add(world.play(1))
         world.restart(0)
@@ -149,7 +149,7 @@ def test_finals_are_found_by_key_in_any_order_and_dropped_from_the_smallest() ->
 @pytest.mark.parametrize("same_step", [True, False])
 def test_uniform_draws_are_uniform_over_the_valid_transitions(same_step: bool) -> None:
     world = World(3, same_step=same_step, p_end=0.4)
-    buffer = ReplayBuffer(3 * 20, *world.parameters)
+    buffer = ReplayBuffer(3 * 20, world.spec)
     for _ in range(7):
         buffer.add(world.play(9, padding=0.5))
     steps, rng = world.newest(20), np.random.default_rng(1)
@@ -162,7 +162,7 @@ def test_uniform_draws_are_uniform_over_the_valid_transitions(same_step: bool) -
 def test_draws_are_a_function_of_content_and_generator() -> None:
     for kind in (ReplayBuffer, PrioritizedReplay):
         world = World(2, same_step=False)
-        first, second = (kind(50, *world.parameters) for _ in range(2))
+        first, second = (kind(50, world.spec) for _ in range(2))
         for _ in range(9):
             trajectory = world.play(7)
             first.add(trajectory)
@@ -173,7 +173,7 @@ def test_draws_are_a_function_of_content_and_generator() -> None:
 
 def test_a_buffer_without_transitions_cannot_be_drawn_from() -> None:
     for kind in (ReplayBuffer, PrioritizedReplay):
-        buffer = kind(50, *World(2).parameters)
+        buffer = kind(50, World(2).spec)
         assert not len(buffer)
         with pytest.raises(ValueError, match="no transitions"):
             buffer.draw(np.random.default_rng(0), 1)
@@ -181,7 +181,7 @@ def test_a_buffer_without_transitions_cannot_be_drawn_from() -> None:
 
 def test_overwritten_transitions_are_refused_and_their_priorities_left_out() -> None:
     world = World(2, p_end=0.0)
-    buffer = PrioritizedReplay(20, *world.parameters)
+    buffer = PrioritizedReplay(20, world.spec)
     buffer.add(world.play(10))
     before = buffer.draw(np.random.default_rng(0), 20)
     buffer.add(world.play(4))
@@ -194,7 +194,7 @@ def test_overwritten_transitions_are_refused_and_their_priorities_left_out() -> 
 
 def test_prioritized_draws_and_weights_follow_the_formula() -> None:
     world = World(3, same_step=False, p_end=0.3)
-    buffer = PrioritizedReplay(3 * 20, *world.parameters, alpha=0.7, eps=0.01)
+    buffer = PrioritizedReplay(3 * 20, world.spec, alpha=0.7, eps=0.01)
     for _ in range(7):
         buffer.add(world.play(9))
     indices = np.array(list(world.newest(20)))
@@ -220,7 +220,7 @@ def test_prioritized_draws_and_weights_follow_the_formula() -> None:
 
 def test_prioritized_draws_are_stratified_and_in_random_order() -> None:
     world = World(1, p_end=0.0)
-    buffer = PrioritizedReplay(64, *world.parameters)
+    buffer = PrioritizedReplay(64, world.spec)
     buffer.add(world.play(64))
     drawn = buffer.draw(np.random.default_rng(0), 64)
     assert sorted(drawn) == list(range(64)) != drawn.tolist()
@@ -228,7 +228,7 @@ def test_prioritized_draws_are_stratified_and_in_random_order() -> None:
 
 def test_new_transitions_get_the_largest_priority_so_far() -> None:
     world = World(2, p_end=0.0)
-    buffer = PrioritizedReplay(20, *world.parameters, alpha=0.5, eps=0.0)
+    buffer = PrioritizedReplay(20, world.spec, alpha=0.5, eps=0.0)
     buffer.add(world.play(3))
     assert buffer.state_dict()["priorities"].tolist() == [[1, 1]] * 3
     buffer.update_priorities(np.array([0, 1, 2]), np.array([-9.0, 4.0, 0.0]))
@@ -270,30 +270,30 @@ def test_rounding_never_leads_to_a_leaf_of_zero() -> None:
 def test_the_bytes_are_said_in_advance() -> None:
     for shape in SHAPES:
         for capacity, num_envs in [(100, 8), (33, 2), (8, 8)]:
-            plain, prioritized = (k(capacity, num_envs, *shape) for k in (ReplayBuffer, PrioritizedReplay))
+            spec = ReplaySpec(num_envs, *shape)
+            plain, prioritized = (kind(capacity, spec) for kind in (ReplayBuffer, PrioritizedReplay))
             arrays = (plain.observations, plain.actions, plain.rewards, plain.flags)
             needed = sum(array.nbytes for array in arrays)
-            assert ReplayBuffer.nbytes(capacity, num_envs, *shape) == needed
-            assert PrioritizedReplay.nbytes(capacity, num_envs, *shape) == needed + prioritized.tree.nodes.nbytes
+            assert ReplayBuffer.nbytes(capacity, spec) == needed
+            assert PrioritizedReplay.nbytes(capacity, spec) == needed + prioritized.tree.nodes.nbytes
 
 
 def test_a_buffer_that_does_not_fit_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "free_memory", lambda: 24_000_000_000)
-    parameters = (8, (4, 84, 84), np.dtype(np.uint8), (), torch.int64)
-    for kind in (ReplayBuffer, PrioritizedReplay):
-        kind.check_memory(800_000, *parameters)
-        kind.check_memory(capacity=800_000, num_envs=8, **dict(zip(NAMES, parameters[1:], strict=True)))
-    expected = "replay.capacity=2000000: needs 56.5 GB, 24 GB are free; give a smaller one"
-    with pytest.raises(ConfigError) as error:
-        ReplayBuffer.check_memory(2_000_000, *parameters)
-    assert str(error.value) == expected
-    monkeypatch.setattr(replay, "free_memory", lambda: None)
-    ReplayBuffer.check_memory(2_000_000, *parameters)
+    spec = ReplaySpec(8, (4, 84, 84), np.dtype(np.uint8), (), torch.int64)
+    for kind, least in ((ReplayBuffer, 28_241), (PrioritizedReplay, 28_241 + 16)):
+        monkeypatch.setattr(replay, "free_memory", lambda least=least: 8_008 * least)
+        kind(8_000, spec)
+        monkeypatch.setattr(replay, "free_memory", lambda: 24_000_000_000)
+        with pytest.raises(ConfigError) as error:
+            kind(2_000_000, spec)
+        needed = kind.nbytes(2_000_000, spec) / 1e9
+        assert str(error.value) == f"replay.capacity=2000000: needs {needed:.3g} GB, 24 GB are free; give a smaller one"
+        assert 56.4 < needed < 56.6
 
 
 def test_a_capacity_below_the_number_of_environments_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"replay.capacity=7: .*; give 8 or more"):
-        ReplayBuffer(7, *World(8).parameters)
+        ReplayBuffer(7, World(8).spec)
 
 
 def test_the_free_memory_is_that_of_the_tightest_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -317,7 +317,7 @@ def test_the_free_memory_is_that_of_the_tightest_group(monkeypatch: pytest.Monke
 
 def test_transitions_are_a_pytree() -> None:
     world = World(2)
-    buffer = ReplayBuffer(20, *world.parameters)
+    buffer = ReplayBuffer(20, world.spec)
     buffer.add(world.play(3))
     batch = buffer.transitions(np.array([0, 1, 2]), 1, 0.9)
     doubled = pytree.tree_map(lambda tensor: tensor * 2, batch)

@@ -39,7 +39,7 @@ class Run:
         self.buffer, self.log = self.new_buffer(), ReplayLog(folder)
 
     def new_buffer(self) -> ReplayBuffer:
-        return self.kind(self.capacity, *self.world.parameters)
+        return self.kind(self.capacity, self.world.spec)
 
     def add(self, trajectory: Trajectory) -> None:
         self.buffer.add(trajectory)
@@ -210,7 +210,7 @@ def test_a_missing_file_and_missing_records_are_named(tmp_path: Path) -> None:
 def test_a_log_of_other_observations_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.play(3)
-    other = ReplayBuffer(100, *World(3, (5,)).parameters)
+    other = ReplayBuffer(100, World(3, (5,)).spec)
     assert damaged(tmp_path, run.checkpoint(), other).endswith(
         "record 1 is of observations or actions of another shape or type"
     )

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from plexp.training.replay import log as replay_log
-from plexp.training.replay.buffer import ReplayBuffer
+from plexp.training.replay.buffer import ReplayBuffer, ReplaySpec
 from plexp.training.replay.log import DamagedLog
-from plexp.training.replay.memory import ReplayMemory, ReplaySpec
+from plexp.training.replay.memory import ReplayMemory
 from tests.support.replay_world import World
 
 ROWS, EVERY, KEPT = 40, 24, 2
@@ -32,7 +32,7 @@ class Uniform:
     capacity = 3 * ROWS
 
     def make(self, spec: ReplaySpec) -> ReplayBuffer:
-        return ReplayBuffer(self.capacity, *spec)
+        return ReplayBuffer(self.capacity, spec)
 
 
 class Run:
@@ -46,7 +46,7 @@ class Run:
         self.begin()
 
     def begin(self) -> None:
-        self.memory = ReplayMemory(Uniform(), ReplaySpec(*self.world.parameters))
+        self.memory = ReplayMemory(Uniform(), self.world.spec)
         self.memory.attach(self.folder)
 
     def play(self, steps: int) -> None:

@@ -14,7 +14,7 @@ from plexp.errors import ConfigError, Problem, one_line
 
 WITH_PLUGIN = ("algo", "advantage", "net", "env", "replay", "callbacks")
 """Groups whose configs name a plugin."""
-GLOBAL = ("experiment", "ablation", "tuned", "search")
+GLOBAL = ("experiment", "ablation", "dqn_ablation", "tuned", "search")
 """Groups whose configs change values of the whole configuration."""
 
 

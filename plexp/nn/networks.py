@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
 
 from plexp.errors import ConfigError, Problem
 from plexp.nn.distributions import ActionDistribution, Categorical, DiagonalGaussian
@@ -139,7 +137,7 @@ class QHead(nn.Module):
 
 
 class Critics(nn.Module):
-    """K networks of one shape, whose values of a batch are one vectorised call: Q(s, a) [K, B], or Q(s, ·) [K, B, n].
+    """K networks of one shape, evaluated by one call: Q(s, a) [K, B], or Q(s, ·) [K, B, n].
 
     Args:
         members: networks from inputs [B, I] to values [B, n]; n = 1 is left out of the values' shape.
@@ -147,19 +145,15 @@ class Critics(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
-        stacked, _ = stack_module_state([*members])
-        self.names = list(stacked)
-        self.stacked = nn.ParameterList([nn.Parameter(tensor.detach()) for tensor in stacked.values()])
-        """Each parameter of the members, [K, *shape]."""
-        self.template = [copy.deepcopy(members[0]).to("meta")]  # in a list, so that it is no part of this module
+        self.members = nn.ModuleList(members)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the values for inputs [B, ...], which are put side by side."""
-        member, joined = self.template[0], torch.cat(inputs, -1)
+        joined = torch.cat(inputs, -1)
+        # not vmap: batched products of these sizes are slower on a CPU than one after the other
+        return torch.stack([member(joined).squeeze(-1) for member in self.members])
 
-        def values(parameters: dict[str, Tensor]) -> Tensor:
-            output: Tensor = functional_call(member, parameters, (joined,))
-            return output
-
-        output: Tensor = vmap(values)(dict(zip(self.names, self.stacked, strict=True)))
-        return output.squeeze(-1)
+    def first(self, *inputs: Tensor) -> Tensor:
+        """Return the values of the first member alone, without its dimension."""
+        values: Tensor = self.members[0](torch.cat(inputs, -1))
+        return values.squeeze(-1)

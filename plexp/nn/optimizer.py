@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
@@ -31,33 +32,28 @@ def adam_(
     squares: Tensor,
     gradient: Tensor,
     *,
-    count: float | Tensor,
     step_size: float | Tensor,
+    correction: float | Tensor,
     eps: float,
 ) -> None:
     """Take one step of Adam in place (Kingma and Ba 2015, algorithm 1).
 
         m ← β₁·m + (1 − β₁)·g          v ← β₂·v + (1 − β₂)·g²
-        θ ← θ − αₙ · m / (√(v/(1 − β₂ⁿ)) + ε)          αₙ = α/(1 − β₁ⁿ)
+        θ ← θ − αₙ · m / (√(v/cₙ) + ε)          αₙ = α/(1 − β₁ⁿ),  cₙ = 1 − β₂ⁿ
 
     Args:
         parameters, means, squares: θ, m and v, [P]; changed in place.
         gradient: g, [P].
-        count: n, this step's number, from 1.
-        step_size: αₙ, one for all parameters or [P]; see `bias_corrected`.
+        step_size: αₙ of step number n, one for all parameters or [P].
+        correction: cₙ.
     """
     means.mul_(BETA1).add_(gradient, alpha=1 - BETA1)
     squares.mul_(BETA2).add_(gradient.square(), alpha=1 - BETA2)
-    denominators = (squares / (1 - BETA2**count)).sqrt_().add_(eps)
+    denominators = (squares / correction).sqrt_().add_(eps)
     if isinstance(step_size, float):
         parameters.addcdiv_(means, denominators, value=-step_size)
     else:
         parameters.sub_((means * step_size).div_(denominators))
-
-
-def bias_corrected(rate: float | Tensor, count: float | Tensor) -> float | Tensor:
-    """Return Adam's step size α/(1 − β₁ⁿ) of step number n, whose mean of gradients began at zero."""
-    return rate / (1 - BETA1**count)
 
 
 def clip_factor(norm: float | Tensor, max_norm: float) -> float | Tensor:
@@ -138,8 +134,8 @@ class FlatAdam:
         self.gradient, self.means, self.squares = (torch.zeros_like(self.flat) for _ in range(3))
         for p, gradient in zip(self.parameters.parameters, self.parameters.unflatten(self.gradient), strict=True):
             p.grad = gradient
-        self.count = torch.zeros((), device=self.flat.device)
-        """Number of steps so far, as a tensor: compiled code counts too."""
+        self.count = 0
+        """Number of steps so far."""
         self.base_rates, self.sizes = [rate for _, rate in groups], [sum(map(torch.numel, part)) for part, _ in groups]
         self.names: list[str] = []
         """Names of what a step returns: the loss's terms, and `grad_norm`."""
@@ -165,7 +161,7 @@ class FlatAdam:
             self.compiled = Compiled(
                 self._compiled_step,
                 "the gradient step",
-                fixed=5 + len(self.others),
+                fixed=4 + len(self.others),
                 reads=self.reads,
                 on_compile=self.on_compile,
             )
@@ -177,38 +173,41 @@ class FlatAdam:
         self.arguments = dict(arguments)
         self.learning_rates = [rate * rate_factor for rate in self.base_rates]
         if self.compiled is not None:
-            numbers = torch.tensor([*self.learning_rates, *arguments.values()], dtype=torch.float64)
-            self.numbers = numbers.to(self.flat.device)
             self.compiled.check_reads()
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what Adam remembers; the parameters are the module's."""
         return {"means": self.means, "squares": self.squares, "count": self.count}
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        for name, value in self.state_dict().items():
-            value.copy_(state_dict[name])
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.means.copy_(state_dict["means"])
+        self.squares.copy_(state_dict["squares"])
+        self.count = int(state_dict["count"])
 
     def __call__(self, leaves: list[Tensor]) -> Tensor:
         """Take one step on a minibatch, given as its tensors, and return the record of it, in the order of `names`.
 
         Raises TrainingError, before a parameter is touched, if the loss or its gradient is not finite.
         """
+        n = self.count + 1
+        step_sizes, correction = [rate / (1 - BETA1**n) for rate in self.learning_rates], 1 - BETA2**n
         if self.compiled is not None and self.compiled.enabled:
             vectors = [other.vector for other in self.others]
-            record, reached = self.compiled(
-                self.flat, self.means, self.squares, self.count, self.numbers, *vectors, *leaves
-            )
-            return self._checked(float(reached), record)
+            numbers = torch.from_numpy(np.array([correction, *step_sizes, *self.arguments.values()], np.float64))
+            numbers = numbers.to(self.flat.device)
+            record, reached = self.compiled(self.flat, self.means, self.squares, numbers, *vectors, *leaves)
+            record = self._checked(float(reached), record)
+            self.count = n
+            return record
         total, terms, gradient = self._differentiate(None, [], leaves, self.arguments)
         with torch.no_grad():
             norm = torch.linalg.vector_norm(gradient)
             size = float(norm) + 0 * float(total)
             record = self._checked(size, self._record(terms, norm))
-            count = float(self.count.add_(1))
             if self.max_grad_norm is not None and size > self.max_grad_norm:
                 gradient.mul_(clip_factor(size, self.max_grad_norm))
-            self._update(self.flat, self.means, self.squares, gradient, count, self.learning_rates)
+            self._update(self.flat, self.means, self.squares, gradient, step_sizes, correction)
+        self.count = n
         return record
 
     def _compiled_step(
@@ -216,29 +215,28 @@ class FlatAdam:
         flat: Tensor,
         means: Tensor,
         squares: Tensor,
-        count: Tensor,
         numbers: Tensor,
         *others: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Take the step as a function of all that it uses, which can be traced and compiled.
 
-        Changes its first four arguments in place, unless the loss or gradient is not finite. Returns the record, and a
+        Changes its first three arguments in place, unless the loss or gradient is not finite. Returns the record, and a
         number that is finite if and only if both are.
         """
-        last = len(self.others)
-        arguments = dict(zip(self.arguments, numbers[len(self.base_rates) :].unbind(), strict=True))
+        last, groups = len(self.others), len(self.sizes)
+        correction, *scalars = (
+            numbers.unbind()
+        )  # computed outside: compiled code would raise to a power for each vector
+        arguments = dict(zip(self.arguments, scalars[groups:], strict=True))
         total, terms, gradient = self._differentiate(flat, others[:last], list(others[last:]), arguments)
         norm = torch.linalg.vector_norm(gradient)
         size = norm + 0 * total
         if self.max_grad_norm is not None:
             gradient = gradient * clip_factor(norm, self.max_grad_norm)
-        rates = numbers[: len(self.base_rates)].unbind()
         flat_new, means_new, squares_new = flat.clone(), means.clone(), squares.clone()
-        exact = (count + 1).double()  # 1 − 0.999 has four digits in single precision
-        self._update(flat_new, means_new, squares_new, gradient, exact, rates)
+        self._update(flat_new, means_new, squares_new, gradient, scalars[:groups], correction)
         finite = size.isfinite()
-        updates = ((flat, flat_new), (means, means_new), (squares, squares_new), (count, count + 1))
-        for old, new in updates:
+        for old, new in ((flat, flat_new), (means, means_new), (squares, squares_new)):
             old.copy_(torch.where(finite, new, old))
         return self._record(terms, norm), size
 
@@ -283,16 +281,23 @@ class FlatAdam:
         means: Tensor,
         squares: Tensor,
         gradient: Tensor,
-        count: float | Tensor,
-        rates: Sequence[float | Tensor],
+        step_sizes: Sequence[float | Tensor],
+        correction: float | Tensor,
     ) -> None:
-        """Take a step of Adam in place, with the learning rate of each group."""
-        sizes = [bias_corrected(rate, count) for rate in rates]
-        step_size = sizes[0]
-        if len(sizes) > 1 or isinstance(step_size, Tensor):
-            columns = [torch.as_tensor(size, dtype=flat.dtype, device=flat.device) for size in sizes]
+        """Take a step of Adam in place, with the step size of each group."""
+        step_size = step_sizes[0]
+        if len(step_sizes) > 1:
+            columns = [torch.as_tensor(size, dtype=flat.dtype, device=flat.device) for size in step_sizes]
             step_size = torch.cat([column.expand(n) for column, n in zip(columns, self.sizes, strict=True)])
-        adam_(flat, means, squares, gradient, count=count, step_size=step_size, eps=self.eps)
+        adam_(
+            flat,
+            means,
+            squares,
+            gradient,
+            step_size=step_size.to(flat.dtype) if isinstance(step_size, Tensor) else step_size,
+            correction=correction.to(flat.dtype) if isinstance(correction, Tensor) else correction,
+            eps=self.eps,
+        )
 
     def _record(self, terms: Terms, norm: Tensor) -> Tensor:
         """Return the numbers of a step, and after them what it says of each row."""

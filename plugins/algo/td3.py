@@ -87,5 +87,5 @@ class TD3:
 
     def policy_loss(self, batch: Transitions) -> tuple[Tensor, Terms]:
         actions = self.policy.policy(batch.observations).tanh()
-        loss = -self.critics(batch.observations, actions)[0].mean()
+        loss = -self.critics.first(batch.observations, actions).mean()
         return loss, {"policy_loss": loss.detach()}

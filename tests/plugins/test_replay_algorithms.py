@@ -131,7 +131,7 @@ def test_compiled_code_computes_what_the_plain_step_does(
 
 def test_a_critic_net_is_the_critics_alone_and_dqn_refuses_it(make: Make) -> None:
     experiment = make("algo=sac", "env=pendulum", "net@critic_net=mlp", "critic_net.width=24")
-    assert [p.shape[1] for p in experiment.trainer.algorithm.critics.stacked[:2]] == [24, 24]
+    assert [p.shape[0] for p in experiment.trainer.algorithm.critics.parameters()][:2] == [24, 24]
     assert next(experiment.agent.trunk.parameters()).shape[0] == 8
     with pytest.raises(ConfigError, match="critic_net=mlp: algo=dqn has no critic beside its policy"):
         make("algo=dqn", "env=cartpole", "net@critic_net=mlp")

@@ -112,11 +112,12 @@ def test_targets_stop_at_termination_and_see_the_true_end_of_truncated_episodes(
 def one_by_one(critics: Any) -> list[nn.Sequential]:
     """Return critics as separate networks of linear layers with tanh between them."""
     separate = []
-    for k in range(len(critics.stacked[0])):
+    for member in critics.members:
         layers: list[nn.Module] = []
-        for weight, bias in zip(critics.stacked[::2], critics.stacked[1::2], strict=True):
-            layer = nn.Linear(weight.shape[2], weight.shape[1])
-            layer.weight.data, layer.bias.data = weight[k].detach().clone(), bias[k].detach().clone()
+        parameters = [p.detach().clone() for p in member.parameters()]
+        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+            layer = nn.Linear(weight.shape[1], weight.shape[0])
+            layer.weight.data, layer.bias.data = weight, bias
             layers += [layer, nn.Tanh()]
         separate.append(nn.Sequential(*layers[:-1]))
     return separate
@@ -311,15 +312,12 @@ def test_several_updates_are_those_of_plain_torch(name: str, make: Make) -> None
 
 
 def split(algorithm: Any, members: Sequence[str], values: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield plain parameters as each member of an algorithm has its own; critics are stacked."""
+    """Yield the plain parameters of each member of an algorithm."""
     rest = list(values)
     for member in members:
-        module = getattr(algorithm, member)
-        own = list(module.parameters())
-        count = len(module.stacked[0]) if hasattr(module, "stacked") else 1
-        part, rest = rest[: count * len(own)], rest[count * len(own) :]
-        stacked = [torch.stack([part[k * len(own) + i] for k in range(count)]) for i in range(len(own))]
-        yield stacked if hasattr(module, "stacked") else part
+        count = len(list(getattr(algorithm, member).parameters()))
+        part, rest = rest[:count], rest[count:]
+        yield part
 
 
 @pytest.mark.parametrize(
@@ -334,10 +332,10 @@ def test_a_step_of_the_policy_leaves_the_critics_as_they_are(overrides: tuple[st
     for trajectory in trajectories:
         for batch in algorithm.learner.batches(trajectory, 0.0, noise=getattr(algorithm, "noise", (1,))):
             critics, policy = algorithm.critic_optimizer.adam, algorithm.policy_optimizer.adam
-            before = [each.clone() for each in (critics.flat, critics.means, critics.count, policy.flat)]
+            before, count = [each.clone() for each in (critics.flat, critics.means, policy.flat)], critics.count
             algorithm.policy_optimizer.minimize(algorithm.policy_loss, batch)
-            assert all(map(torch.equal, before[:3], (critics.flat, critics.means, critics.count)))
-            assert not torch.equal(before[3], policy.flat)
+            assert all(map(torch.equal, before[:2], (critics.flat, critics.means))) and critics.count == count
+            assert not torch.equal(before[2], policy.flat)
             before = [policy.flat.clone(), critics.flat.clone()]
             algorithm.critic_optimizer.minimize(algorithm.critic_loss, batch)
             assert torch.equal(before[0], policy.flat) and not torch.equal(before[1], critics.flat)

@@ -21,7 +21,7 @@ def make() -> Iterator[Make]:
 
 def member(critics: torch.nn.Module, k: int, observation: torch.Tensor, action: torch.Tensor) -> float:
     """Return Q_k(s, a) by plain matrix products, of a critic with two hidden layers of tanh."""
-    w1, b1, w2, b2, w3, b3 = (p[k] for p in critics.stacked)
+    w1, b1, w2, b2, w3, b3 = critics.members[k].parameters()
     hidden = torch.tanh(w2 @ torch.tanh(w1 @ torch.cat([observation, action]) + b1) + b2)
     return float((w3 @ hidden + b3).detach())
 
@@ -73,7 +73,7 @@ def test_the_policy_moves_at_every_so_many_gradient_steps(algo: str, delay: int,
 
 def test_ddpg_is_a_configuration_with_one_critic_no_delay_and_no_smoothing(make: Make) -> None:
     algorithm = make("algo=ddpg").trainer.algorithm
-    assert len(algorithm.critics.stacked[0]) == 1
+    assert len(algorithm.critics.members) == 1
     assert algorithm.policy_delay == 1 and algorithm.target_noise == 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from plexp.config.fields import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.nn.optimizer import FlatAdam, FlatParameters, Loss
-from plexp.nn.pytree import flatten, flattener, unflattener
+from plexp.nn.pytree import TreeSpec, flatten, flattener, unflattener
 from plexp.training.progress import Profile
 from plexp.training.replay.memory import ReplayMemory
 from plexp.training.types import Metrics, Trajectory, Transitions
@@ -38,6 +38,8 @@ class Optimizer:
         """TD errors [B] of each step of this update, where the loss returns them as the term `td_errors`."""
         self.rate_factor: float | None = 1.0
         """Share of the learning rate for the steps of an update that begins; None: it has begun."""
+        self.spec: TreeSpec | None = None
+        """Structure of the batches, which is that of the first one."""
 
     def begin(self, rate_factor: float) -> None:
         """Begin an update, whose steps use this share of the learning rate."""
@@ -48,9 +50,10 @@ class Optimizer:
     def minimize(self, loss: Loss, batch: Transitions) -> None:
         """Take one step on the mean loss of a batch; raises TrainingError if it or its gradient is not finite."""
         if self.rate_factor is not None:
-            _, spec = flatten(batch)
-            self.leaves = flattener(spec)
-            self.adam.prepare(loss, spec, self.rate_factor, {})
+            if self.spec is None:
+                _, self.spec = flatten(batch)
+                self.leaves = flattener(self.spec)
+            self.adam.prepare(loss, self.spec, self.rate_factor, {})
             self.rate_factor = None
         self.records.append(self.adam(self.leaves(batch)))
         if len(self.adam.row_terms):
@@ -123,6 +126,8 @@ class ReplayLearner:
         """Environment steps so far."""
         self.count = 0
         """Gradient steps so far, with the one in progress."""
+        self.rebuild: Callable[[Sequence[Tensor]], Transitions] | None = None
+        """Makes a batch of its tensors; None until there is one."""
         self.modules = nn.ModuleList()
         """All networks that losses evaluate: those that are trained, and targets."""
         self.vectors: list[FlatParameters] = []
@@ -191,11 +196,13 @@ class ReplayLearner:
         indices = buffer.draw(self.rng, size * self.gradient_steps)
         weights = buffer.weights_of(indices.reshape(-1, size), progress)
         drawn = self._prepared(buffer.transitions(indices, self.n_steps, self.gamma, weights), noise)
-        leaves, spec = flatten(drawn)
-        rebuild = unflattener(spec)
+        if self.rebuild is None:
+            _, spec = flatten(drawn)
+            self.leaves, self.rebuild = flattener(spec), unflattener(spec)
+        leaves = self.leaves(drawn)
         for step in range(self.gradient_steps):
             self.count += 1
-            yield rebuild([leaf[step * size : (step + 1) * size] for leaf in leaves])
+            yield self.rebuild([leaf[step * size : (step + 1) * size] for leaf in leaves])
             self._move_targets()
         for optimizer in self.optimizers:
             if len(optimizer.td_errors) == self.gradient_steps:

@@ -69,7 +69,7 @@ def test_the_step_as_a_function_equals_the_plain_step(
         assert a == {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in b.items()}
     torch.testing.assert_close(weights(agents[0]), weights(agents[1]), **EXACT)
     for a, b in zip(learners[0].optimizers, learners[1].optimizers, strict=True):
-        assert b.compiled is not None and torch.equal(a.count, b.count) and a.count >= 6
+        assert b.compiled is not None and a.count == b.count >= 6
         torch.testing.assert_close([a.means, a.squares], [b.means, b.squares], **EXACT)
 
 

@@ -24,6 +24,7 @@ from plexp.errors import ConfigError, Problem, nearest
 OPTIONAL = {
     "critic_net": "give net@critic_net=mlp, or another network",
     "replay": "algorithms with a replay buffer have it, such as algo=dqn",
+    "policy": "it is for algorithms that learn from their own rollouts, such as algo=ppo",
 }
 """Section that is null unless it is chosen → remedy for a key of it."""
 

@@ -98,7 +98,8 @@ class RunConfig(Section):
     objective: str
     resume: Literal["auto", "never"]
     rerun: bool
-    policy: PolicyConfig
+    policy: PolicyConfig | None
+    """Settings of the policy; None: the algorithm has its own."""
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     tracker: TrackerConfig
@@ -185,7 +186,7 @@ def check(values: Mapping[str, Any]) -> RunConfig:
     for name, section in SECTIONS.items():
         if isinstance(values.get(name), dict):
             problems += registry.check(name, name, section.types(), values[name])
-        else:
+        elif name != "policy" or values.get(name) is not None or not _replays(classes):
             problems.append(_not_a_section(name, values.get(name)))
     root = {key: value for key, value in values.items() if key not in (*PLUGIN_SECTIONS, *SECTIONS)}
     root_problems = registry.check("plexp", "", ROOT, root)
@@ -255,11 +256,16 @@ def _contradictions(values: Mapping[str, Any], classes: Mapping[str, type]) -> l
     return [*_learner_for_estimator(values, classes), *_minibatches_of_rollout(values, classes)]
 
 
+def _replays(classes: Mapping[str, type]) -> bool:
+    """Return whether the algorithm learns from past transitions."""
+    parts = registry.configured_parts(classes["algo"]) if "algo" in classes else []
+    return any(getattr(part, "uses_replay", False) for part in parts)
+
+
 def _parts_for_family(values: Mapping[str, Any], classes: Mapping[str, type]) -> list[Problem]:
     """Return a problem for an estimator or a replay memory that the algorithm cannot use, or does without."""
     algo, estimator = values["algo"]["plugin"], values["advantage"]["plugin"]
-    replays = any(getattr(part, "uses_replay", False) for part in registry.configured_parts(classes["algo"]))
-    problems = []
+    replays, problems = _replays(classes), []
     if replays and estimator != "none":
         cause = f"algo={algo} learns from past transitions, without advantages"
         problems.append(Problem("advantage", estimator, cause, "give advantage=none"))

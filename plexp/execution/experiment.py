@@ -247,6 +247,7 @@ def _agent(
     streams: Streams,
 ) -> Agent:
     shape, normalizer = _observations(environment, env)
+    assert config.policy is not None  # as it is for algorithms without a replay buffer
     distribution = action_distribution(env.single_action_space, config.policy.bounds)
     policy = config.policy.model_dump()
     if config.policy.bounds == "clip":

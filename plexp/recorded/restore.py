@@ -83,6 +83,8 @@ def _completed(values: dict[str, Any], missing: list[str]) -> dict[str, Any]:
     for section, group in GROUPS.items():
         if isinstance(values.get(section), dict) and "plugin" in values[section]:
             sections[section] = _present_values(section, group, values[section])
+    if "policy" in values and values["policy"] is None:
+        del sections["policy"]
     for section, defaults in sections.items():
         removed = REMOVED.get(section, set()) - defaults.keys()
         recorded = {key: value for key, value in values.get(section, {}).items() if key not in removed}

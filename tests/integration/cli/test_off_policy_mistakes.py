@@ -46,6 +46,9 @@ MISTAKES = {
     "algo=dqn",
     "algo=ppo replay.capacity=100": "replay.capacity: there is no such key; algorithms with a replay buffer have it, such "
     "as algo=dqn",
+    "algo=sac env=pendulum policy.bounds=tanh": "policy.bounds: there is no such key; it is for algorithms that learn from "
+    "their own rollouts, such as algo=ppo",
+    "algo=ppo policy=null": "policy=null: this is a section, not a value; give policy.KEY=…, or leave it out",
     "algo=dqn replay=null": "replay=null: a group needs an option; there are prioritized, uniform",
     "algo=dqn replay.alpha=0.5": "replay.alpha: replay=uniform has no such parameter; it is a parameter of prioritized",
     "algo=td3 advantage=gae": "advantage=gae: algo=td3 learns from past transitions, without advantages; give advantage=none",

@@ -223,18 +223,17 @@ class FlatAdam:
         Changes its first three arguments in place, unless the loss or gradient is not finite. Returns the record, and a
         number that is finite if and only if both are.
         """
-        last, groups = len(self.others), len(self.sizes)
-        correction, *scalars = (
-            numbers.unbind()
-        )  # computed outside: compiled code would raise to a power for each vector
-        arguments = dict(zip(self.arguments, scalars[groups:], strict=True))
+        last, end = len(self.others), 1 + len(self.sizes)
+        # computed outside, as compiled code would raise to a power for every few parameters
+        correction, *step_sizes = numbers[:end].to(flat.dtype).unbind()
+        arguments = dict(zip(self.arguments, numbers[end:].unbind(), strict=True))
         total, terms, gradient = self._differentiate(flat, others[:last], list(others[last:]), arguments)
         norm = torch.linalg.vector_norm(gradient)
         size = norm + 0 * total
         if self.max_grad_norm is not None:
             gradient = gradient * clip_factor(norm, self.max_grad_norm)
         flat_new, means_new, squares_new = flat.clone(), means.clone(), squares.clone()
-        self._update(flat_new, means_new, squares_new, gradient, scalars[:groups], correction)
+        self._update(flat_new, means_new, squares_new, gradient, step_sizes, correction)
         finite = size.isfinite()
         for old, new in ((flat, flat_new), (means, means_new), (squares, squares_new)):
             old.copy_(torch.where(finite, new, old))
@@ -289,15 +288,7 @@ class FlatAdam:
         if len(step_sizes) > 1:
             columns = [torch.as_tensor(size, dtype=flat.dtype, device=flat.device) for size in step_sizes]
             step_size = torch.cat([column.expand(n) for column, n in zip(columns, self.sizes, strict=True)])
-        adam_(
-            flat,
-            means,
-            squares,
-            gradient,
-            step_size=step_size.to(flat.dtype) if isinstance(step_size, Tensor) else step_size,
-            correction=correction.to(flat.dtype) if isinstance(correction, Tensor) else correction,
-            eps=self.eps,
-        )
+        adam_(flat, means, squares, gradient, step_size=step_size, correction=correction, eps=self.eps)
 
     def _record(self, terms: Terms, norm: Tensor) -> Tensor:
         """Return the numbers of a step, and after them what it says of each row."""

@@ -126,7 +126,7 @@ class _Same:
         self.buffer, self.capacity = buffer, buffer.rows * buffer.num_envs
 
     def make(self, spec: Any) -> Any:
-        return type(self.buffer)(self.capacity, *spec)
+        return type(self.buffer)(self.capacity, spec)
 
 
 def trajectories(rng: np.random.Generator, steps: int, num_envs: int, different: int = 500) -> Iterator[Trajectory]:

@@ -114,5 +114,8 @@ def test_every_command_composes_or_has_the_options_shown(command: str) -> None:
         return
     values = [re.sub(r"=(?:range|glob)\(.*\)$", "=0", a) for a in arguments if not a.startswith(("-", "hydra"))]
     values = [re.sub(r"=([^,\[(]+),.*$", r"=\1", value) for value in values]
-    if not any(value.startswith(("algo=mine", "ablation=", "search=")) or "interval(" in value for value in values):
+    if not any(
+        value.startswith(("algo=mine", "ablation=", "dqn_ablation=", "search=")) or "interval(" in value
+        for value in values
+    ):
         compose(*values)

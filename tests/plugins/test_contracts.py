@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plexp.config import config_files, registry
 from plexp.config.paths import CONF
+from plexp.config.schema import flattened
 from plexp.errors import ConfigError
 
 PLUGINS = [(group, name) for group in registry.GROUPS for name in registry.names(group)]
@@ -237,9 +238,9 @@ TUNED = sorted(file.stem for file in (CONF / "tuned").glob("*.yaml") if file.ste
 def test_a_tuned_config_applies_to_its_pair_and_only_its_pair(name: str, compose: Compose) -> None:
     pairs = [(a.stem, e.stem) for a in (CONF / "algo").glob("*.yaml") for e in (CONF / "env").glob("*.yaml")]
     ((algo, env),) = [pair for pair in pairs if "_".join(pair) == name]
-    pair = compose(f"algo={algo}", f"env={env}")
-    others = compose(f"algo={algo}", "env=acrobot"), compose(f"algo={algo}", f"env={env}", "tuned=none")
-    for section, values in OmegaConf.load(CONF / "tuned" / f"{name}.yaml").items():
-        for key, value in values.items():
-            assert pair[section][key] == value
-            assert all(other[section][key] != value for other in others)
+    pair, plain = compose(f"algo={algo}", f"env={env}"), compose(f"algo={algo}", f"env={env}", "tuned=none")
+    values: Any = OmegaConf.to_container(OmegaConf.load(CONF / "tuned" / f"{name}.yaml"))
+    for key, value in flattened(values):
+        assert OmegaConf.select(pair, key) == value != OmegaConf.select(plain, key)
+    other = compose(f"algo={algo}", "env=acrobot")
+    assert other == compose(f"algo={algo}", "env=acrobot", "tuned=none")

@@ -71,8 +71,8 @@ MISTAKES = {
     "algo=sac critic_net.width=9": "critic_net.width: there is no such key; give net@critic_net=mlp, or another network",
     "algo=sac net.share_trunk=true": "net.share_trunk=True: the critics of algo=sac have networks of their own; give "
     "net.share_trunk=false",
-    "algo=td3 env=pendulum net.share_trunk=true": "net.share_trunk=True: the critics of algo=td3 have networks of their "
-    "own; give net.share_trunk=false",
+    "algo=td3 env=pendulum tuned=none net.share_trunk=true": "net.share_trunk=True: the critics of algo=td3 have networks of "
+    "their own; give net.share_trunk=false",
 }
 
 

@@ -47,7 +47,7 @@ class ReplayBuffer:
         capacity: transitions of all environments together.
         spec: what it holds.
 
-    Raises ConfigError if a step of each environment, or the memory, has no room for it.
+    Raises ConfigError if the capacity is below the number of environments, or the buffer does not fit into the free memory.
     """
 
     def __init__(self, capacity: int, spec: ReplaySpec) -> None:

@@ -37,7 +37,7 @@ class ReplayMemory:
         self.positions: list[Mapping[str, int]] = []
         """Positions in the log of the checkpoints that are on disk, as far as this process knows them."""
         self.begin = 0
-        """First row of the log that may be removed: until there is a new checkpoint, an older one may need what is before it."""
+        """First row of the log that may be removed: until there is a new checkpoint, an older one may need those before."""
         self.copied: Mapping[str, int] | None = None
         """Position in the log of the latest state, which may become a checkpoint; None: there is no state yet."""
 

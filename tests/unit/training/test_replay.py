@@ -280,8 +280,9 @@ def test_the_bytes_are_said_in_advance() -> None:
 
 def test_a_buffer_that_does_not_fit_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ReplaySpec(8, (4, 84, 84), np.dtype(np.uint8), (), torch.int64)
-    for kind, least in ((ReplayBuffer, 28_241), (PrioritizedReplay, 28_241 + 16)):
-        monkeypatch.setattr(replay, "free_memory", lambda least=least: 8_008 * least)
+    for kind in (ReplayBuffer, PrioritizedReplay):
+        least = kind.nbytes(8_000, spec)
+        monkeypatch.setattr(replay, "free_memory", lambda least=least: least)
         kind(8_000, spec)
         monkeypatch.setattr(replay, "free_memory", lambda: 24_000_000_000)
         with pytest.raises(ConfigError) as error:

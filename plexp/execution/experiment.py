@@ -89,8 +89,12 @@ class Experiment:
         return f"{self.group}-s{self.config.seed}"
 
 
-def build(values: Mapping[str, Any]) -> Experiment:
+def build(values: Mapping[str, Any], algo: str | None = None) -> Experiment:
     """Check resolved values, and return the objects of one experiment.
+
+    Args:
+        values: the resolved configuration.
+        algo: the config of the group `algo` that was chosen, for the run's name; None: the plugin's name.
 
     The global generators of `random`, `numpy.random` and torch are seeded, until the experiment is closed. Raises
     ConfigError with all problems at once; nothing has been created or written by then.
@@ -163,7 +167,8 @@ def build(values: Mapping[str, Any]) -> Experiment:
         stateful = {"agent": policy, **stateful, "streams": streams, "collector": collector}
         stateful |= {} if memory is None else {"memory": memory}
     estimator = [] if memory else [config.advantage["plugin"]]
-    group = "-".join([config.algo["plugin"], net.label, *estimator, environment.label])
+    chosen = (algo or config.algo["plugin"]).replace("/", "-")
+    group = "-".join([chosen, net.label, *estimator, environment.label])
     return Experiment(config, environment, policy, trainer, env, streams, stateful, memory, callbacks, group, outer)
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("plexp")
 
-NAMED = ("seed", "algo", "net", "net.layers", "net.width", "advantage", "env", "search", "outputs", "resume", "rerun")
+GROUPS = ("algo", "net", "advantage", "env")
+"""Groups whose plugins a run's name shows."""
+NAMED = ("seed", "net.layers", "net.width", "search", "outputs", "resume", "rerun")
 """Keys that a run's name shows already, or that change nothing of what is learnt."""
 UNNAMED_PREFIXES = ("tracker.", "checkpoint.", "evaluation.film")
 
@@ -79,7 +81,8 @@ def run_job(job: Job, console: Console, pruning: PruningRule | None = None) -> O
         log.info("tuned=%s applies: its values override those of algo and env; tuned=none switches it off", tuned)
     from plexp.execution.experiment import build
 
-    experiment = build(job.values)
+    algo = job.choices.get("algo")
+    experiment = build(job.values, algo if isinstance(algo, str) else None)
     try:
         folder = resume.claim(experiment.values, job.sweep)
     except BaseException:
@@ -113,7 +116,7 @@ def _run(job: Job, experiment: Experiment, folder: RunFolder, console: Console, 
             sweeps=sweeps,
         )
     tags = {
-        "group": _group(experiment.group, job.masked_overrides),
+        "group": _group(experiment.group, job),
         **_choice_tags(job.choices),
         **job.sweep_tags(record),
     }
@@ -141,10 +144,18 @@ def _end_of(record: Record) -> str:
     return {"RUNNING": "was killed", "KILLED": "was interrupted"}.get(record.status, "failed")
 
 
-def _group(name: str, overrides: Sequence[str]) -> str:
-    """Return what charts average over: the run's name without its seed, and whatever else was changed."""
-    changed = [(override.lstrip("+").partition("=")[0], override) for override in overrides]
-    shown = [text for key, text in changed if key not in NAMED and not key.startswith(UNNAMED_PREFIXES)]
+def _group(name: str, job: Job) -> str:
+    """Return what charts average over: the run's name without its seed, and whatever else was changed.
+
+    A config of a group that the name says is left out; `net=mlp_relu`, whose plugin is `mlp`, is not.
+    """
+    named = {"none", job.values["net"]["plugin"], *name.replace("_", "").split("-")}
+    shown = []
+    for text in job.masked_overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        is_named = value.replace("_", "") in named if key in GROUPS else key in NAMED
+        if not is_named and not key.startswith(UNNAMED_PREFIXES):
+            shown.append(text)
     return " ".join([name, *sorted(shown)])
 
 

@@ -62,6 +62,8 @@ class Experiment:
     """Memory of the transitions that the algorithm learns from; None: it learns from its own rollouts."""
     callbacks: dict[str, TrainingCallback]
     """Callback plugins, by the names of their sections."""
+    algo: str
+    """Config of the group `algo` that was chosen, such as `ddpg` for a configuration of TD3."""
     group: str
     """Name of the run without its seed, such as `ppo-mlp2x64-gae-cartpole`."""
     outer: generators.States
@@ -94,7 +96,7 @@ def build(values: Mapping[str, Any], algo: str | None = None) -> Experiment:
 
     Args:
         values: the resolved configuration.
-        algo: the config of the group `algo` that was chosen, for the run's name; None: the plugin's name.
+        algo: the config of the group `algo` that was chosen, which names the run; None: the plugin does.
 
     The global generators of `random`, `numpy.random` and torch are seeded, until the experiment is closed. Raises
     ConfigError with all problems at once; nothing has been created or written by then.
@@ -167,9 +169,11 @@ def build(values: Mapping[str, Any], algo: str | None = None) -> Experiment:
         stateful = {"agent": policy, **stateful, "streams": streams, "collector": collector}
         stateful |= {} if memory is None else {"memory": memory}
     estimator = [] if memory else [config.advantage["plugin"]]
-    chosen = (algo or config.algo["plugin"]).replace("/", "-")
-    group = "-".join([chosen, net.label, *estimator, environment.label])
-    return Experiment(config, environment, policy, trainer, env, streams, stateful, memory, callbacks, group, outer)
+    algo = algo or config.algo["plugin"]
+    group = "-".join([algo.replace("/", "-"), net.label, *estimator, environment.label])
+    return Experiment(
+        config, environment, policy, trainer, env, streams, stateful, memory, callbacks, algo, group, outer
+    )
 
 
 def make(cls: type, parameters: Mapping[str, Any], **wired: Any) -> Any:

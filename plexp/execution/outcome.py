@@ -79,9 +79,9 @@ def problem_of_objective(values: Mapping[str, Any]) -> Problem | None:
     return Problem("objective", name, "no run of this configuration logs such a metric", remedy)
 
 
-def describe(values: Mapping[str, Any], outcome: Outcome) -> str:
+def describe(algo: str, values: Mapping[str, Any], outcome: Outcome) -> str:
     """Return two lines of Markdown: what the run was, and its outcome."""
-    algo, advantage, env = values["algo"]["plugin"], values["advantage"]["plugin"], values["env"]["id"]
+    advantage, env = values["advantage"]["plugin"], values["env"]["id"]
     with_estimator = "" if advantage == "none" else f" with {advantage}"
     what = f"**{algo}**{with_estimator} on **{env}**, seed {values['seed']}"
     rate = outcome.steps / max(outcome.seconds, 1e-9)

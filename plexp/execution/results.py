@@ -66,7 +66,7 @@ def record_results(
             example = torch.from_numpy(experiment.trainer.collector.observations)[:2]
             tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
     with decoration("the run's description"):
-        tracker.describe(describe(experiment.values, outcome))
+        tracker.describe(describe(experiment.algo, experiment.values, outcome))
     return outcome
 
 

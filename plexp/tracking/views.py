@@ -20,7 +20,7 @@ WIDTHS = {
     "metrics.`eval/final_return`": 125,
     "metrics.`speed/steps_to_threshold`": 170,
     "metrics.`stability/max_drawdown`": 165,
-    "params.`algo.plugin`": 100,
+    "tags.`choice.algo`": 100,
     "params.`advantage.plugin`": 125,
     "params.`net.plugin`": 90,
     "params.`net.layers`": 85,

@@ -173,6 +173,8 @@ def test_the_table_has_the_values_of_the_store_in_groups_that_open_and_close(sto
             kind, name = column.replace("`", "").split(".", 1)
             if kind == "params":
                 assert row[column] == run.data.params[name]
+            elif kind == "tags":
+                assert row[column] == run.data.tags[name]
             elif kind == "metrics":
                 assert float(row[column]) == pytest.approx(run.data.metrics[name])
     number = len(pages.table(page))

@@ -29,6 +29,8 @@ def test_runs_of_two_configs_of_one_plugin_are_not_averaged(chosen: str, main: M
     name, *shown = run["tags"]["group"].split(" ")
     assert [name, *(override for override in shown if override not in TINY)] == NAMES[chosen].split(" ")
     assert run["tags"]["mlflow.runName"] == f"{name}-s0"
+    algo = name.partition("-")[0]
+    assert run["tags"]["choice.algo"] == algo and run["tags"]["mlflow.note.content"].startswith(f"**{algo}** on")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,13 +46,23 @@ def sweep_identity(arguments: list[str]) -> str:
     return _digest([arguments, [file.read_text(errors="replace") for file in files], __version__])
 
 
-def _code(group: str, name: str) -> str:
-    """Return the syntax tree of a plugin's file as text: the file itself if it does not parse, empty if there is none."""
-    text = next((file.read_text(errors="replace") for file in registry.files_of(group, name)), "")
+def _code(group: str, name: str, known: frozenset[str] = frozenset()) -> list[str]:
+    """Return the syntax trees, as text, of a plugin's file and of the plugins that it imports; an empty list if there is none.
+
+    A file that does not parse counts as it is.
+    """
+    plugin = f"plexp.plugins.{group}.{name}"
+    text = next((file.read_text(errors="replace") for file in registry.files_of(group, name)), None)
+    if text is None or plugin in known:
+        return []
     try:
-        return ast.dump(ast.parse(text))
+        tree = ast.parse(text)
     except SyntaxError:
-        return text
+        return [text]
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    imported = [module.split(".")[2:4] for module in modules if re.fullmatch(r"plexp\.plugins\.\w+\.\w+", module)]
+    return [ast.dump(tree), *(each for other in imported for each in _code(other[0], other[1], known | {plugin}))]
 
 
 def _digest(facts: Any) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from plexp.envs.environment import EpisodeSeed as EpisodeSeed
     from plexp.envs.environment import Filmable as Filmable
     from plexp.envs.envpool import make_pool as make_pool
+    from plexp.envs.packing import mask_source as mask_source
     from plexp.envs.seeding import SeededEpisodes as SeededEpisodes
     from plexp.envs.vector import SerialVectorEnv as SerialVectorEnv
     from plexp.envs.vector import SubprocessVectorEnv as SubprocessVectorEnv
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from plexp.errors import with_place as with_place
     from plexp.nn.distributions import Categorical as Categorical
     from plexp.nn.exploration import NoiseKind as NoiseKind
+    from plexp.nn.layout import Observations as Observations
+    from plexp.nn.layout import Part as Part
     from plexp.nn.networks import CriticKind as CriticKind
     from plexp.nn.networks import Network as Network
     from plexp.nn.optimizer import Terms as Terms
@@ -78,9 +81,11 @@ _HOMES = {
     "plexp.config.registry": ("register",),
     "plexp.envs.environment": ("Environment", "EpisodeSeed", "Filmable"),
     "plexp.envs.envpool": ("make_pool",),
+    "plexp.envs.packing": ("mask_source",),
     "plexp.envs.seeding": ("SeededEpisodes",),
     "plexp.envs.vector": ("SerialVectorEnv", "SubprocessVectorEnv"),
     "plexp.errors": ("ConfigError", "Problem", "StoreError", "TrainingError", "one_line", "with_place"),
+    "plexp.nn.layout": ("Observations", "Part"),
     "plexp.nn.networks": ("CriticKind", "Network"),
     "plexp.nn.distributions": ("Categorical",),
     "plexp.nn.exploration": ("NoiseKind",),

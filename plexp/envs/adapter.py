@@ -10,9 +10,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from plexp.envs.environment import Array
-from plexp.envs.spaces import is_image
+from plexp.envs.packing import choices
+from plexp.envs.spaces import layout_of, observation_dtype
 from plexp.errors import EnvironmentFault, TrainingError, with_place
 from plexp.nn.distributions import ActionRule
+from plexp.nn.layout import MASK
 
 
 class EnvAdapter:
@@ -25,8 +27,10 @@ class EnvAdapter:
         self.env, self.distribution, self.num_envs = env, distribution, env.num_envs
         self.same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
         """Whether the step that ends an episode also resets; otherwise the next step only resets (NEXT_STEP)."""
-        self.dtype = np.uint8 if is_image(env.single_observation_space) else np.float32
-        """Type of the observations that are returned: uint8 for images, float32 otherwise."""
+        self.dtype = observation_dtype(env.single_observation_space)
+        """Type of the observations that are returned: uint8 for images and rows with images, float32 otherwise."""
+        self.layout = layout_of(env.single_observation_space)
+        """Places of the parts of observations that were packed into rows; None: they were not."""
         self.shape = (self.num_envs, *(env.single_observation_space.shape or ()))
 
     def reset(self) -> Array:
@@ -83,6 +87,23 @@ class EnvAdapter:
             shape = f"of shape {rewards.shape}; expected {self.shape[:1]}"
             raise TrainingError(f"the vector environment returned from step rewards {shape}")
         return self._converted(observations, "step"), rewards, terminated, truncated, info
+
+    def numbers(self, observations: Array) -> Array | None:
+        """Return the entries of observations [..., *obs] that must be finite; None: all are bytes."""
+        if self.dtype == np.float32:
+            return observations
+        return None if self.layout is None else self.layout.numbers(observations)
+
+    def illegal(self, observations: Array, actions: Tensor) -> Array | None:
+        """Return which actions [..., *act] their masks in observations [..., *obs] do not allow; None: there are no masks."""
+        part = None if self.layout is None else self.layout.parts.get(MASK)
+        if part is None:
+            return None
+        legal = observations[..., part.start : part.stop] > 0
+        sizes = np.array(choices(self.env.single_action_space), np.int64)
+        taken: Array = actions.reshape(*legal.shape[:-1], len(sizes)).numpy() + (sizes.cumsum() - sizes)
+        is_illegal: Any = ~np.take_along_axis(legal, taken, -1).all(-1)
+        return np.asarray(is_illegal)
 
     def _converted(self, observations: Any, method: str) -> Array:
         """Return a copy of observations [N, *obs] as arrays of the type that is promised."""

@@ -12,8 +12,10 @@ from torch import Tensor
 from plexp.envs.checked import entry
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import EpisodesInProgress
+from plexp.envs.packing import PackedSpace
 from plexp.errors import EnvironmentFault
 from plexp.nn.distributions import ActionRule
+from plexp.nn.layout import MASK
 
 log = logging.getLogger("plexp")
 SHOWN = 5
@@ -50,20 +52,31 @@ def find_fault(what: str, array: Array, first: int = 0, resets: Array | None = N
     return InvalidValue(step + first, fault, first < 0)
 
 
+def find_illegal(illegal: Array | None) -> InvalidValue | None:
+    """Return the fault of the first action [T, N] that a mask does not allow; None if there is none."""
+    if illegal is None or not illegal.any():
+        return None
+    step, env = (int(index) for index in np.argwhere(illegal)[0])
+    cause = f"environment {env} got an action that its {MASK} does not allow; the policy must take legal ones only"
+    return InvalidValue(step, EnvironmentFault(cause, env), False)
+
+
 class DeclaredBounds:
     """Bounds that a Box of observations declares: counts the observations that leave them, and warns of the first.
 
     Such observations are used as they are. One object serves a run, so that there is one warning.
 
     Args:
-        space: the Box.
+        space: the Box; of rows of bytes the numbers count.
         label: name of the environment, for the warnings.
     """
 
     def __init__(self, space: Any, label: str) -> None:
-        dtype = np.uint8 if space.dtype == np.uint8 else np.float32
+        self.layout = space.layout if isinstance(space, PackedSpace) and space.layout.is_bytes else None
+        dtype = np.uint8 if space.dtype == np.uint8 and self.layout is None else np.float32
+        bounds = (space.low, space.high) if self.layout is None else space.numbers
         with np.errstate(over="ignore"):
-            self.low, self.high = space.low.astype(dtype), space.high.astype(dtype)
+            self.low, self.high = (bound.astype(dtype) for bound in bounds)
         least, most = (0, 255) if dtype == np.uint8 else (-np.inf, np.inf)
         self.label, self.is_bounded = label, bool((self.low > least).any() or (self.high < most).any())
         self.seen, self.outside = 0, 0
@@ -74,7 +87,8 @@ class DeclaredBounds:
         """Look at observations [..., *obs], and warn if they are the first that leave the bounds."""
         if not self.is_bounded:
             return
-        rows = observations.reshape(-1, *self.low.shape)
+        numbers = observations if self.layout is None else self.layout.numbers(observations)
+        rows = numbers.reshape(-1, *self.low.shape)
         self.seen += len(rows)
         is_outside = (rows < self.low) | (rows > self.high)
         if not is_outside.any():

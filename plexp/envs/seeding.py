@@ -14,8 +14,10 @@ from plexp.envs import generators
 from plexp.envs.checked import checked
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.generators import GlobalUse, OwnGenerators
+from plexp.envs.packing import MaskSource, choices, tell_of_mask
 from plexp.envs.spaces import flattened
 from plexp.errors import EnvironmentFault
+from plexp.nn.layout import MASK
 
 
 @dataclass(frozen=True)
@@ -86,18 +88,27 @@ class Streams:
 class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Wrapper that gives every `reset` the seed of its episode, whatever seed the vector environment asks for.
 
-    Observations are flattened to one array, and what the environment returns is checked; see CheckedEnv.
+    Observations are made one array, and what the environment returns is checked; see `flattened` and CheckedEnv.
 
     The first and the last observation of an episode are copies: an environment may change the array that it returned, and
     vector environments reset it before they hand on the last one.
+
+    Args:
+        env: the environment.
+        index: its index among those of the vector environment.
+        episode_seed: seeds of the episodes.
+        mask: where it says which actions are legal.
 
     Raises EnvironmentFault, which names environment and episode, for an exception in `reset` or `step` and for what they
     return that cannot be used; ConfigError for observations that cannot be flattened.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], index: int, episode_seed: EpisodeSeed) -> None:
-        super().__init__(checked(flattened(env)))
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], index: int, episode_seed: EpisodeSeed, mask: MaskSource = "none"
+    ) -> None:
+        super().__init__(checked(flattened(env, mask)))
         self.index, self.episode_seed, self.episode = index, episode_seed, -1
+        self.may_tell = mask == "none" and bool(choices(env.action_space))
         self.use = getattr(episode_seed, "use", None) or GlobalUse(warns=False)
         self.own_generators = OwnGenerators(self.use)
 
@@ -108,6 +119,8 @@ class SeededEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
             seed = self.episode_seed(self.index, self.episode)
             self.own_generators.seed(seed)
             observation, info = self.own_generators.call(self.env, self.env.reset, seed=seed, options=options)
+            if self.may_tell and MASK in info:
+                tell_of_mask(type(self.unwrapped).__name__ if self.spec is None else self.spec.id)
             return _copied(observation), info
         except (Exception, SystemExit) as error:
             raise EnvironmentFault.of(error, "reset", self.index, self.episode) from error

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from gymnasium.wrappers import FlattenObservation
 
+from plexp.envs.packing import MaskSource, PackedSpace, PackObservation
 from plexp.errors import ConfigError, Problem
 from plexp.nn.distributions import (
     ActionDistribution,
@@ -22,6 +23,7 @@ from plexp.nn.distributions import (
     MultiCategorical,
     SquashedGaussian,
 )
+from plexp.nn.layout import Layout
 
 MOST_CHOICES = 4096
 """Integers of a Box, of all its dimensions together, up to which the policy has a logit for each; larger: more memory."""
@@ -103,15 +105,17 @@ def observation_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
     raise ConfigError(Problem("env", ..., cause, f"wrap it into {READABLE}, {HOW}"))
 
 
-def flattened(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """Return an environment whose observations are one array: composite and discrete ones, flattened to a vector.
+def flattened(env: gymnasium.Env[Any, Any], mask: MaskSource = "none") -> gymnasium.Env[Any, Any]:
+    """Return an environment whose observations are one array: Dict and Tuple ones packed, discrete ones flattened.
 
-    Raises ConfigError for an observation space that has a part without a fixed number of entries, and for one that is
-    missing, or no space of gymnasium's.
+    `mask` says where the environment has the masks of its legal actions. Raises ConfigError for an observation space that has
+    a part without a fixed number of entries, and for one that is missing, or no space of gymnasium's.
     """
     problem = _without_spaces(env) or _unreadable(env)
     if problem is not None:
         raise ConfigError(problem)
+    if mask != "none" or isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
+        return PackObservation(env, mask)
     is_array = isinstance(env.observation_space, spaces.Box) and bool(env.observation_space.shape)
     return env if is_array else FlattenObservation(env)
 
@@ -171,6 +175,17 @@ def _unreadable_parts(space: spaces.Space[Any], name: str) -> Iterator[tuple[spa
 def _key(env: gymnasium.Env[Any, Any]) -> tuple[str, str]:
     """Return the key and the value that name an environment."""
     return ("env", type(env.unwrapped).__name__) if env.spec is None else ("env.id", env.spec.id)
+
+
+def layout_of(space: spaces.Space[Any]) -> Layout | None:
+    """Return the layout of observations that were packed into rows; None for others."""
+    return space.layout if isinstance(space, PackedSpace) else None
+
+
+def observation_dtype(space: spaces.Space[Any]) -> np.dtype[Any]:
+    """Return the type in which observations are kept: uint8 for images and rows with images, float32 for others."""
+    layout = layout_of(space)
+    return np.dtype(np.uint8 if is_image(space) or (layout is not None and layout.is_bytes) else np.float32)
 
 
 def is_image(space: spaces.Space[Any]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from plexp.config import registry
@@ -21,11 +22,19 @@ from plexp.envs.environment import Environment
 from plexp.envs.faults import DeclaredBounds
 from plexp.envs.film import with_frames
 from plexp.envs.seeding import Streams
-from plexp.envs.spaces import action_distribution, is_image, mismatch_of_scale, observation_shape
+from plexp.envs.spaces import (
+    action_distribution,
+    is_image,
+    layout_of,
+    mismatch_of_scale,
+    observation_dtype,
+    observation_shape,
+)
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.device import device_of, is_compiled
+from plexp.nn.layout import ObservationReader
 from plexp.nn.networks import Network
-from plexp.nn.normalization import ObservationNormalizer, RewardScaler
+from plexp.nn.normalization import RewardScaler
 from plexp.training.agent import Agent
 from plexp.training.collector import Collector
 from plexp.training.interfaces import AdvantageEstimator, Algorithm, Stateful, TrainingCallback
@@ -204,20 +213,17 @@ def _off_policy(
     device: torch.device,
 ) -> tuple[Networks, ReplayLearner]:
     """Return the maker of networks, and the learner, of an algorithm that learns from past transitions."""
-    shape, normalizer = _observations(environment, env)
+    reader, space = _reader(environment, env, net), env.single_observation_space
     distribution = action_distribution(env.single_action_space, "clip")
-    space = env.single_observation_space
-    dtype = np.dtype(np.uint8 if is_image(space) else np.float32)
     example = distribution.mode(torch.zeros(1, distribution.num_parameters))
+    shape, dtype = observation_shape(space), observation_dtype(space)
     spec = ReplaySpec(env.num_envs, shape, dtype, tuple(example.shape[1:]), example.dtype)
     replay: Replay = make(config.classes["replay"], config.replay or {})
     memory = ReplayMemory(replay, spec)
     torch.manual_seed(streams.weights)
-    networks = Networks(
-        config.algo["plugin"], shape, env.single_action_space, env.num_envs, net, critic_net, normalizer, device
-    )
+    networks = Networks(config.algo["plugin"], reader, env.single_action_space, env.num_envs, net, critic_net, device)
     parameters = _pick(config.algo, registry.parameters(ReplayLearner))
-    learner = ReplayLearner(memory, normalizer, streams.minibatches, config.gamma, compiled, profile, **parameters)
+    learner = ReplayLearner(memory, reader, streams.minibatches, config.gamma, compiled, profile, **parameters)
     return networks, learner
 
 
@@ -234,16 +240,17 @@ def _policy_of(algorithm: Algorithm, networks: Networks, config: RunConfig) -> P
     return policy
 
 
-def _observations(
-    environment: Environment, env: VectorEnv[Any, Any, Any]
-) -> tuple[tuple[int, ...], ObservationNormalizer | None]:
-    """Return the shape of one observation, and the normalizer of observations, if they are normalized."""
+def _reader(environment: Environment, env: VectorEnv[Any, Any, Any], net: Network) -> ObservationReader:
+    """Return what gives observations as the networks take them."""
     space = env.single_observation_space
     shape = observation_shape(space)
     if is_image(space) and environment.normalize_observations:
         remedy = "give env.normalize_observations=false"
         raise ConfigError(Problem("env.normalize_observations", True, "images are scaled by the network", remedy))
-    return shape, ObservationNormalizer(shape) if environment.normalize_observations else None
+    by_parts = bool(getattr(net, "by_parts", False))
+    return ObservationReader(
+        shape, normalized=environment.normalize_observations, layout=layout_of(space), by_parts=by_parts
+    )
 
 
 def _agent(
@@ -255,7 +262,7 @@ def _agent(
     advantage: AdvantageEstimator,
     streams: Streams,
 ) -> Agent:
-    shape, normalizer = _observations(environment, env)
+    reader = _reader(environment, env, net)
     assert config.policy is not None  # as it is for algorithms without a replay buffer
     distribution = action_distribution(env.single_action_space, config.policy.bounds)
     policy = config.policy.model_dump()
@@ -264,18 +271,18 @@ def _agent(
         if mismatch := mismatch_of_scale(env.single_action_space, std):
             log.warning("policy.bounds=clip: %s; give policy.bounds=tanh, which starts in their middle", mismatch)
     torch.manual_seed(streams.weights)
-    agent = Agent(shape, distribution, net, critic_net, advantage.critic, normalizer, streams.actions, **policy)
-    _check_shapes(agent, config.net["plugin"], shape, env.single_observation_space.dtype)
+    agent = Agent(reader, distribution, net, critic_net, advantage.critic, streams.actions, **policy)
+    _check_shapes(agent, config.net["plugin"], env.single_observation_space)
     return agent
 
 
-def _check_shapes(agent: Agent, net: str, shape: tuple[int, ...], dtype: Any) -> None:
+def _check_shapes(agent: Agent, net: str, space: spaces.Space[Any]) -> None:
     """Raise ConfigError for a network whose layers do not have the shapes that it states."""
-    observations = torch.zeros(2, *shape, dtype=torch.uint8 if dtype == np.uint8 else torch.float32)
+    observations = torch.from_numpy(np.zeros((2, *observation_shape(space)), observation_dtype(space)))
     random_state = torch.get_rng_state()
     with torch.no_grad():
         try:
-            agent.policy(observations)
+            agent.policy(agent.read(observations))
         except (RuntimeError, ValueError, TypeError) as error:
             cause = f"its trunk and head do not fit observations {list(observations.shape)} ({one_line(error)})"
             remedy = f"see what is wrong: python -m plexp check net/{net}"

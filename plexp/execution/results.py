@@ -63,8 +63,9 @@ def record_results(
             tracker.log_figure(figure, "learning_curve.png")
     with decoration("the model for MLflow"):
         if experiment.config.tracker.log_model:
-            example = torch.from_numpy(experiment.trainer.collector.observations)[:2]
-            tracker.log_model(GreedyPolicy(experiment.agent).cpu().eval(), example)
+            policy = GreedyPolicy(experiment.agent).cpu().eval()
+            example = policy.rows(torch.from_numpy(experiment.trainer.collector.observations)[:2])
+            tracker.log_model(policy, example)
     with decoration("the run's description"):
         tracker.describe(describe(experiment.algo, experiment.values, outcome))
     return outcome

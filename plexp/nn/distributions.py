@@ -17,6 +17,8 @@ from torch.nn import functional
 
 Array = npt.NDArray[Any]
 LOG_2PI = math.log(2 * math.pi)
+ILLEGAL = -1e9
+"""Logit, or value, of an action that is not legal: its probability is 0, and products with it are finite."""
 LARGEST = 1 - 2**-24
 """The largest float32 whose atanh is finite."""
 
@@ -56,6 +58,17 @@ class ActionDistribution(ActionRule, Protocol):
     def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return log π(a|s) [B] and the entropy of π(·|s) [B], both in nats."""
         ...
+
+
+def only_legal(parameters: Tensor, legal: Tensor) -> Tensor:
+    """Return logits or values [B, P] with `ILLEGAL` for choices that are not legal.
+
+    Args:
+        parameters: [B, P] numbers of each of n choices, P/n of them, those of the first choice first.
+        legal: [B, n] bool: the choice may be taken.
+    """
+    numbers = parameters.shape[-1] // legal.shape[-1]
+    return torch.where(legal if numbers == 1 else legal.repeat_interleave(numbers, -1), parameters, ILLEGAL)
 
 
 class Categorical:

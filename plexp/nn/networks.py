@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from plexp.errors import ConfigError, Problem
 from plexp.nn.distributions import ActionDistribution, Categorical, DiagonalGaussian
+from plexp.nn.layout import VECTOR, ObservationReader, Observations
 
 CriticKind: TypeAlias = Literal["none", "v", "q"]
 """Kind of critic that an advantage estimator needs: none, V(s), or Q(s, a)."""
@@ -18,7 +19,10 @@ POLICY_GAIN, CRITIC_GAIN = 0.01, 1.0
 
 
 class Network(Protocol):
-    """The shape of the function approximators (group `net`)."""
+    """The shape of the function approximators (group `net`).
+
+    One that takes structured observations by their parts has the attribute `by_parts = True`, and its `trunk` gets the parts.
+    """
 
     label: str
     """Short name for the run's name, such as `mlp3x64`."""
@@ -28,7 +32,8 @@ class Network(Protocol):
     def trunk(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         """Return the layers from observations [B, *shape] to features [B, F], and F.
 
-        Raises ConfigError for a shape that the network cannot take.
+        With `by_parts` it gets a dict of `Part` by name, and the layers a dict of tensors [B, *part.shape]. Raises
+        ConfigError for a shape that the network cannot take.
         """
         ...
 
@@ -38,6 +43,31 @@ class Network(Protocol):
         `gain` scales its initialization: 0.01 for policies, 1 for critics.
         """
         ...
+
+
+class OfVector(nn.Module):
+    """Trunk for observations that say which actions are legal: it takes all the rest, as one vector."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        features: Tensor = self.trunk(observations[VECTOR])
+        return features
+
+
+def make_trunk(net: Network, reader: ObservationReader) -> tuple[nn.Module, int]:
+    """Return the layers from observations, as the reader gives them, to features [B, F], and F.
+
+    Raises ConfigError for a network that takes parts, of observations that have none.
+    """
+    inputs: Any = reader.inputs
+    if getattr(net, "by_parts", False) and not isinstance(inputs, dict):
+        cause = "it takes the parts of a Dict or Tuple observation, and these observations are one array"
+        raise ConfigError(Problem("net", net.label, cause, "choose net=mlp, or net=cnn for images"))
+    trunk, features = net.trunk(inputs)
+    return (OfVector(trunk) if reader.has_mask and not reader.by_parts else trunk), features
 
 
 class PolicyHead(nn.Module):
@@ -80,16 +110,16 @@ class Critic(nn.Module):
     """Network of V(s) [B]; of Q(s, ·) [B, A] over A discrete actions; or of Q(s, a) [B] with the action as an input.
 
     Args:
-        shape: shape of one observation.
+        reader: gives observations as the critic takes them.
         shared: the actor's trunk and its number of features, if the critic is to use it.
 
-    Raises ConfigError for Q(s, a) on a shared trunk or on images.
+    Raises ConfigError for Q(s, a) on a shared trunk, on images, or on parts of observations.
     """
 
     def __init__(
         self,
         net: Network,
-        shape: tuple[int, ...],
+        reader: ObservationReader,
         kind: CriticKind,
         distribution: ActionDistribution,
         shared: tuple[nn.Module, int] | None,
@@ -97,14 +127,20 @@ class Critic(nn.Module):
         super().__init__()
         self.per_action = kind == "q" and isinstance(distribution, Categorical)
         self.takes_actions = kind == "q" and not self.per_action
-        if self.takes_actions and (shared or len(shape) > 1):
-            cause = "for these actions Q(s, a) takes the action as an input, so its trunk can be neither shared nor for images"
-            raise ConfigError(Problem("advantage", ..., cause, "choose an estimator with a V critic, such as gae"))
-        inputs = (shape[0] + distribution.num_features,) if self.takes_actions else shape
-        self.trunk, features = shared or net.trunk(inputs)
+        if self.takes_actions:
+            shape = reader.inputs
+            if shared or isinstance(shape, dict) or len(shape) > 1:
+                cause = (
+                    "for these actions Q(s, a) takes the action as an input, so its trunk can be neither shared nor for"
+                )
+                cause += " images or parts of observations"
+                raise ConfigError(Problem("advantage", ..., cause, "choose an estimator with a V critic, such as gae"))
+            self.trunk, features = net.trunk((shape[0] + distribution.num_features,))
+        else:
+            self.trunk, features = shared or make_trunk(net, reader)
         self.head = net.head(features, distribution.num_features if self.per_action else 1, gain=CRITIC_GAIN)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Observations) -> Tensor:
         return self.from_features(self.trunk(inputs))
 
     def from_features(self, features: Tensor) -> Tensor:
@@ -147,13 +183,17 @@ class Critics(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return the values for inputs [B, ...], which are put side by side."""
-        joined = torch.cat(inputs, -1)
+    def forward(self, *inputs: Any) -> Tensor:
+        """Return the values for inputs [B, ...], which are put side by side; observations may be alone, in parts."""
+        joined = _joined(inputs)
         # not vmap: batched products of these sizes are slower on a CPU than one after the other
         return torch.stack([member(joined).squeeze(-1) for member in self.members])
 
-    def first(self, *inputs: Tensor) -> Tensor:
+    def first(self, *inputs: Any) -> Tensor:
         """Return the values of the first member alone, without its dimension."""
-        values: Tensor = self.members[0](torch.cat(inputs, -1))
+        values: Tensor = self.members[0](_joined(inputs))
         return values.squeeze(-1)
+
+
+def _joined(inputs: Sequence[Any]) -> Any:
+    return inputs[0] if len(inputs) == 1 else torch.cat(list(inputs), -1)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from plexp.envs.adapter import EnvAdapter
-from plexp.envs.spaces import is_image
 from plexp.errors import ConfigError, Problem, one_line, writing
 from plexp.execution.experiment import Experiment
 from plexp.files import draft_of, try_writing, write_whole
@@ -67,7 +66,8 @@ def export(experiment: Experiment, formats: list[str], folder: Path, title: str)
     Raises ConfigError for a policy that cannot be traced, and a file that acts differently or cannot be written.
     """
     check_formats(formats)
-    policy, observations = GreedyPolicy(experiment.agent).eval(), met_observations(experiment)
+    policy = GreedyPolicy(experiment.agent).eval()
+    observations = policy.rows(met_observations(experiment))
     exported = []
     for kind in formats:
         file = folder / f"policy.{kind}"
@@ -166,7 +166,7 @@ def _write_script(experiment: Experiment, file: Path, title: str) -> Path | None
     if "id" not in env:
         return None
     try:
-        text = play_script(env, file.name, title, image=is_image(experiment.training_env.single_observation_space))
+        text = play_script(env, file.name, title, experiment.training_env.single_observation_space)
     except (gymnasium.error.Error, ImportError):  # an id of another library that this plugin knows
         return None
     path = file.with_name("play.py" if file.suffix == ".pt2" else "play_onnx.py")
@@ -207,7 +207,8 @@ def register_run(run: RunHandle, name: str) -> str:
 
     def policy() -> tuple[GreedyPolicy, object]:
         with restored(run.values, run.file("agent.safetensors"), run.newer) as experiment:
-            return GreedyPolicy(experiment.agent).cpu().eval(), met_observations(experiment)[:2]
+            greedy = GreedyPolicy(experiment.agent).cpu().eval()
+            return greedy, greedy.rows(met_observations(experiment)[:2])
 
     version = register(run, name, policy)
     return f"models:/{name}@best is version {version} now: run {run.name}, {run.run_id}"

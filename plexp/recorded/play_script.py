@@ -12,15 +12,19 @@ import gymnasium
 from gymnasium import spaces
 from jinja2 import Environment, FileSystemLoader
 
+from plexp.envs.packing import PackedSpace
+from plexp.envs.spaces import is_image
+from plexp.nn.layout import MASK
 
-def play_script(env: Mapping[str, Any], file: str, title: str, *, image: bool) -> str:
+
+def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Space[Any]) -> str:
     """Return the script for a policy file that lies beside it.
 
     Args:
         env: configuration of an environment of gymnasium: `id`, `kwargs` and `max_episode_steps`.
         file: name of the policy file, which ends with `pt2` or `onnx`.
         title: first line of the script.
-        image: whether observations are images of bytes.
+        space: space of the observations that the policy takes.
 
     Raises gymnasium's Error, or ImportError, for an environment that gymnasium does not make.
     """
@@ -29,6 +33,9 @@ def play_script(env: Mapping[str, Any], file: str, title: str, *, image: bool) -
     arguments = {**({} if limit is None else {"max_episode_steps": limit}), "disable_env_checker": True, **kwargs}
     with closing(gymnasium.make(env["id"], **arguments)) as made:
         is_flat = isinstance(made.observation_space, spaces.Box)
+        packed = (
+            space if isinstance(space, PackedSpace) and (MASK in space.layout.parts or space.layout.is_bytes) else None
+        )
         can_show = "human" in made.metadata.get("render_modes", ())
     texts = [_literal(env["id"]), *_as_code(arguments), *(["render_mode=render_mode"] if can_show else [])]
     templates = Environment(
@@ -40,10 +47,20 @@ def play_script(env: Mapping[str, Any], file: str, title: str, *, image: bool) -
         runtime="torch" if file.endswith("pt2") else "onnxruntime",
         file=file,
         arguments=", ".join(texts),
-        dtype="uint8" if image else "float32",
+        dtype="uint8" if is_image(space) else "float32",
         is_flat=is_flat,
+        **({} if packed is None else _packing(packed)),
         can_show=can_show,
     )
+
+
+def _packing(space: PackedSpace) -> dict[str, Any]:
+    """Return what the script needs to pack an observation into a row."""
+    layout = space.layout.of_floats()
+    places = zip(space.leaves, layout.parts.values(), strict=False)  # the mask, if there is one, is the last part
+    parts = [(path, part.start, part.stop) for (path, _), part in places]
+    where = "info" if space.mask == "info" else "observation"
+    return {"size": layout.size, "parts": parts, "mask": layout.parts.get(MASK), "mask_of": f'{where}["{MASK}"]'}
 
 
 def _as_code(arguments: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from plexp.config.compose import apply_changes
 from plexp.config.hydra_errors import compose_values
 from plexp.config.schema import ROOT, SECTIONS
 from plexp.envs.environment import Environment
-from plexp.envs.spaces import is_image
+from plexp.envs.packing import PackedSpace
+from plexp.envs.spaces import observation_dtype
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.experiment import Experiment, build, make
+from plexp.nn.layout import MASK
 from plexp.tracking.lookup import RunHandle
+from plexp.training.policy import noise_of
 
 log = logging.getLogger("plexp")
 REMOVED = {"env": {"check_bounds"}}
@@ -144,30 +147,49 @@ class RecordedAgent:
         self.agent, self.space = experiment.agent.eval(), experiment.training_env.single_observation_space
         self.rng = np.random.default_rng(experiment.config.seed)
 
-    def act(self, observation: npt.ArrayLike, *, sampled: bool = False) -> npt.NDArray[Any]:
+    def act(
+        self, observation: Any, *, action_mask: npt.ArrayLike | None = None, sampled: bool = False
+    ) -> npt.NDArray[Any]:
         """Return the action for an observation, as the environment's `step` takes it.
 
         Args:
-            observation: one observation, or a batch of them [B, *obs], for which there are B actions.
+            observation: one observation, also of a Dict or Tuple space, or a batch of arrays [B, *obs], for which there are
+                B actions.
+            action_mask: which actions are legal, where the environment says so in its info; None: all are.
             sampled: whether the action is sampled from the policy; False: the most likely one is taken.
 
         Raises ConfigError for an observation of another shape.
         """
         shape = self.space.shape or ()
-        batch = np.asarray(observation, np.uint8 if is_image(self.space) else np.float32)
+        if isinstance(self.space, PackedSpace):
+            observation = self._packed(self.space, observation, action_mask)
+        batch = np.asarray(observation, observation_dtype(self.space))
         is_single = batch.shape == shape
         if not is_single and batch.shape[1:] != shape:
             cause = f"the agent's observations have the shape {list(shape)}"
-            remedy = "give one of them or a batch; wrap Dict and Tuple spaces in gymnasium's FlattenObservation"
+            remedy = "give one of them or a batch"
             raise ConfigError(Problem("observation", list(batch.shape), cause, remedy))
         observations = torch.from_numpy(batch[None] if is_single else batch)
         if sampled:
-            noise = self.agent.distribution.draw_noise(self.rng, 1, len(observations))[0]
+            noise = noise_of(self.agent, len(observations)).draw_noise(self.rng, 1, len(observations))[0]
             actions = self.agent.act(observations, torch.from_numpy(noise))
         else:
             actions = self.agent.act_greedily(observations)
         result: npt.NDArray[Any] = self.agent.distribution.to_environment(actions).numpy()
         return result[0] if is_single else result
+
+    @staticmethod
+    def _packed(space: PackedSpace, observation: Any, action_mask: npt.ArrayLike | None) -> npt.NDArray[Any]:
+        """Return an observation as the row that the agent takes."""
+        mask = space.layout.parts.get(MASK)
+        if mask is not None and action_mask is None and isinstance(observation, Mapping):
+            action_mask = observation.get(MASK)
+        try:
+            legal = None if mask is None else np.ones(mask.shape) if action_mask is None else np.asarray(action_mask)
+            return space.pack(observation, None if legal is None else legal.reshape(mask.shape))  # type: ignore[union-attr]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            cause = f"it does not have the parts {', '.join(space.layout.parts)} ({one_line(error)})"
+            raise ConfigError(Problem("observation", ..., cause, "give one observation of the environment")) from error
 
 
 def restore_agent(run: RunHandle) -> RecordedAgent:

@@ -13,8 +13,8 @@ from plexp.config.fields import ActionBounds, LogStd, PositiveInt
 from plexp.errors import ConfigError, Problem
 from plexp.nn.compile import Compiled
 from plexp.nn.distributions import ActionDistribution, Categorical
-from plexp.nn.networks import Critic, CriticKind, Network, PolicyHead
-from plexp.nn.normalization import ObservationNormalizer
+from plexp.nn.layout import VECTOR, ObservationReader, Observations
+from plexp.nn.networks import Critic, CriticKind, Network, PolicyHead, make_trunk
 from plexp.training.policy import Policy
 from plexp.training.progress import Profile
 from plexp.training.types import AgentOutput, Minibatch, Rollout, Trajectory
@@ -27,7 +27,7 @@ class Agent(Policy):
     """Actor and critic.
 
     Args:
-        shape: shape of one observation.
+        reader: gives observations as the networks take them.
         net: network of the actor.
         critic_net: network of the critic; None: the actor's.
         critic_kind: kind of critic that the advantage estimator needs.
@@ -40,12 +40,11 @@ class Agent(Policy):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
+        reader: ObservationReader,
         distribution: ActionDistribution,
         net: Network,
         critic_net: Network | None,
         critic_kind: CriticKind,
-        normalizer: ObservationNormalizer | None,
         rng: np.random.Generator,
         *,
         log_std: LogStd,
@@ -57,16 +56,14 @@ class Agent(Policy):
             cause = "a shared trunk leaves no room for a network of the critic's own"
             remedy = "give net.share_trunk=false or leave out net@critic_net"
             raise ConfigError(Problem("net.share_trunk", True, cause, remedy))
-        trunk, features = net.trunk(shape)
-        super().__init__(
-            distribution, normalizer, trunk, PolicyHead(net, features, distribution, log_std, log_std_init)
-        )
+        trunk, features = make_trunk(net, reader)
+        super().__init__(distribution, reader, trunk, PolicyHead(net, features, distribution, log_std, log_std_init))
         self.distribution: ActionDistribution = distribution
         self.critic_kind, self.rng, self.bounds, self.action_samples = critic_kind, rng, bounds, action_samples
         shared = (self.trunk, features) if net.share_trunk else None
         self.shares_trunk = shared is not None and critic_kind != "none"
         self.critic = (
-            None if critic_kind == "none" else Critic(critic_net or net, shape, critic_kind, distribution, shared)
+            None if critic_kind == "none" else Critic(critic_net or net, reader, critic_kind, distribution, shared)
         )
         self.target_critic: Critic | None = None
 
@@ -84,7 +81,8 @@ class Agent(Policy):
     def evaluate(self, minibatch: Minibatch) -> AgentOutput:
         """Return what the current networks say of a minibatch, with gradients; a shared trunk runs once."""
         features = self.trunk(minibatch.observations)
-        log_probs, entropy = self.distribution.evaluate(self.head(features), minibatch.actions)
+        parameters = self.parameters_of(features, minibatch.observations)
+        log_probs, entropy = self.distribution.evaluate(parameters, minibatch.actions)
         if self.critic is None or minibatch.value_targets is None:
             return AgentOutput(log_probs, entropy, None)
         return AgentOutput(log_probs, entropy, self.predict(minibatch, features if self.shares_trunk else None))
@@ -143,11 +141,11 @@ class Agent(Policy):
         chunks = [self._evaluate(part.to(device), taken.to(device)) for part, taken in pairs]
         return [torch.cat(column).cpu() for column in zip(*chunks, strict=True)]
 
-    def _evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluate(self, rows: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log π(a|s), V(s) and Q(s, a) of each row [B]; zeros where there is no such critic."""
-        observations = self.normalize(observations)
+        observations = self.read(rows)
         features = self.trunk(observations)
-        parameters = self.head(features)
+        parameters = self.parameters_of(features, observations)
         log_probs, _ = self.distribution.evaluate(parameters, actions)
         zeros, critic = torch.zeros_like(log_probs), self.target_critic or self.critic
         if critic is None:
@@ -161,10 +159,11 @@ class Agent(Policy):
             return log_probs, values, q.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         samples = []
         for _ in range(self.action_samples):
-            noise = torch.from_numpy(self.distribution.draw_noise(self.rng, len(observations))).to(observations.device)
+            noise = torch.from_numpy(self.distribution.draw_noise(self.rng, len(rows))).to(rows.device)
             samples.append(self._action_values(critic, observations, self.distribution.sample(parameters, noise)))
         return log_probs, torch.stack(samples).mean(0), self._action_values(critic, observations, actions)
 
-    def _action_values(self, critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
-        values: Tensor = critic(torch.cat([observations, self.distribution.encode(actions)], -1))
+    def _action_values(self, critic: Critic, observations: Observations, actions: Tensor) -> Tensor:
+        vector = observations[VECTOR] if isinstance(observations, dict) else observations
+        values: Tensor = critic(torch.cat([vector, self.distribution.encode(actions)], -1))
         return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -27,9 +27,8 @@ def make_batch(
     parts = [_valid_rows(rollout, advantage, standardization, agent.critic_kind == "q") for rollout in rollouts]
     columns = {name: [part[name] for part in parts] for name in parts[0]}
     device = agent.device  # looked up once: it walks the modules
-    fields = {name: (c[0] if len(c) == 1 else torch.cat(c)).to(device) for name, c in columns.items()}
-    fields["observations"] = agent.normalize(fields["observations"])
-    return Minibatch(**fields)
+    fields: dict[str, Any] = {name: (c[0] if len(c) == 1 else torch.cat(c)).to(device) for name, c in columns.items()}
+    return Minibatch(**{**fields, "observations": agent.read(fields["observations"])})
 
 
 def minibatches(leaves: list[Tensor], number: int, rng: np.random.Generator) -> Iterator[list[Tensor]]:

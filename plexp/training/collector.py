@@ -15,7 +15,7 @@ from torch import Tensor
 from plexp.envs.adapter import EnvAdapter
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import Episode, EpisodesInProgress
-from plexp.envs.faults import DeclaredBounds, find_fault, locate
+from plexp.envs.faults import DeclaredBounds, InvalidValue, find_fault, find_illegal, locate
 from plexp.errors import EnvironmentFault, Problem, TrainingError
 from plexp.nn.normalization import RewardScaler
 from plexp.training.policy import Policy
@@ -188,8 +188,10 @@ class Collector:
         final = np.stack(finals) if finals else np.zeros((0, *observations.shape[2:]), self.adapter.dtype)
         if self.adapter.same_step and len(final) != done.sum():
             raise TrainingError("the vector environment resets in the same step, and its info has no final_obs")
-        self._check(observations, rewards, done, actions, final, final_index)
         valid, taken = self._valid(done), torch.stack(actions)
+        illegal = self.adapter.illegal(observations[:-1], taken)
+        illegal = None if illegal is None else illegal & valid
+        self._check(observations, rewards, done, actions, final, final_index, find_illegal(illegal))
         self.played = taken, valid
         self._count(np.where(valid, rewards, 0.0), valid, done)
         self.in_progress.add(taken, done)
@@ -216,16 +218,20 @@ class Collector:
         actions: list[Tensor],
         final: Array,
         final_index: list[int],
+        illegal: InvalidValue | None,
     ) -> None:
-        """Raise EnvironmentFault for the first reward or observation that is not finite; count those outside bounds."""
-        faults = [find_fault("reward", rewards)]
-        if self.adapter.dtype == np.float32:
+        """Raise EnvironmentFault for the first reward or observation that is not finite, or action that is not legal.
+
+        Observations outside their bounds are counted.
+        """
+        faults, numbers = [illegal, find_fault("reward", rewards)], self.adapter.numbers(observations)
+        if numbers is not None:
             if final_index:
-                returned = observations[1:].copy()
-                returned.reshape(-1, *returned.shape[2:])[final_index] = final
+                returned = numbers[1:].copy()
+                returned.reshape(-1, *returned.shape[2:])[final_index] = self.adapter.numbers(final)
                 faults.append(find_fault("observation", returned))
             resets = np.concatenate([np.ones_like(done[:1]), done]) if self.adapter.same_step else None
-            faults.append(find_fault("observation", observations, first=-1, resets=resets))
+            faults.append(find_fault("observation", numbers, first=-1, resets=resets))
         if any(faults):
             step, fault, begins = min((fault for fault in faults if fault), key=lambda fault: fault.step)
             raise self._locate(fault, actions[: step + 1], done, begins)

@@ -15,11 +15,11 @@ from torch import Tensor
 from plexp.envs.adapter import EnvAdapter
 from plexp.envs.environment import Array, Environment, EpisodeSeed
 from plexp.envs.episodes import EpisodesInProgress, PlayedEpisode
-from plexp.envs.faults import DeclaredBounds, find_fault, locate
+from plexp.envs.faults import DeclaredBounds, find_fault, find_illegal, locate
 from plexp.envs.generators import GlobalUse
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import EnvironmentFault
-from plexp.training.policy import Policy
+from plexp.training.policy import Policy, noise_of
 
 PARALLEL = 10
 """Environments stepped side by side."""
@@ -153,13 +153,13 @@ def evaluate(
 
 def _actor(policy: Policy, num_envs: int, sampling: np.random.Generator | None) -> Callable[[Array], Tensor]:
     """Return the function from observations [N, *obs] to actions [N, *act]."""
-    device = policy.device
+    device, distribution = policy.device, noise_of(policy, num_envs)
 
     def act(observations: Array) -> Tensor:
         inputs = torch.from_numpy(observations).to(device)
         if sampling is None:
             return policy.act_greedily(inputs).cpu()
-        noise = policy.distribution.draw_noise(sampling, 1, num_envs)[0]
+        noise = distribution.draw_noise(sampling, 1, num_envs)[0]
         return policy.act(inputs, torch.from_numpy(noise).to(device)).cpu()
 
     return act
@@ -202,7 +202,9 @@ def _play(
         return locate(fault, in_progress, acted, done, adapter.distribution, seeds, begins)
 
     def check(what: str, array: Array, resets: Array | None = None) -> None:
-        invalid = find_fault(what, array[None], resets=None if resets is None else resets[None])
+        numbers = adapter.numbers(array) if what == "observation" else array
+        resets = None if resets is None else resets[None]
+        invalid = None if numbers is None else find_fault(what, numbers[None], resets=resets)
         if invalid is not None:
             raise located(invalid.fault, begins=what == "observation")
         if what == "observation":
@@ -218,6 +220,9 @@ def _play(
         actions = act(observations)
         counted = np.ones(num_envs, np.bool_) if adapter.same_step else ~ended
         acted.append(actions)
+        illegal = adapter.illegal(observations, actions)
+        if illegal is not None and (found := find_illegal((illegal & counted)[None])):
+            raise located(found.fault)
         try:
             observations, rewards, terminated, truncated, _ = adapter.step(actions)
         except EnvironmentFault as fault:

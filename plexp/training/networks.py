@@ -18,8 +18,8 @@ from plexp.nn.exploration import (
     NoiseKind,
     QuantileExploration,
 )
-from plexp.nn.networks import CRITIC_GAIN, POLICY_GAIN, Critics, Network, PolicyHead, QHead
-from plexp.nn.normalization import ObservationNormalizer
+from plexp.nn.layout import ObservationReader
+from plexp.nn.networks import CRITIC_GAIN, POLICY_GAIN, Critics, Network, PolicyHead, QHead, make_trunk
 from plexp.training.policy import ExploringPolicy
 
 
@@ -30,28 +30,26 @@ class Networks:
 
     Args:
         name: name of the algorithm, for messages.
-        shape: shape of one observation.
+        reader: gives observations as the networks take them; the parts of the algorithm share it.
         actions: space of the actions.
         num_envs: number of environments that act.
         net: network of the policy.
         critic_net: network of the critics; None: the policy's.
-        normalizer: normalizer of observations that the parts share; None: there is none.
         device: where the parts are.
     """
 
     def __init__(
         self,
         name: str,
-        shape: tuple[int, ...],
+        reader: ObservationReader,
         actions: spaces.Space[Any],
         num_envs: int,
         net: Network,
         critic_net: Network | None,
-        normalizer: ObservationNormalizer | None,
         device: torch.device,
     ) -> None:
-        self.name, self.shape, self.actions, self.num_envs = name, shape, actions, num_envs
-        self.net, self.critic_net, self.normalizer, self.device = net, critic_net, normalizer, device
+        self.name, self.reader, self.actions, self.num_envs = name, reader, actions, num_envs
+        self.net, self.critic_net, self.device = net, critic_net, device
         self.made_critics = False
 
     @property
@@ -65,25 +63,30 @@ class Networks:
         Random actions last for `random_steps` steps on average.
         """
         rule = self._categorical()
-        trunk, features = self.net.trunk(self.shape)
+        trunk, features = make_trunk(self.net, self.reader)
         head = QHead(self.net, features, rule.num_features, width=quantiles or 1, dueling=dueling)
         if quantiles is not None:
-            quantile = QuantileExploration(rule, quantiles, num_envs=self.num_envs, duration=random_steps)
+            quantile = QuantileExploration(
+                rule, quantiles, num_envs=self.num_envs, duration=random_steps, masked=self.reader.has_mask
+            )
             return self._policy(quantile, trunk, head)
-        exploration = DiscreteExploration(rule, greedy=True, num_envs=self.num_envs, duration=random_steps)
+        exploration = DiscreteExploration(
+            rule, greedy=True, num_envs=self.num_envs, duration=random_steps, masked=self.reader.has_mask
+        )
         return self._policy(exploration, trunk, head)
 
     def softmax_policy(self) -> ExploringPolicy:
         """Return a policy that samples one of n actions; its method `policy` gives their logits [B, n]."""
         rule = self._categorical()
-        trunk, features = self.net.trunk(self.shape)
+        trunk, features = make_trunk(self.net, self.reader)
         head = self.net.head(features, rule.num_parameters, gain=POLICY_GAIN)
-        return self._policy(DiscreteExploration(rule, greedy=False), trunk, head)
+        exploration = DiscreteExploration(rule, greedy=False, masked=self.reader.has_mask)
+        return self._policy(exploration, trunk, head)
 
     def gaussian_policy(self, noise: NoiseKind, theta: float) -> ExploringPolicy:
         """Return a policy that samples from a Gaussian squashed by tanh, whose deviation depends on the state."""
         rule = self._bounded()
-        trunk, features = self.net.trunk(self.shape)
+        trunk, features = make_trunk(self.net, self.reader)
         head = PolicyHead(self.net, features, rule, "state", 0.0)
         return self._policy(ContinuousExploration(rule, self.num_envs, noise, theta), trunk, head)
 
@@ -91,7 +94,7 @@ class Networks:
         """Return a policy with one action tanh(μ) for each state, and noise of deviation `scale` added to it."""
         bounds = self._bounded()
         rule = Deterministic(bounds.low.numpy().reshape(bounds.shape), bounds.high.numpy().reshape(bounds.shape), scale)
-        trunk, features = self.net.trunk(self.shape)
+        trunk, features = make_trunk(self.net, self.reader)
         head = self.net.head(features, rule.num_features, gain=POLICY_GAIN)
         return self._policy(ContinuousExploration(rule, self.num_envs, noise, theta), trunk, head)
 
@@ -99,24 +102,25 @@ class Networks:
         """Return K critics: of Q(s, ·) [K, B, n] where actions are Discrete, else of Q(s, a) [K, B]."""
         self.made_critics = True
         net = self.critic_net or self.net
-        if self.net.share_trunk and len(self.shape) == 1:  # the usual value for images
+        shape = self.reader.inputs
+        if self.net.share_trunk and not isinstance(shape, dict) and len(shape) == 1:  # the usual value for images
             cause = f"the critics of algo={self.name} have networks of their own"
             raise ConfigError(Problem("net.share_trunk", True, cause, "give net.share_trunk=false"))
-        if self.is_discrete:
-            inputs, outputs = self.shape, self._categorical().num_features
-        else:
-            if len(self.shape) > 1:
-                cause = "its critics take the action beside the observation, which is an image"
-                raise ConfigError(Problem("algo", self.name, cause, "give algo=ppo, or vector observations"))
-            inputs, outputs = (self.shape[0] + self._bounded().num_features,), 1
         members = []
         for _ in range(count):
-            trunk, features = net.trunk(inputs)
+            if self.is_discrete:
+                (trunk, features), outputs = make_trunk(net, self.reader), self._categorical().num_features
+            elif isinstance(shape, dict) or len(shape) > 1:
+                what = "has parts" if isinstance(shape, dict) else "is an image"
+                cause = f"its critics take the action beside the observation, which {what}"
+                raise ConfigError(Problem("algo", self.name, cause, "give algo=ppo, or vector observations"))
+            else:
+                (trunk, features), outputs = net.trunk((shape[0] + self._bounded().num_features,)), 1
             members.append(nn.Sequential(trunk, net.head(features, outputs, gain=CRITIC_GAIN)))
         return Critics(members).to(self.device)
 
     def _policy(self, exploration: Any, trunk: nn.Module, head: nn.Module) -> ExploringPolicy:
-        return ExploringPolicy(exploration, self.normalizer, trunk, head).to(self.device)
+        return ExploringPolicy(exploration, self.reader, trunk, head).to(self.device)
 
     def _categorical(self) -> Categorical:
         if isinstance(self.actions, spaces.Discrete):

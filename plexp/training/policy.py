@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from plexp.nn.compile import Compiled
-from plexp.nn.distributions import ActionRule
+from plexp.nn.distributions import ActionRule, only_legal
 from plexp.nn.exploration import ContinuousExploration, DiscreteExploration
-from plexp.nn.normalization import ObservationNormalizer
+from plexp.nn.layout import MASK, ObservationReader, Observations
 from plexp.training.progress import Profile
 
 
@@ -19,20 +21,22 @@ class Policy(nn.Module):
 
     Args:
         distribution: rule from the head's output to an action: a distribution over the action space, or another.
-        normalizer: normalizer of observations, saved with the policy and frozen in evaluation; None: there is none.
-        trunk: layers from observations [B, *obs] to features [B, F].
+        reader: gives observations as the networks take them; its normalizer is saved with the policy and frozen in
+            evaluation.
+        trunk: layers from observations to features [B, F].
         head: layers from features to the parameters [B, P] of the distribution.
     """
 
     def __init__(
         self,
         distribution: ActionRule,
-        normalizer: ObservationNormalizer | None,
+        reader: ObservationReader,
         trunk: nn.Module,
         head: nn.Module,
     ) -> None:
         super().__init__()
-        self.distribution, self.normalizer, self.trunk, self.head = distribution, normalizer, trunk, head
+        self.distribution, self.reader, self.trunk, self.head = distribution, reader, trunk, head
+        self.normalizer = reader.normalizer
 
     @property
     def device(self) -> torch.device:
@@ -44,14 +48,23 @@ class Policy(nn.Module):
         count = partial(profile.count, "compiling")
         self._sample = Compiled(self._sample, "acting", on_compile=count)  # type: ignore[assignment, method-assign]
 
-    def normalize(self, observations: Tensor) -> Tensor:
-        """Return observations [B, *obs] as the networks get them."""
-        return observations if self.normalizer is None else self.normalizer(observations)
+    def read(self, observations: Tensor) -> Observations:
+        """Return observations [B, *obs] of the environment as the networks take them."""
+        return self.reader(observations)
 
-    def policy(self, observations: Tensor) -> Tensor:
-        """Return the parameters [B, P] of the action distribution for normalized observations [B, *obs]."""
-        parameters: Tensor = self.head(self.trunk(observations))
-        return parameters
+    def policy(self, observations: Observations) -> Tensor:
+        """Return the parameters [B, P] of the action distribution for observations as `read` gives them."""
+        return self.parameters_of(self.trunk(observations), observations)
+
+    def parameters_of(self, features: Tensor, observations: Observations) -> Tensor:
+        """Return the parameters [B, P] for the trunk's features [B, F]; only actions that are legal are taken with them."""
+        parameters: Tensor = self.head(features)
+        legal = self.legal(observations)
+        return parameters if legal is None else only_legal(parameters, legal)
+
+    def legal(self, observations: Observations) -> Tensor | None:
+        """Return which actions are legal, [B, n] bool; None where the environment does not say."""
+        return observations.get(MASK) if isinstance(observations, dict) else None
 
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Return sampled actions [N, *act] for observations [N, *obs] as the environment gave them."""
@@ -59,12 +72,12 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def _sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor]:
-        return (self.distribution.sample(self.policy(self.normalize(observations)), noise),)
+        return (self.distribution.sample(self.policy(self.read(observations)), noise),)
 
     @torch.no_grad()  # not inference_mode: what a network keeps of it, such as a mask, is trained with and copied later
     def act_greedily(self, observations: Tensor) -> Tensor:
         """Return the policy's most likely actions [N, *act] for observations [N, *obs] as the environment gave them."""
-        return self.distribution.mode(self.policy(self.normalize(observations)))
+        return self.distribution.mode(self.policy(self.read(observations)))
 
 
 class ExploringPolicy(Policy):
@@ -76,19 +89,40 @@ class ExploringPolicy(Policy):
 
     distribution: DiscreteExploration | ContinuousExploration
 
+    def largest_entropy(self, observations: Observations) -> float | Tensor:
+        """Return the logarithm of the number of discrete actions, or its mean over rows where only some are legal."""
+        legal = self.legal(observations)
+        return math.log(self.distribution.num_features) if legal is None else legal.sum(-1).log().mean()
+
     def explore(self, epsilon: float) -> None:
         """Set ε, from the next trajectory on."""
         self.distribution.epsilon.fill_(epsilon)
 
 
+def noise_of(policy: Policy, num_envs: int) -> ActionRule:
+    """Return what draws the noise of a policy in other environments than those of its training; what lasts begins anew."""
+    rule = policy.distribution
+    return rule.fresh(num_envs) if isinstance(rule, DiscreteExploration | ContinuousExploration) else rule
+
+
 class GreedyPolicy(nn.Module):
-    """Most likely action [B, *space.shape] for each observation [B, *obs], both in the environment's terms."""
+    """Most likely action [B, *space.shape] for each observation [B, *obs], both in the environment's terms.
+
+    Observations with parts are rows of float32, also where there are images.
+    """
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.reader = policy, copy.copy(policy.reader)
+        self.layout = policy.reader.layout
+        if self.layout is not None:
+            self.reader.layout = self.layout.of_floats()
+
+    def rows(self, observations: Tensor) -> Tensor:
+        """Return observations [B, *obs] as the policy keeps them in training as those that it takes here."""
+        return observations if self.layout is None else self.layout.as_floats(observations)
 
     def forward(self, observations: Tensor) -> Tensor:
         policy = self.policy
-        parameters = policy.policy(policy.normalize(observations))
+        parameters = policy.policy(self.reader(observations))
         return policy.distribution.to_environment(policy.distribution.mode(parameters))

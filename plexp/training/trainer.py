@@ -63,7 +63,7 @@ class Trainer:
         updating = self.profile.start()
         progress.metrics = self.algorithm.update(trajectory, progress.fraction)
         if self.policy.normalizer is not None:
-            self.policy.normalizer.update(trajectory.observations[trajectory.valid])
+            self.policy.reader.update(trajectory.observations[trajectory.valid])
         progress.finished = self.collector.episodes
         progress.steps += trajectory.num_valid
         progress.episodes += len(progress.finished)

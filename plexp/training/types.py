@@ -15,6 +15,8 @@ from typing import TypeAlias
 import torch.export
 from torch import Tensor
 
+from plexp.nn.layout import Observations
+
 Metrics: TypeAlias = Mapping[str, float]
 """Metrics by name, without a prefix: `policy_loss`, `approx_kl`."""
 
@@ -87,8 +89,8 @@ class Targets:
 class Minibatch:
     """B valid rows of one or several rollouts, in random order."""
 
-    observations: Tensor
-    """[B, *obs] observations, normalized if `env.normalize_observations` is on."""
+    observations: Observations
+    """[B, *obs] observations as the networks take them, normalized if `env.normalize_observations` is on."""
     actions: Tensor
     """[B, *act] actions as sampled."""
     log_probs: Tensor
@@ -123,13 +125,13 @@ class Transitions:
     2018, eq. 7.1).
     """
 
-    observations: Tensor
-    """[B, *obs] observations s_t that the actions answered, before the agent's normalizer."""
+    observations: Observations
+    """[B, *obs] observations s_t that the actions answered; of a batch that is learnt from, as the networks take them."""
     actions: Tensor
     """[B, *act] actions a_t as sampled."""
     rewards: Tensor
     """[B] Σ_{k<m} γ^k r_{t+k}."""
-    next_observations: Tensor
+    next_observations: Observations
     """[B, *obs] true observations s_{t+m}, never of the next episode; finite, but of no meaning, where the discount is 0."""
     discounts: Tensor
     """[B] γ^m, or 0 if the m-th step terminated its episode."""

@@ -14,6 +14,7 @@ from plexp import (
     Metrics,
     Networks,
     NoiseKind,
+    Observations,
     PositiveFloat,
     PositiveInt,
     ReplayLearner,
@@ -51,7 +52,7 @@ class SAC:
         num_critics: K, critics whose least value is the target's.
         alpha: α, weight of the entropy; where it is learnt, its first value.
         learn_alpha: α is learnt, so that the policy's entropy becomes H̄; false: it is fixed.
-        target_entropy: H̄ in nats; null: −dims for a Box, 0.5 log n for n discrete actions.
+        target_entropy: H̄ in nats; null: −dims for a Box, 0.5 log n for n discrete actions, of those that are legal.
         noise: gaussian, or ornstein_uhlenbeck, whose draws last over steps; the loss's draws are gaussian.
         noise_theta: θ of ornstein_uhlenbeck; smaller: the noise lasts longer.
     """
@@ -74,8 +75,7 @@ class SAC:
         self.learner, self.num_steps, is_discrete = learner, learner.num_steps, networks.is_discrete
         self.policy = networks.softmax_policy() if is_discrete else networks.gaussian_policy(noise, noise_theta)
         self.rule, size = self.policy.distribution.rule, self.policy.distribution.num_features
-        usual = 0.5 * math.log(size) if is_discrete else -float(size)
-        self.target_entropy = usual if target_entropy is None else target_entropy
+        self.target_entropy = -float(size) if target_entropy is None and not is_discrete else target_entropy
         self.critics, self.temperature = networks.critics(num_critics), Temperature(alpha).to(networks.device)
         self.critic_optimizer = learner.optimizer(self.critics, prefix="critic_")
         self.learn_alpha, trained = learn_alpha, [self.temperature] if learn_alpha else []
@@ -105,25 +105,26 @@ class SAC:
         log_alpha, entropy = self.temperature.log.squeeze(), -log_probs.mean()
         loss = policy_loss = (log_alpha.detach().exp() * log_probs - least).mean()
         if self.learn_alpha:
-            loss = policy_loss + log_alpha * (entropy.detach() - self.target_entropy)
+            given, largest = self.target_entropy, self.policy.largest_entropy(batch.observations)
+            loss = policy_loss + log_alpha * (entropy.detach() - (0.5 * largest if given is None else given))
         terms = {"policy_loss": policy_loss, "entropy": entropy, "alpha": log_alpha.exp()}
         return loss, {name: term.detach() for name, term in terms.items()}
 
-    def values(self, critics: nn.Module, observations: Tensor, actions: Tensor) -> Tensor:
+    def values(self, critics: nn.Module, observations: Observations, actions: Tensor) -> Tensor:
         """Return each critic's values of the actions that were taken, [K, B]."""
         if isinstance(self.rule, Categorical):
             return losses.pick(critics(observations), actions)
         values: Tensor = critics(observations, self.rule.encode(actions))
         return values
 
-    def least(self, critics: nn.Module, observations: Tensor, noise: Tensor | None, draw: int) -> tuple[Tensor, Tensor]:
+    def least(self, critics: nn.Module, states: Observations, noise: Tensor | None, draw: int) -> tuple[Tensor, Tensor]:
         """Return min_k Q_k(s, a) and log π(a|s) of the policy's own actions, [B] each; `draw` says which noise they get."""
-        parameters = self.policy.policy(observations)
+        parameters = self.policy.policy(states)
         if isinstance(self.rule, Categorical):
             log_probs = parameters.log_softmax(-1)
             probabilities = log_probs.exp()
-            return (probabilities * critics(observations).amin(0)).sum(-1), (probabilities * log_probs).sum(-1)
+            return (probabilities * critics(states).amin(0)).sum(-1), (probabilities * log_probs).sum(-1)
         assert noise is not None
         actions = self.rule.sample(parameters, noise[:, draw])
         log_probs = self.rule.log_probs(parameters, actions) + self.rule.log_scale.sum()
-        return critics(observations, self.rule.encode(actions)).amin(0), log_probs
+        return critics(states, self.rule.encode(actions)).amin(0), log_probs

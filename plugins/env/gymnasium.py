@@ -25,6 +25,7 @@ from plexp import (
     SerialVectorEnv,
     SubprocessVectorEnv,
     make_pool,
+    mask_source,
     one_line,
     register,
     unrecordable,
@@ -36,7 +37,8 @@ from plexp import (
 class GymnasiumEnvironment:
     """An environment of gymnasium by its id, several side by side (Towers et al. 2024).
 
-    Dict, Tuple, Discrete, MultiDiscrete and MultiBinary observations are flattened to a vector (one-hot where discrete).
+    Dict and Tuple observations become one row of their parts, which net=multi takes apart and other networks take as a
+    vector; Discrete, MultiDiscrete and MultiBinary ones a vector (one-hot where discrete).
     Resets are SAME_STEP, and every episode starts from a seed of its own; with EnvPool they are NEXT_STEP, and only the
     first episode of each environment does, from whose seed the later ones follow.
 
@@ -48,6 +50,8 @@ class GymnasiumEnvironment:
         backend: `gymnasium`, or `envpool` for the same problem in C++ (Weng et al. 2022), where EnvPool has the id.
         vectorization: `sync` steps them in turn, `async` in a process each (for slow ones).
         step_timeout: seconds that a step or reset may take before the run fails, with `async`; null: any time.
+        action_mask: where the environment says which actions are legal: in `info`, in a part of the `observation`, or `none`;
+            `auto` finds that part. The policy then takes no others.
         normalize_observations: to mean 0 and deviation 1, by running statistics that belong to the agent.
         scale_rewards: divide by the running deviation of the discounted return, and clip to ±10; reported returns stay the
             environment's.
@@ -66,12 +70,14 @@ class GymnasiumEnvironment:
         backend: Literal["gymnasium", "envpool"],
         vectorization: Literal["sync", "async"],
         step_timeout: PositiveFloat | None,
+        action_mask: Literal["auto", "info", "observation", "none"],
         normalize_observations: bool,
         scale_rewards: bool,
         solved_return: float | None,
     ) -> None:
         self.id, self.kwargs, self.max_episode_steps, self.num_envs = id, kwargs, max_episode_steps, num_envs
         self.backend, self.vectorization, self.step_timeout = backend, vectorization, step_timeout
+        self.action_mask = action_mask
         self.normalize_observations, self.scale_rewards = normalize_observations, scale_rewards
         self.solved_return = solved_return
         if problems := _unusable(kwargs):
@@ -90,6 +96,9 @@ class GymnasiumEnvironment:
             if self.vectorization == "async":
                 cause, remedy = "EnvPool steps them all itself", "give env.vectorization=sync, or env.backend=gymnasium"
                 raise ConfigError(Problem("env.vectorization", "async", cause, remedy))
+            if self.action_mask not in ("auto", "none"):
+                cause, remedy = "EnvPool gives no masks", "give env.action_mask=none, or env.backend=gymnasium"
+                raise ConfigError(Problem("env.action_mask", self.action_mask, cause, remedy))
             return make_pool(self.id, self.kwargs, self.max_episode_steps, num_envs, episode_seed)
         makers = [partial(self._make_one, index, episode_seed) for index in range(num_envs)]
         if self.vectorization == "async":
@@ -128,7 +137,7 @@ class GymnasiumEnvironment:
             own = error.__cause__ if type(error.__cause__) is type(error) else error  # gymnasium repeats a TypeError
             cause = f"cannot be made: {type(own).__name__}: {with_place(own)}"
             raise ConfigError(Problem("env.id", self.id, cause, _remedy(self.id, own))) from error
-        return SeededEpisodes(env, index, episode_seed)
+        return SeededEpisodes(env, index, episode_seed, mask_source(env, self.action_mask))
 
 
 def _unusable(kwargs: dict[str, Any]) -> list[Problem]:

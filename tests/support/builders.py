@@ -12,6 +12,7 @@ from plexp.plugins.net.mlp import MLP
 from torch import Tensor, nn
 
 from plexp.nn.distributions import ActionDistribution, Categorical
+from plexp.nn.layout import ObservationReader
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.nn.optimizer import Terms
 from plexp.training.agent import Agent
@@ -76,7 +77,9 @@ def make_agent(
     torch.manual_seed(seed)
     distribution = distribution or Categorical(3)
     network, rng = MLP(**{**NET, **net}), np.random.default_rng(seed)
-    agent = Agent(shape, distribution, network, None, critic, normalizer, rng, **{**POLICY, **(policy or {})})
+    reader = ObservationReader(shape)
+    reader.normalizer = normalizer
+    agent = Agent(reader, distribution, network, None, critic, rng, **{**POLICY, **(policy or {})})
     return agent.double()
 
 

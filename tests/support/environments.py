@@ -264,6 +264,12 @@ SPACES: dict[str, spaces.Space[Any]] = {
     "multidiscrete": spaces.MultiDiscrete([2, 3], start=[1, -1]),
     "multibinary": spaces.MultiBinary(4),
     "dict": spaces.Dict(position=spaces.Box(-1, 1, (2,), np.float32), mode=spaces.Discrete(3)),
+    "pictures": spaces.Dict(
+        camera=spaces.Box(0, 255, (36, 40, 3), np.uint8),
+        speed=spaces.Box(-1, 1, (3,), np.float32),
+        mode=spaces.Discrete(3),
+        inner=spaces.Tuple((spaces.MultiBinary(2), spaces.Box(-9, 9, (2, 2), np.float64))),
+    ),
     "tuple": spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (2,), np.float32))),
     "text": spaces.Text(5),
     "sequence": spaces.Sequence(spaces.Discrete(2)),
@@ -292,5 +298,99 @@ class Any2Any(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), float(self.np_random.normal()), self.time == 6, False, {}
 
 
-for cls in (Counter, Bandit, Chain, Cycle, Constant, Endless, Globals, Faulty, Any2Any):
+class Doors(gymnasium.Env[Any, Any]):
+    """Corridor of rooms, each with three doors among many: one leads on, the others lead nowhere.
+
+    Each step pays −1, the last room ends the episode. A door that is not there pays −1 too, counts in `ILLEGAL`, and raises
+    with `strict`. `masks` says where the mask of the doors is: info, observation, or nowhere; `fault` what is wrong with it.
+    """
+
+    ILLEGAL = 0
+
+    def __init__(
+        self,
+        masks: str | None = "info",
+        strict: bool = True,
+        fault: str = "",
+        rooms: int = 6,
+        doors: int = 50,
+        pair: bool = False,
+    ) -> None:
+        self.masks, self.strict, self.fault, self.rooms, self.doors, self.pair = (
+            masks,
+            strict,
+            fault,
+            rooms,
+            doors,
+            pair,
+        )
+        table = np.random.default_rng(7)
+        self.there = np.stack([table.permutation(doors)[:3] for _ in range(rooms)])
+        room = spaces.Box(0, 1, (rooms,), np.float32)
+        self.observation_space: spaces.Space[Any] = room
+        if masks == "observation":
+            self.observation_space = spaces.Dict(room=room, action_mask=spaces.MultiBinary(doors + 2 * pair))
+        self.action_space: spaces.Space[Any] = spaces.MultiDiscrete([doors, 2]) if pair else spaces.Discrete(doors)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.room, self.steps = int(self.np_random.integers(2)), 0
+        return self._observed()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        door, is_open = (int(action[0]), action[1] == self.room % 2) if self.pair else (int(action), True)
+        if door not in self.there[self.room] or not is_open:
+            Doors.ILLEGAL += 1
+            assert not self.strict, f"there is no door {door} in room {self.room}"
+        elif door == self.there[self.room][0]:
+            self.room += 1
+        self.steps += 1
+        has_ended = self.room == self.rooms
+        observation, info = self._observed(has_ended)
+        return observation, -1.0, has_ended, not has_ended and self.steps == 60, info
+
+    def _observed(self, has_ended: bool = False) -> tuple[Any, dict[str, Any]]:
+        room = np.eye(self.rooms + 1, self.rooms, dtype=np.float32)[self.room]
+        mask = np.zeros(self.doors, np.int8)
+        if not has_ended:
+            mask[self.there[self.room]] = 1
+        parts = (mask, np.eye(2, dtype=np.int8)[self.room % 2]) if self.pair else (mask,)
+        wrong = self.fault and self.steps >= 2 and not has_ended
+        if wrong and self.fault == "none legal":
+            parts = tuple(np.zeros_like(part) for part in parts)
+        elif wrong and self.fault == "short":
+            parts = (mask[1:],)
+        elif wrong and self.fault == "numbers":
+            parts = (mask * 7,)
+        joined = np.concatenate(parts)
+        if self.masks == "observation":
+            return {"room": room, "action_mask": joined}, {}
+        is_missing = self.masks is None or (wrong and self.fault == "missing")
+        return room, {} if is_missing else {"action_mask": parts if self.pair else joined}
+
+
+class Both(gymnasium.Env[Any, Any]):
+    """One decision an episode: 1 is paid where the action is a xor b; an image shows a, a number tells b."""
+
+    observation_space = spaces.Dict(
+        camera=spaces.Box(0, 255, (36, 36, 1), np.uint8),
+        tells=spaces.Box(-1, 1, (1,), np.float32),
+        noise=spaces.Discrete(3),
+    )
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.shown, self.told = self.np_random.integers(2, size=2)
+        camera = self.np_random.integers(100, size=(36, 36, 1), dtype=np.uint8)
+        camera[:, 18 * self.shown : 18 * (self.shown + 1)] += 120
+        tells = np.array([2 * self.told - 1], np.float32)
+        return {"camera": camera, "tells": tells, "noise": self.np_random.integers(3)}, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation = {"camera": np.zeros((36, 36, 1), np.uint8), "tells": np.zeros(1, np.float32), "noise": 0}
+        return observation, float(int(action) == (self.shown ^ self.told)), True, False, {}
+
+
+for cls in (Both, Doors, Counter, Bandit, Chain, Cycle, Constant, Endless, Globals, Faulty, Any2Any):
     gymnasium.register(f"plexp-tests/{cls.__name__}-v0", f"{__name__}:{cls.__name__}")

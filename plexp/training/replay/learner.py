@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from plexp.config.fields import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
-from plexp.nn.normalization import ObservationNormalizer
+from plexp.nn.layout import ObservationReader
 from plexp.nn.optimizer import FlatAdam, FlatParameters, Loss
 from plexp.nn.pytree import TreeSpec, flatten, flattener, unflattener
 from plexp.training.progress import Profile
@@ -75,7 +75,7 @@ class ReplayLearner:
 
     Args:
         memory: keeps the transitions.
-        normalizer: normalizer of observations; None: there is none.
+        reader: gives observations as the networks take them.
         rng: source of the transitions and the noise that are drawn.
         gamma: discount per step.
         compiled: whether gradient steps are compiled.
@@ -97,7 +97,7 @@ class ReplayLearner:
     def __init__(
         self,
         memory: ReplayMemory,
-        normalizer: ObservationNormalizer | None,
+        reader: ObservationReader,
         rng: np.random.Generator,
         gamma: float,
         compiled: bool = False,
@@ -115,7 +115,7 @@ class ReplayLearner:
         target_update_every: PositiveInt,
         target_tau: PositiveFraction,
     ) -> None:
-        self.memory, self.normalizer, self.rng, self.gamma = memory, normalizer, rng, gamma
+        self.memory, self.reader, self.rng, self.gamma = memory, reader, rng, gamma
         self.compiled, self.profile = compiled, profile or Profile()
         self.learning_rate, self.anneal_learning_rate = learning_rate, anneal_learning_rate
         self.adam_eps, self.max_grad_norm = adam_eps, max_grad_norm
@@ -213,7 +213,7 @@ class ReplayLearner:
         return {name: value for optimizer in self.optimizers for name, value in optimizer.metrics().items()}
 
     def _prepared(self, batch: Transitions, noise: tuple[int, ...]) -> Transitions:
-        """Return transitions on the device of the networks, normalized, and with noise."""
+        """Return transitions on the device of the networks, as they take them, and with noise."""
         device = self.vectors[0].vector.device
         if noise:
             drawn = self.rng.standard_normal((len(batch.rewards), *noise), np.float32)
@@ -221,10 +221,11 @@ class ReplayLearner:
         if device.type != "cpu":
             leaves, spec = flatten(batch)
             batch = unflattener(spec)([leaf.to(device) for leaf in leaves])
-        if self.normalizer is None:
+        if self.reader.normalizer is None and self.reader.layout is None:
             return batch
-        following = self.normalizer(batch.next_observations)
-        return replace(batch, observations=self.normalizer(batch.observations), next_observations=following)
+        now, following = batch.observations, batch.next_observations
+        assert isinstance(now, Tensor) and isinstance(following, Tensor)  # as the buffer gives them
+        return replace(batch, observations=self.reader(now), next_observations=self.reader(following))
 
     def _move_targets(self) -> None:
         if self.count % self.target_update_every == 0:

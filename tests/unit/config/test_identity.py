@@ -155,6 +155,23 @@ def test_the_code_of_the_critics_own_network_changes_the_identity(plugins: Path,
     assert identity(resolved(compose, "net@critic_net=cnn")) != before[1]
 
 
+@pytest.mark.parametrize("file", ["net/cnn.py", "net/mlp.py"])
+def test_the_code_of_a_plugin_that_another_imports_changes_the_identity(
+    file: str, plugins: Path, compose: Compose
+) -> None:
+    before = identity(resolved(compose, "net=multi"))
+    edit(plugins / file, lambda text: f"{text}\nNEW = 1\n")
+    assert identity(resolved(compose, "net=multi")) != before
+
+
+def test_two_plugins_that_import_each_other_have_an_identity(plugins: Path, compose: Compose) -> None:
+    for one, other in (("mlp", "cnn"), ("cnn", "mlp")):
+        edit(plugins / "net" / f"{one}.py", lambda text, other=other: f"import plexp.plugins.net.{other}\n{text}")
+    before = identity(resolved(compose))
+    edit(plugins / "net" / "cnn.py", lambda text: f"{text}\nNEW = 1\n")
+    assert identity(resolved(compose)) != before
+
+
 def test_a_plugin_with_a_syntax_error_has_an_identity_too(plugins: Path, compose: Compose) -> None:
     identities = []
     for text in ("def broken(:", "def broken(::", "# broken\ndef broken(:"):

@@ -75,7 +75,7 @@ def test_no_noise_is_used_twice_however_long_a_rollout_is(advantage: str, build:
     agent, collector = experiment.agent, experiment.trainer.collector
     noise = []
     for rollout in (collector.collect(), collector.collect()):
-        means = agent.policy(agent.normalize(rollout.observations.flatten(0, 1)))[:, :1]
+        means = agent.policy(agent.read(rollout.observations.flatten(0, 1)))[:, :1]
         noise.append((rollout.actions.flatten(0, 1) - means).detach().numpy().round(4))
     drawn = np.concatenate(noise)
     assert len(drawn) >= 2 * 2 * 150

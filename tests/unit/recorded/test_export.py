@@ -12,9 +12,12 @@ import pytest
 import torch
 from gymnasium.wrappers import FlattenObservation
 
+from plexp.envs.packing import PackedSpace
+from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import ConfigError
 from plexp.recorded import export as exporting
 from plexp.recorded.export import Exported, check_formats, compare, export, met_observations, write
+from plexp.training.evaluation import StepLimit, evaluate
 from plexp.training.policy import GreedyPolicy
 from tests.support import forks
 
@@ -23,6 +26,7 @@ WITHOUT_PLEXP = "import sys, runpy; sys.modules['plexp'] = None; runpy.run_path(
 SMALL = ("env.num_envs=2", "algo.num_steps=8", "algo.num_minibatches=1", "compile=false")
 ANY = "env.id=tests.support.environments:plexp-tests/Any2Any-v0"
 """Environment whose module the script must import, as for a third-party one; it imports nothing of plexp."""
+DOORS = "env.id=tests.support.environments:plexp-tests/Doors-v0"
 AGENTS = {
     "choice, normalised": ("env=cartpole",),
     "box, clipped, normalised": ("env=lunarlander_continuous",),
@@ -31,6 +35,10 @@ AGENTS = {
     "image": (ANY, "+env.kwargs.sees=image", "+env.kwargs.acts=discrete"),
     "small pictures, channels first": (ANY, "+env.kwargs.sees=channels first", "+env.kwargs.acts=box"),
     "dict": (ANY, "+env.kwargs.sees=dict", "+env.kwargs.acts=doubles"),
+    "dict by its parts": (ANY, "+env.kwargs.sees=dict", "+env.kwargs.acts=doubles", "net=multi"),
+    "dict with a picture": (ANY, "+env.kwargs.sees=pictures", "+env.kwargs.acts=discrete", "net=multi"),
+    "masks in info": (DOORS, "env.action_mask=info", "+env.kwargs.masks=info"),
+    "masks in observations": (DOORS, "+env.kwargs.masks=observation"),
     "several choices": (ANY, "+env.kwargs.sees=tuple", "+env.kwargs.acts=multidiscrete"),
     "halves": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=halves", "policy.bounds=tanh"),
     "integers": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=few integers"),
@@ -64,6 +72,9 @@ def plain_actions(experiment: Any, observations: torch.Tensor) -> np.ndarray:
 
 def plain_return(experiment: Any) -> float:
     """Play the episode from seed 0 with the agent in gymnasium alone, and return its return."""
+    if isinstance(experiment.training_env.single_observation_space, PackedSpace):
+        limit = StepLimit(None)
+        return float(evaluate(experiment.agent, experiment.environment, EpisodeSeedZero(), 1, limit=limit).returns[0])
     config = experiment.config.env
     env = gymnasium.make(
         config["id"], disable_env_checker=True, max_episode_steps=config["max_episode_steps"], **config["kwargs"]
@@ -80,8 +91,19 @@ def plain_return(experiment: Any) -> float:
     return total
 
 
-WITH_SCRIPTS = ("choice, normalised", "box, clipped, normalised", "image", "dict")
-ALWAYS = (*WITH_SCRIPTS, "box, tanh")
+class EpisodeSeedZero(EpisodeSeeds):
+    """Seeds that are all 0, as the script's."""
+
+    def __init__(self) -> None:
+        super().__init__(0, (9,))
+
+    def __call__(self, environment: int, episode: int) -> int:
+        return 0
+
+
+PACKED = ("dict with a picture", "masks in info", "masks in observations")
+WITH_SCRIPTS = (*PACKED, "choice, normalised", "box, clipped, normalised", "image", "dict")
+ALWAYS = ("choice, normalised", "box, clipped, normalised", "image", "dict", "masks in info", "box, tanh")
 """Agents whose tests are not slow; the others differ from these in the shapes of actions or observations."""
 
 
@@ -97,6 +119,7 @@ def test_the_files_act_as_the_agent_does_and_their_scripts_play_its_episode(
     observations = met_observations(experiment)[:50]
     expected = plain_actions(experiment, observations)
     assert len(np.unique(expected)) > 1
+    observations = GreedyPolicy(experiment.agent).rows(observations)
     traced = torch.export.load(tmp_path / "policy.pt2").module()
     session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
     for size in (1, 2, 7):
@@ -120,7 +143,8 @@ def check_script(exported: Exported, kind: str, expected_return: float) -> None:
     text = exported.script.read_text()
     assert "plexp" not in text.replace("plexp-tests", "") and ("torch" in text) == (exported.file.suffix == ".pt2")
     assert ("FlattenObservation" in text) == (kind == "dict")
-    assert ("--show" in text) == (ANY not in AGENTS[kind]), "a window, where there can be one"
+    assert ("packed(" in text) == (kind in PACKED)
+    assert ("--show" in text) == (not {ANY, DOORS} & {*AGENTS[kind]}), "a window, where there can be one"
     done = forks.run([str(exported.script)], code=WITHOUT_PLEXP)
     assert done.stdout == f"return {expected_return:.2f}\n", done.stderr
 
@@ -192,6 +216,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.Mo
 def test_the_greedy_policy_gives_what_the_environment_takes(agent_of: Callable[[str], Any]) -> None:
     experiment = agent_of("several choices")
     observations = met_observations(experiment)[:9]
-    actions = GreedyPolicy(experiment.agent)(observations).numpy()
+    policy = GreedyPolicy(experiment.agent)
+    actions = policy(policy.rows(observations)).numpy()
     np.testing.assert_array_equal(actions, plain_actions(experiment, observations))
     assert all(experiment.training_env.single_action_space.contains(action) for action in actions)

@@ -21,6 +21,7 @@ from plexp.nn.distributions import (
     MultiCategorical,
     SquashedGaussian,
 )
+from plexp.nn.layout import ObservationReader
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.training import agent as agent_module
 from plexp.training.agent import Agent
@@ -67,7 +68,7 @@ def test_the_rollout_has_values_of_every_state_and_its_true_successor(
     evaluated = agent.evaluate_trajectory(rollout)
     assert evaluated.values.shape == evaluated.next_values.shape == evaluated.log_probs.shape == (12, 3)
     for t, n in itertools.product(range(12), range(3)):
-        here, after = agent.normalize(torch.stack([rollout.observations[t, n], successor(rollout, t, n)]))
+        here, after = agent.read(torch.stack([rollout.observations[t, n], successor(rollout, t, n)]))
         action = int(rollout.actions[t, n])
         log_prob = agent.policy(here[None]).log_softmax(-1)[0, action]
         torch.testing.assert_close(evaluated.values[t, n], agent.critic(here[None])[0].detach(), **EXACT)
@@ -227,12 +228,12 @@ def test_a_state_dependent_log_std_starts_near_its_initial_value(initial: float)
 def test_a_shared_trunk_excludes_a_network_of_the_critics_own() -> None:
     net = MLP(**{**NET, "share_trunk": True})
     with pytest.raises(ConfigError, match=r"net\.share_trunk=True"):
-        Agent((4,), Categorical(2), net, MLP(**NET), "v", None, np.random.default_rng(0), **POLICY)
+        Agent(ObservationReader((4,)), Categorical(2), net, MLP(**NET), "v", np.random.default_rng(0), **POLICY)
 
 
 def test_the_critic_may_have_a_network_of_its_own() -> None:
     own = MLP(**{**NET, "width": 5, "layers": 2})
-    agent = Agent((4,), Categorical(2), MLP(**NET), own, "v", None, np.random.default_rng(0), **POLICY)
+    agent = Agent(ObservationReader((4,)), Categorical(2), MLP(**NET), own, "v", np.random.default_rng(0), **POLICY)
     assert [p.shape for p in agent.critic.parameters()] == [(5, 4), (5,), (5, 5), (5,), (1, 5), (1,)]
 
 

@@ -27,6 +27,7 @@ from plexp.envs.vector import SerialVectorEnv, SubprocessVectorEnv
 from plexp.errors import ConfigError, EnvironmentFault, TrainingError
 from plexp.execution.checkpoint import copied, decode, encode
 from plexp.nn.distributions import ActionDistribution, Categorical
+from plexp.nn.layout import ObservationReader
 from plexp.recorded.resimulate import resimulate
 from plexp.training.agent import Agent
 from plexp.training.collector import Collector
@@ -61,7 +62,8 @@ def value(observation: np.ndarray) -> float:
 def make_agent(features: int = 3, actions: int = 3, distribution: ActionDistribution | None = None) -> Agent:
     settings: Any = {"log_std": "free", "log_std_init": 0.0, "bounds": "clip", "action_samples": 1}
     rng = np.random.default_rng(0)
-    return Agent((features,), distribution or Categorical(actions), Linear(), None, "v", None, rng, **settings)
+    reader = ObservationReader((features,))
+    return Agent(reader, distribution or Categorical(actions), Linear(), None, "v", rng, **settings)
 
 
 def counters(num_envs: int, mode: AutoresetMode) -> VectorEnv[Any, Any, Any]:

@@ -183,3 +183,32 @@ def test_an_evaluation_of_a_run_that_has_warned_does_not_repeat_it(
     experiment.trainer.collector.collect()
     evaluate(experiment.agent, experiment.environment, SEEDS, 3, limit=NO_LIMIT, bounds=bounds)
     assert len(caplog.records) == 1 and bounds.outside > 3
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("algo=dqn", "env=cartpole", "algo.random_steps=4"),
+        ("algo=sac", "env=pendulum", "tuned=none", "algo.noise=ornstein_uhlenbeck"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("episodes", [2, 12])
+def test_noise_that_lasts_is_the_evaluations_own(overrides: tuple[str, ...], episodes: int, build: Any) -> None:
+    """Sample from a policy in as many environments as it trains in, and in others."""
+    with build(*overrides, "env.num_envs=2", "env.max_episode_steps=20", "algo.learning_starts=16") as experiment:
+        experiment.trainer.collector.collect()
+        lasting = experiment.agent.distribution.last.clone()
+        results = [
+            evaluate(
+                experiment.agent,
+                experiment.environment,
+                EpisodeSeeds(0, (9,)),
+                episodes,
+                np.random.default_rng(3),
+                limit=StepLimit(None),
+            )
+            for _ in range(2)
+        ]
+        assert torch.equal(experiment.agent.distribution.last, lasting)
+    assert np.array_equal(*[result.returns for result in results]), "from the start, both times"

@@ -177,6 +177,6 @@ def test_observations_are_normalized_with_the_statistics_of_the_moment(make: Mak
     (batch,) = learner.batches(trajectory, 0.0)
     learner.rng.bit_generator.state = state
     raw = learner.memory.buffer.transitions(learner.memory.buffer.draw(learner.rng, 16), 1, 0.99)
-    torch.testing.assert_close(batch.observations, experiment.agent.normalize(raw.observations))
-    torch.testing.assert_close(batch.next_observations, experiment.agent.normalize(raw.next_observations))
+    torch.testing.assert_close(batch.observations, experiment.agent.read(raw.observations))
+    torch.testing.assert_close(batch.next_observations, experiment.agent.read(raw.next_observations))
     assert not torch.allclose(batch.observations, raw.observations)

@@ -62,7 +62,8 @@ class Script:
 def run(
     script: Script, total_timesteps: int, total_episodes: int | None = None, normalizer: Any = None
 ) -> TrainingProgress:
-    agent: Any = SimpleNamespace(normalizer=normalizer)
+    reader = SimpleNamespace(update=normalizer and normalizer.update)
+    agent: Any = SimpleNamespace(normalizer=normalizer, reader=reader)
     limits = {"total_timesteps": total_timesteps, "total_episodes": total_episodes}
     return Trainer(agent, script, script, **limits).run([script])  # type: ignore[arg-type]
 

@@ -42,6 +42,8 @@ class PolicyConfig(Section):
     log_std_init: float
     bounds: ActionBounds
     action_samples: PositiveInt
+    observes: list[str] | None
+    critic_observes: list[str] | None
 
 
 class EvaluationConfig(Section):

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation, OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from plexp.envs.environment import Array
-from plexp.envs.packing import PackObservation
+from plexp.envs.packing import PackObservation, UnpackAction
 from plexp.errors import Unusable
 
 NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64, np.int32})
@@ -76,7 +76,14 @@ def checked(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     It takes the place of OrderEnforcing: vector environments reset before they step.
     """
     outer: list[gymnasium.Wrapper[Any, Any, Any, Any]] = []
-    while type(env) in (PackObservation, FlattenObservation, TimeLimit, OrderEnforcing, PassiveEnvChecker):
+    while type(env) in (
+        PackObservation,
+        UnpackAction,
+        FlattenObservation,
+        TimeLimit,
+        OrderEnforcing,
+        PassiveEnvChecker,
+    ):
         outer.append(env)  # type: ignore[arg-type]
         env = env.env  # type: ignore[attr-defined]
     inner: gymnasium.Env[Any, Any] = CheckedEnv(env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,6 +112,69 @@ class PackObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
         raise Unusable(
             f"{where} that allows no action; expected one legal action at least, until the episode has terminated"
         )
+
+
+class PackedActions(spaces.Box):
+    """Space of the actions of a Dict or Tuple space as rows of numbers, those of its parts one after the other."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.space = space
+        bounds = [_action_bounds(leaf) for _, _, leaf in _leaves(space)]
+        low, high = (np.concatenate([bound[i] for bound in bounds]) for i in range(2))
+        super().__init__(low, high, low.shape, np.float64)
+
+    @property
+    def parts(self) -> list[spaces.Space[Any]]:
+        """Spaces of the parts, in their order."""
+        return [leaf for _, _, leaf in _leaves(self.space)]
+
+    def unpack(self, row: Array) -> Any:
+        """Return an action as the environment takes it."""
+        return _unpacked(iter(row), self.space)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PackedActions) and self.space == other.space
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class UnpackAction(gymnasium.ActionWrapper[Any, Any, Any]):
+    """Wrapper of an environment with Dict or Tuple actions that takes them as rows of `PackedActions`."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.action_space = self.packed = PackedActions(env.action_space)
+
+    def action(self, action: Array) -> Any:
+        """Return the action of a row."""
+        return self.packed.unpack(action)
+
+
+def _unpacked(numbers: Iterator[float], space: spaces.Space[Any]) -> Any:
+    """Return an action of a space from the next of some numbers."""
+    if isinstance(space, spaces.Dict):
+        return {key: _unpacked(numbers, part) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_unpacked(numbers, part) for part in space.spaces)
+    values = np.fromiter(itertools.islice(numbers, int(np.prod(space.shape or ()))), np.float64)
+    rounded = values if np.issubdtype(space.dtype, np.floating) else np.rint(values)
+    array = rounded.astype(space.dtype).reshape(space.shape or ())
+    return array[()] if isinstance(space, spaces.Discrete) else array
+
+
+def _action_bounds(space: spaces.Space[Any]) -> tuple[Array, Array]:
+    """Return the least and the largest value of each number of an action of a space; (0, 0) where it has none."""
+    match space:
+        case spaces.Discrete():
+            return np.array([float(space.start)]), np.array([float(space.start + space.n - 1)])
+        case spaces.MultiDiscrete():
+            start = space.start.reshape(-1).astype(np.float64)
+            return start, start + space.nvec.reshape(-1) - 1
+        case spaces.MultiBinary():
+            return np.zeros(int(np.prod(space.shape))), np.ones(int(np.prod(space.shape)))
+        case spaces.Box():
+            return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+    return np.zeros(1), np.zeros(1)  # of a space that is refused, with its name, where a policy is made
 
 
 def choices(space: spaces.Space[Any]) -> list[int]:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from gymnasium.wrappers import FlattenObservation
 
-from plexp.envs.packing import MaskSource, PackedSpace, PackObservation
+from plexp.envs.packing import MaskSource, PackedActions, PackedSpace, PackObservation, UnpackAction
 from plexp.errors import ConfigError, Problem
 from plexp.nn.distributions import (
     ActionDistribution,
     Bernoulli,
     Categorical,
+    Composite,
     DiagonalGaussian,
     MultiCategorical,
     SquashedGaussian,
@@ -39,6 +40,8 @@ def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"
     Raises ConfigError for an unsupported space, and for `bounds=tanh` on a Box without finite bounds.
     """
     match space:
+        case PackedActions():
+            return Composite([action_distribution(part, bounds) for part in space.parts])
         case spaces.Discrete():
             return Categorical(int(space.n), int(space.start), _dtype(space))
         case spaces.MultiDiscrete():
@@ -59,7 +62,8 @@ def action_distribution(space: spaces.Space[Any], bounds: Literal["clip", "tanh"
             raise ConfigError(
                 Problem("policy.bounds", bounds, f"tanh needs finite bounds, and the actions are {space}", remedy)
             )
-    supported = f"Discrete, Box of floats, MultiDiscrete, MultiBinary or Box of at most {MOST_CHOICES:,} integers"
+    supported = f"Discrete, Box of floats, MultiDiscrete, MultiBinary, Box of at most {MOST_CHOICES:,} integers"
+    supported += ", or Dict or Tuple of these"
     cause = f"the action space {described(space)} is not supported"
     raise ConfigError(Problem("env", ..., cause, f"wrap it into {supported}, {HOW}"))
 
@@ -82,6 +86,8 @@ def mismatch_of_scale(space: spaces.Space[Any], std: float) -> str:
     They do where the policy starts more than one standard deviation outside, or where a dimension is so narrow that nearly
     every action is clipped. Dimensions without finite bounds, or of zero width, agree with any policy.
     """
+    if isinstance(space, PackedActions):
+        return next(filter(None, (mismatch_of_scale(part, std) for part in space.parts)), "")
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         return ""
     low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
@@ -108,12 +114,15 @@ def observation_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
 def flattened(env: gymnasium.Env[Any, Any], mask: MaskSource = "none") -> gymnasium.Env[Any, Any]:
     """Return an environment whose observations are one array: Dict and Tuple ones packed, discrete ones flattened.
 
-    `mask` says where the environment has the masks of its legal actions. Raises ConfigError for an observation space that has
-    a part without a fixed number of entries, and for one that is missing, or no space of gymnasium's.
+    Dict and Tuple actions are taken as rows. `mask` says where the environment has the masks of its legal actions. Raises
+    ConfigError for an observation space that has a part without a fixed number of entries, and for one that is missing, or
+    no space of gymnasium's.
     """
     problem = _without_spaces(env) or _unreadable(env)
     if problem is not None:
         raise ConfigError(problem)
+    if isinstance(env.action_space, spaces.Dict | spaces.Tuple):
+        env = UnpackAction(env)
     if mask != "none" or isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
         return PackObservation(env, mask)
     is_array = isinstance(env.observation_space, spaces.Box) and bool(env.observation_space.shape)
@@ -122,6 +131,8 @@ def flattened(env: gymnasium.Env[Any, Any], mask: MaskSource = "none") -> gymnas
 
 def described(space: spaces.Space[Any]) -> str:
     """Return a space in one short line: without the bounds of each entry of an array, and cut where it is long."""
+    if isinstance(space, PackedActions):
+        return described(space.space)
     if isinstance(space, spaces.Box):
         bounds = [text if text and "[" not in text else "…" for text in (space.low_repr, space.high_repr)]
         return f"Box({', '.join(bounds)}, {space.shape}, {space.dtype})"

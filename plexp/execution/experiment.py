@@ -32,7 +32,7 @@ from plexp.envs.spaces import (
 )
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.device import device_of, is_compiled
-from plexp.nn.layout import ObservationReader
+from plexp.nn.layout import MASK, ObservationReader
 from plexp.nn.networks import Network
 from plexp.nn.normalization import RewardScaler
 from plexp.training.agent import Agent
@@ -266,6 +266,8 @@ def _agent(
     assert config.policy is not None  # as it is for algorithms without a replay buffer
     distribution = action_distribution(env.single_action_space, config.policy.bounds)
     policy = config.policy.model_dump()
+    for key in ("observes", "critic_observes"):
+        _check_parts(f"policy.{key}", policy[key], reader)
     if config.policy.bounds == "clip":
         std = 1.0 if config.policy.log_std == "identity" else math.exp(config.policy.log_std_init)
         if mismatch := mismatch_of_scale(env.single_action_space, std):
@@ -274,6 +276,18 @@ def _agent(
     agent = Agent(reader, distribution, net, critic_net, advantage.critic, streams.actions, **policy)
     _check_shapes(agent, config.net["plugin"], env.single_observation_space)
     return agent
+
+
+def _check_parts(key: str, names: list[str] | None, reader: ObservationReader) -> None:
+    """Raise ConfigError for names that are no parts of the observations."""
+    parts = [] if reader.layout is None else [name for name in reader.layout.parts if name != MASK]
+    if names is None or (names and set(names) <= {*parts}):
+        return
+    if not parts:
+        remedy = "leave it out, or give an environment with Dict or Tuple observations"
+        raise ConfigError(Problem(key, names, "the observations have no parts", remedy))
+    cause = "names what is no part of the observations" if names else "a network must see something"
+    raise ConfigError(Problem(key, names, cause, f"give some of {', '.join(parts)}"))
 
 
 def _check_shapes(agent: Agent, net: str, space: spaces.Space[Any]) -> None:

@@ -7,6 +7,7 @@ no learnable tensors. Noise is drawn for a whole rollout at once, from a NumPy g
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -174,6 +175,67 @@ class Bernoulli:
 
     def to_environment(self, actions: Tensor) -> Tensor:
         return actions.reshape(-1, *self.shape)
+
+
+class Composite:
+    """Independent distributions over the parts of a Dict or Tuple action, whose log-probabilities and entropies add up.
+
+    An action is stored as one row of float32: its parts as each distribution stores them, one after the other. Choices are
+    exact below 2²⁴.
+
+    Args:
+        parts: distribution of each part.
+    """
+
+    def __init__(self, parts: Sequence[ActionDistribution]) -> None:
+        self.parts = list(parts)
+        self.parameter_sizes = [part.num_parameters for part in self.parts]
+        self.num_parameters, self.num_features = (
+            sum(self.parameter_sizes),
+            sum(part.num_features for part in self.parts),
+        )
+        examples = [part.mode(torch.zeros(1, part.num_parameters)) for part in self.parts]
+        self.shapes, self.dtypes = [each.shape[1:] for each in examples], [each.dtype for each in examples]
+        self.sizes = [shape.numel() for shape in self.shapes]
+        self.noise_sizes = [part.draw_noise(np.random.default_rng(0), 1)[0].size for part in self.parts]
+
+    def draw_noise(self, rng: np.random.Generator, *shape: int) -> Array:
+        return np.concatenate([part.draw_noise(rng, *shape).reshape(*shape, -1) for part in self.parts], -1)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        rows = zip(self.parts, self._split(parameters), torch.split(noise, self.noise_sizes, -1), strict=True)
+        return self._joined([part.sample(own, drawn) for part, own, drawn in rows])
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return self._joined([part.mode(own) for part, own in zip(self.parts, self._split(parameters), strict=True)])
+
+    def evaluate(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        rows = zip(self.parts, self._split(parameters), self.actions_of(actions), strict=True)
+        log_probs, entropies = zip(*[part.evaluate(own, taken) for part, own, taken in rows], strict=True)
+        return torch.stack(log_probs).sum(0), torch.stack(entropies).sum(0)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        rows = zip(self.parts, self.actions_of(actions), strict=True)
+        return torch.cat([part.encode(taken).flatten(1) for part, taken in rows], -1)
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        rows = zip(self.parts, self.actions_of(actions), strict=True)
+        return torch.cat(
+            [part.to_environment(taken).reshape(actions.shape[0], -1).double() for part, taken in rows], -1
+        )
+
+    def actions_of(self, actions: Tensor) -> list[Tensor]:
+        """Return the actions of each part, [B, *act], from rows [B, K]."""
+        columns = torch.split(actions, self.sizes, -1)
+        kinds = zip(columns, self.shapes, self.dtypes, strict=True)
+        return [column.reshape(*column.shape[:-1], *shape).to(dtype) for column, shape, dtype in kinds]
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(parameters, self.parameter_sizes, -1)
+
+    def _joined(self, actions: list[Tensor]) -> Tensor:
+        rows = zip(actions, self.sizes, strict=True)
+        return torch.cat([action.reshape(action.shape[0], size).float() for action, size in rows], -1)
 
 
 class DiagonalGaussian:

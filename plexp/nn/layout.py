@@ -5,8 +5,9 @@ So whatever keeps, moves or compares observations knows arrays only; networks ge
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -140,6 +141,14 @@ class ObservationReader:
         """What `Network.trunk` is asked for: the shape of one observation, or its parts."""
         self.normalizer = ObservationNormalizer(shape) if normalized else None
         """Normalizer of the numbers; None: they stay as they are."""
+
+    def columns(self, names: Collection[str]) -> list[int]:
+        """Return the entries of some parts in the vector of all."""
+        ends = list(itertools.accumulate(self.sizes))
+        places = {
+            name: range(end - size, end) for name, size, end in zip(self.standardized, self.sizes, ends, strict=True)
+        }
+        return [column for name, place in places.items() if name in names for column in place]
 
     def __call__(self, observations: Tensor) -> Observations:
         """Return observations [B, *obs] as networks take them."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plexp.errors import ConfigError, Problem
-from plexp.nn.distributions import ActionDistribution, Categorical, DiagonalGaussian
+from plexp.nn.distributions import ActionDistribution, Categorical, Composite, DiagonalGaussian
 from plexp.nn.layout import VECTOR, ObservationReader, Observations
 
 CriticKind: TypeAlias = Literal["none", "v", "q"]
@@ -46,28 +46,46 @@ class Network(Protocol):
 
 
 class OfVector(nn.Module):
-    """Trunk for observations that say which actions are legal: it takes all the rest, as one vector."""
+    """Trunk that takes some entries of the vector of all parts, and no mask of legal actions.
 
-    def __init__(self, trunk: nn.Module) -> None:
+    Args:
+        trunk: layers from these entries to features.
+        columns: the entries; None: all.
+    """
+
+    columns: Tensor | None
+
+    def __init__(self, trunk: nn.Module, columns: Sequence[int] | None) -> None:
         super().__init__()
         self.trunk = trunk
+        self.register_buffer("columns", None if columns is None else torch.tensor(columns), persistent=False)
 
-    def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        features: Tensor = self.trunk(observations[VECTOR])
+    def forward(self, observations: Observations) -> Tensor:
+        vector = observations[VECTOR] if isinstance(observations, dict) else observations
+        features: Tensor = self.trunk(vector if self.columns is None else vector.index_select(-1, self.columns))
         return features
 
 
-def make_trunk(net: Network, reader: ObservationReader) -> tuple[nn.Module, int]:
+def make_trunk(net: Network, reader: ObservationReader, observes: Sequence[str] | None = None) -> tuple[nn.Module, int]:
     """Return the layers from observations, as the reader gives them, to features [B, F], and F.
+
+    Args:
+        net: makes the layers.
+        reader: gives observations as the networks take them.
+        observes: names of the parts that the layers see; None: all.
 
     Raises ConfigError for a network that takes parts, of observations that have none.
     """
     inputs: Any = reader.inputs
-    if getattr(net, "by_parts", False) and not isinstance(inputs, dict):
-        cause = "it takes the parts of a Dict or Tuple observation, and these observations are one array"
-        raise ConfigError(Problem("net", net.label, cause, "choose net=mlp, or net=cnn for images"))
-    trunk, features = net.trunk(inputs)
-    return (OfVector(trunk) if reader.has_mask and not reader.by_parts else trunk), features
+    if getattr(net, "by_parts", False):
+        if not isinstance(inputs, dict):
+            cause = "it takes the parts of a Dict or Tuple observation, and these observations are one array"
+            raise ConfigError(Problem("net", net.label, cause, "choose net=mlp, or net=cnn for images"))
+        seen: Any = inputs if observes is None else {name: inputs[name] for name in inputs if name in observes}
+        return net.trunk(seen)
+    columns = None if observes is None else reader.columns(observes)
+    trunk, features = net.trunk(inputs if columns is None else (len(columns),))
+    return (trunk if columns is None and not reader.has_mask else OfVector(trunk, columns)), features
 
 
 class PolicyHead(nn.Module):
@@ -106,12 +124,33 @@ class PolicyHead(nn.Module):
         return output
 
 
+class CompositeHead(nn.Module):
+    """Head of each part of a composite action, whose parameters [B, P] stand side by side."""
+
+    def __init__(self, parts: Sequence[PolicyHead]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([part(features) for part in self.parts], -1)
+
+
+def policy_head(
+    net: Network, features: int, distribution: ActionDistribution, log_std: str, log_std_init: float
+) -> nn.Module:
+    """Return the layer from features [B, F] to the parameters [B, P] of an action distribution; see `PolicyHead`."""
+    if isinstance(distribution, Composite):
+        return CompositeHead([PolicyHead(net, features, part, log_std, log_std_init) for part in distribution.parts])
+    return PolicyHead(net, features, distribution, log_std, log_std_init)
+
+
 class Critic(nn.Module):
     """Network of V(s) [B]; of Q(s, ·) [B, A] over A discrete actions; or of Q(s, a) [B] with the action as an input.
 
     Args:
         reader: gives observations as the critic takes them.
         shared: the actor's trunk and its number of features, if the critic is to use it.
+        observes: names of the parts that it sees; None: all.
 
     Raises ConfigError for Q(s, a) on a shared trunk, on images, or on parts of observations.
     """
@@ -123,21 +162,20 @@ class Critic(nn.Module):
         kind: CriticKind,
         distribution: ActionDistribution,
         shared: tuple[nn.Module, int] | None,
+        observes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.per_action = kind == "q" and isinstance(distribution, Categorical)
         self.takes_actions = kind == "q" and not self.per_action
         if self.takes_actions:
             shape = reader.inputs
-            if shared or isinstance(shape, dict) or len(shape) > 1:
-                cause = (
-                    "for these actions Q(s, a) takes the action as an input, so its trunk can be neither shared nor for"
-                )
-                cause += " images or parts of observations"
+            if shared or observes is not None or isinstance(shape, dict) or len(shape) > 1:
+                cause = "for these actions Q(s, a) takes the action as an input, so its trunk can be neither shared nor"
+                cause += " for images or parts of observations"
                 raise ConfigError(Problem("advantage", ..., cause, "choose an estimator with a V critic, such as gae"))
             self.trunk, features = net.trunk((shape[0] + distribution.num_features,))
         else:
-            self.trunk, features = shared or make_trunk(net, reader)
+            self.trunk, features = shared or make_trunk(net, reader, observes)
         self.head = net.head(features, distribution.num_features if self.per_action else 1, gain=CRITIC_GAIN)
 
     def forward(self, inputs: Observations) -> Tensor:

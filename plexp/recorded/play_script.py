@@ -36,6 +36,7 @@ def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Spa
         packed = (
             space if isinstance(space, PackedSpace) and (MASK in space.layout.parts or space.layout.is_bytes) else None
         )
+        is_composite = isinstance(made.action_space, spaces.Dict | spaces.Tuple)
         can_show = "human" in made.metadata.get("render_modes", ())
     texts = [_literal(env["id"]), *_as_code(arguments), *(["render_mode=render_mode"] if can_show else [])]
     templates = Environment(
@@ -49,6 +50,7 @@ def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Spa
         arguments=", ".join(texts),
         dtype="uint8" if is_image(space) else "float32",
         is_flat=is_flat,
+        is_composite=is_composite,
         **({} if packed is None else _packing(packed)),
         can_show=can_show,
     )

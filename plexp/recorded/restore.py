@@ -18,7 +18,7 @@ from plexp.config.compose import apply_changes
 from plexp.config.hydra_errors import compose_values
 from plexp.config.schema import ROOT, SECTIONS
 from plexp.envs.environment import Environment
-from plexp.envs.packing import PackedSpace
+from plexp.envs.packing import PackedActions, PackedSpace
 from plexp.envs.spaces import observation_dtype
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.experiment import Experiment, build, make
@@ -145,11 +145,10 @@ class RecordedAgent:
 
     def __init__(self, experiment: Experiment) -> None:
         self.agent, self.space = experiment.agent.eval(), experiment.training_env.single_observation_space
+        self.actions = experiment.training_env.single_action_space
         self.rng = np.random.default_rng(experiment.config.seed)
 
-    def act(
-        self, observation: Any, *, action_mask: npt.ArrayLike | None = None, sampled: bool = False
-    ) -> npt.NDArray[Any]:
+    def act(self, observation: Any, *, action_mask: npt.ArrayLike | None = None, sampled: bool = False) -> Any:
         """Return the action for an observation, as the environment's `step` takes it.
 
         Args:
@@ -175,7 +174,9 @@ class RecordedAgent:
             actions = self.agent.act(observations, torch.from_numpy(noise))
         else:
             actions = self.agent.act_greedily(observations)
-        result: npt.NDArray[Any] = self.agent.distribution.to_environment(actions).numpy()
+        rows: npt.NDArray[Any] = self.agent.distribution.to_environment(actions).numpy()
+        space = self.actions
+        result = [space.unpack(row) for row in rows] if isinstance(space, PackedActions) else rows
         return result[0] if is_single else result
 
     @staticmethod

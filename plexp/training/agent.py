@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from plexp.errors import ConfigError, Problem
 from plexp.nn.compile import Compiled
 from plexp.nn.distributions import ActionDistribution, Categorical
 from plexp.nn.layout import VECTOR, ObservationReader, Observations
-from plexp.nn.networks import Critic, CriticKind, Network, PolicyHead, make_trunk
+from plexp.nn.networks import Critic, CriticKind, Network, make_trunk, policy_head
 from plexp.training.policy import Policy
 from plexp.training.progress import Profile
 from plexp.training.types import AgentOutput, Minibatch, Rollout, Trajectory
@@ -34,6 +35,7 @@ class Agent(Policy):
         rng: source of the noise for Σ_a π(a|s) Q(s, a) over continuous actions.
         log_std, log_std_init: see `PolicyHead`.
         bounds: how actions are kept within a Box: `clip` what the environment gets, or `tanh` in the policy.
+        observes, critic_observes: names of the parts of observations that actor and critic see; None: all.
         action_samples: number of sampled actions whose mean Q(s, a) stands for Σ_a π(a|s) Q(s, a), if actions are
             continuous.
     """
@@ -51,19 +53,26 @@ class Agent(Policy):
         log_std_init: float,
         bounds: ActionBounds,
         action_samples: PositiveInt,
+        observes: Sequence[str] | None = None,
+        critic_observes: Sequence[str] | None = None,
     ) -> None:
         if net.share_trunk and critic_net is not None:
             cause = "a shared trunk leaves no room for a network of the critic's own"
             remedy = "give net.share_trunk=false or leave out net@critic_net"
             raise ConfigError(Problem("net.share_trunk", True, cause, remedy))
-        trunk, features = make_trunk(net, reader)
-        super().__init__(distribution, reader, trunk, PolicyHead(net, features, distribution, log_std, log_std_init))
+        if net.share_trunk and observes != critic_observes:
+            cause = "actor and critic see different parts of the observations"
+            raise ConfigError(Problem("net.share_trunk", True, cause, "give net.share_trunk=false"))
+        trunk, features = make_trunk(net, reader, observes)
+        super().__init__(distribution, reader, trunk, policy_head(net, features, distribution, log_std, log_std_init))
         self.distribution: ActionDistribution = distribution
         self.critic_kind, self.rng, self.bounds, self.action_samples = critic_kind, rng, bounds, action_samples
         shared = (self.trunk, features) if net.share_trunk else None
         self.shares_trunk = shared is not None and critic_kind != "none"
         self.critic = (
-            None if critic_kind == "none" else Critic(critic_net or net, reader, critic_kind, distribution, shared)
+            None
+            if critic_kind == "none"
+            else Critic(critic_net or net, reader, critic_kind, distribution, shared, critic_observes)
         )
         self.target_critic: Critic | None = None
 

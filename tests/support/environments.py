@@ -271,6 +271,12 @@ SPACES: dict[str, spaces.Space[Any]] = {
         inner=spaces.Tuple((spaces.MultiBinary(2), spaces.Box(-9, 9, (2, 2), np.float64))),
     ),
     "tuple": spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (2,), np.float32))),
+    "mixed": spaces.Dict(
+        gear=spaces.Discrete(3, start=-1),
+        wheel=spaces.Box(-2, 2, (2,), np.float32),
+        lights=spaces.Tuple((spaces.MultiBinary(2), spaces.MultiDiscrete([2, 3]))),
+        lever=spaces.Box(0, 5, (1,), np.int64),
+    ),
     "text": spaces.Text(5),
     "sequence": spaces.Sequence(spaces.Discrete(2)),
 }
@@ -292,7 +298,7 @@ class Any2Any(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        is_typed = isinstance(action, int) or action.dtype == self.action_space.dtype
+        is_typed = isinstance(action, int | dict) or action.dtype == self.action_space.dtype
         assert is_typed and self.action_space.contains(action), f"the action {action!r} is not in {self.action_space}"
         self.time += 1
         return self.observation_space.sample(), float(self.np_random.normal()), self.time == 6, False, {}

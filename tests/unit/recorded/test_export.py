@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium.wrappers import FlattenObservation
 
-from plexp.envs.packing import PackedSpace
+from plexp.envs.packing import PackedActions, PackedSpace
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import ConfigError
 from plexp.recorded import export as exporting
@@ -37,6 +37,7 @@ AGENTS = {
     "dict": (ANY, "+env.kwargs.sees=dict", "+env.kwargs.acts=doubles"),
     "dict by its parts": (ANY, "+env.kwargs.sees=dict", "+env.kwargs.acts=doubles", "net=multi"),
     "dict with a picture": (ANY, "+env.kwargs.sees=pictures", "+env.kwargs.acts=discrete", "net=multi"),
+    "mixed actions": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=mixed"),
     "masks in info": (DOORS, "env.action_mask=info", "+env.kwargs.masks=info"),
     "masks in observations": (DOORS, "+env.kwargs.masks=observation"),
     "several choices": (ANY, "+env.kwargs.sees=tuple", "+env.kwargs.acts=multidiscrete"),
@@ -57,7 +58,9 @@ def agent_of(build: Callable[..., Any], train: Callable[..., Any]) -> Callable[[
         experiment = build(*AGENTS[kind], *net, *SMALL)
         train(experiment, 1)
         with torch.no_grad():
-            experiment.agent.head.linear.weight *= 300
+            for layer in experiment.agent.head.modules():
+                if isinstance(layer, torch.nn.Linear):
+                    layer.weight *= 300
         return experiment
 
     return make
@@ -72,7 +75,10 @@ def plain_actions(experiment: Any, observations: torch.Tensor) -> np.ndarray:
 
 def plain_return(experiment: Any) -> float:
     """Play the episode from seed 0 with the agent in gymnasium alone, and return its return."""
-    if isinstance(experiment.training_env.single_observation_space, PackedSpace):
+    training = experiment.training_env
+    if isinstance(training.single_observation_space, PackedSpace) or isinstance(
+        training.single_action_space, PackedActions
+    ):
         limit = StepLimit(None)
         return float(evaluate(experiment.agent, experiment.environment, EpisodeSeedZero(), 1, limit=limit).returns[0])
     config = experiment.config.env
@@ -102,7 +108,8 @@ class EpisodeSeedZero(EpisodeSeeds):
 
 
 PACKED = ("dict with a picture", "masks in info", "masks in observations")
-WITH_SCRIPTS = (*PACKED, "choice, normalised", "box, clipped, normalised", "image", "dict")
+COMPOSITE = ("mixed actions",)
+WITH_SCRIPTS = (*PACKED, *COMPOSITE, "choice, normalised", "box, clipped, normalised", "image", "dict")
 ALWAYS = ("choice, normalised", "box, clipped, normalised", "image", "dict", "masks in info", "box, tanh")
 """Agents whose tests are not slow; the others differ from these in the shapes of actions or observations."""
 
@@ -143,7 +150,7 @@ def check_script(exported: Exported, kind: str, expected_return: float) -> None:
     text = exported.script.read_text()
     assert "plexp" not in text.replace("plexp-tests", "") and ("torch" in text) == (exported.file.suffix == ".pt2")
     assert ("FlattenObservation" in text) == (kind == "dict")
-    assert ("packed(" in text) == (kind in PACKED)
+    assert (" packed(" in text) == (kind in PACKED) and (" unpacked(" in text) == (kind in COMPOSITE)
     assert ("--show" in text) == (not {ANY, DOORS} & {*AGENTS[kind]}), "a window, where there can be one"
     done = forks.run([str(exported.script)], code=WITHOUT_PLEXP)
     assert done.stdout == f"return {expected_return:.2f}\n", done.stderr

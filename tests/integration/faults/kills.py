@@ -38,10 +38,20 @@ BUDGETS |= {("sac", "pendulum", "filling"): 10_000, ("sac", "pendulum", "full"):
 BUDGETS |= {("td3", "pendulum", "filling"): 10_000, ("td3", "pendulum", "full"): 10_000}
 BUDGETS |= {("qr_dqn", "cartpole", "full"): 15_000, ("sac", "lunarlander", "full"): 10_000}
 BUDGETS |= {("td3", "lunarlander_continuous", "filling"): 10_000}
+BUDGETS |= {("ppo", "doors"): 25_000, ("ppo", "both"): 5_000, ("ppo", "mixed"): 15_000}
+BUDGETS |= {("dqn", "doors", "full"): 10_000, ("dqn", "both", "filling"): 4_000}
+TESTS = "env.id=tests.support.environments:plexp-tests"
+ENVIRONMENTS = {
+    "doors": (f"{TESTS}/Doors-v0", "+env.kwargs.masks=observation"),
+    "both": (f"{TESTS}/Both-v0", "net=multi", "net.image_width=16", "env.normalize_observations=true"),
+    "mixed": (f"{TESTS}/Any2Any-v0", "+env.kwargs.sees=pictures", "+env.kwargs.acts=mixed", "policy.observes=[speed]"),
+}
+"""Overrides of environments without a config: with masks of legal actions, with Dict observations, and with Dict actions."""
 REPLAY = ("algo.batch_size=32", "algo.learning_starts=500", "algo.gradient_steps=2", "checkpoint.every=1000")
 LASTING = "algo.noise=ornstein_uhlenbeck"
 FULL = {
     ("dqn", "lunarlander"): ("replay=prioritized", "replay.capacity=1500", "algo.random_steps=3"),
+    ("dqn", "doors"): ("replay=prioritized", "replay.capacity=900", "algo.random_steps=3"),
     ("qr_dqn", "cartpole"): ("replay=prioritized", "replay.capacity=900"),
     ("sac", "lunarlander"): ("replay.capacity=1300", "env.normalize_observations=true"),
     ("sac", "pendulum"): ("replay.capacity=600", LASTING),
@@ -93,7 +103,8 @@ def command(case: tuple[str, ...], outputs: Path) -> list[str]:
     algo, env, *buffer = case
     replay = (*REPLAY, *(FULL[algo, env] if buffer == ["full"] else ())) if buffer else ()
     budget = f"total_timesteps={BUDGETS[case]}"
-    return [f"algo={algo}", f"env={env}", budget, *SIZE, *replay, *OVERRIDES, f"outputs={outputs}"]
+    problem = [f"env={'gymnasium' if env in ENVIRONMENTS else env}", *ENVIRONMENTS.get(env, ())]
+    return [f"algo={algo}", *problem, budget, *SIZE, *replay, *OVERRIDES, f"outputs={outputs}"]
 
 
 def buffers(outputs: Path) -> list[str]:
@@ -182,18 +193,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", choices=["KILL", "TERM", "INT"], default="KILL")
     parser.add_argument(
-        "--only", nargs="+", metavar="WORD", help="only the cases that begin so: an algorithm, an environment, …"
+        "--only", nargs="+", metavar="WORD", help="only the cases with all of these: an algorithm, an environment, full"
     )
     parser.add_argument("--replay", action="store_true", help="only the cases with a replay buffer")
     parser.add_argument("--damage", action="store_true", help="the same, and damage their logs after each kill")
     parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="of every run")
     options = parser.parse_args()
     OVERRIDES.extend(options.overrides)
-    words = tuple(options.only or ())
+    words = {*(options.only or ())}
     cases = [
-        case
-        for case in BUDGETS
-        if case[: len(words)] == words and (len(case) == 3 or not (options.replay or options.damage))
+        case for case in BUDGETS if words <= {*case} and (len(case) == 3 or not (options.replay or options.damage))
     ]
     sent = getattr(signal, f"SIG{options.signal}")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:

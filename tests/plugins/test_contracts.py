@@ -87,7 +87,9 @@ def test_every_plugin_has_a_docstring_with_a_source(group: str, name: str) -> No
         assert re.search(r"\([^()]*\b(19|20)\d\d\b[^)]*\)", text), "a source with its year"
 
 
-@pytest.mark.parametrize(("group", "option"), [s for s in CONFIGS if s not in (("net", "cnn"), ("env", "gymnasium"))])
+@pytest.mark.parametrize(
+    ("group", "option"), [s for s in CONFIGS if s not in (("net", "cnn"), ("net", "multi"), ("env", "gymnasium"))]
+)
 def test_every_config_builds(group: str, option: str, build: Build, compose: Compose) -> None:
     learns_values = group == "replay" or (group, option) == ("advantage", "none")
     others = ["algo=dqn"] if learns_values else ["env=pendulum"] if option in CONTINUOUS else []

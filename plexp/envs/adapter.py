@@ -14,7 +14,7 @@ from plexp.envs.packing import choices
 from plexp.envs.spaces import layout_of, observation_dtype
 from plexp.errors import EnvironmentFault, TrainingError, with_place
 from plexp.nn.distributions import ActionRule
-from plexp.nn.layout import MASK
+from plexp.nn.layout import LEGAL
 
 
 class EnvAdapter:
@@ -96,7 +96,7 @@ class EnvAdapter:
 
     def illegal(self, observations: Array, actions: Tensor) -> Array | None:
         """Return which actions [..., *act] their masks in observations [..., *obs] do not allow; None: there are no masks."""
-        part = None if self.layout is None else self.layout.parts.get(MASK)
+        part = None if self.layout is None else self.layout.parts.get(LEGAL)
         if part is None:
             return None
         legal = observations[..., part.start : part.stop] > 0

@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from plexp.envs.environment import Array
 from plexp.errors import ConfigError, Problem, Unusable
-from plexp.nn.layout import MASK, Layout, PartKind
+from plexp.nn.layout import LEGAL, MASK, Layout, PartKind
 
 log = logging.getLogger("plexp")
 
@@ -34,11 +34,11 @@ class PackedSpace(spaces.Box):
     """
 
     def __init__(self, space: spaces.Space[Any], mask: MaskSource, sizes: Sequence[int]) -> None:
-        leaves = [leaf for leaf in _leaves(space) if mask != "observation" or leaf[1] != (MASK,)]
+        leaves = [leaf for leaf in _leaves(space) if mask == "none" or leaf[1] != (MASK,)]
         self.leaves = [(path, leaf) for _, path, leaf in leaves]
         parts: list[tuple[str, PartKind, tuple[int, ...]]] = [(name, *_kind(leaf)) for name, _, leaf in leaves]
         if mask != "none":
-            parts.append((MASK, "mask", (sum(sizes),)))
+            parts.append((LEGAL, "mask", (sum(sizes),)))
         self.mask, self.layout = mask, Layout(parts)
         layout = self.layout
         low, high, self.numbers = _bounds(layout, [leaf for _, leaf in self.leaves])

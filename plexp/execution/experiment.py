@@ -32,7 +32,7 @@ from plexp.envs.spaces import (
 )
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.device import device_of, is_compiled
-from plexp.nn.layout import MASK, ObservationReader
+from plexp.nn.layout import LEGAL, ObservationReader
 from plexp.nn.networks import Network
 from plexp.nn.normalization import RewardScaler
 from plexp.training.agent import Agent
@@ -280,7 +280,7 @@ def _agent(
 
 def _check_parts(key: str, names: list[str] | None, reader: ObservationReader) -> None:
     """Raise ConfigError for names that are no parts of the observations."""
-    parts = [] if reader.layout is None else [name for name in reader.layout.parts if name != MASK]
+    parts = [] if reader.layout is None else [name for name in reader.layout.parts if name != LEGAL]
     if names is None or (names and set(names) <= {*parts}):
         return
     if not parts:

@@ -24,6 +24,8 @@ Observations: TypeAlias = Tensor | dict[str, Tensor]
 PartKind: TypeAlias = Literal["numbers", "image", "choices", "mask"]
 """Kind of a part: any numbers, an image of bytes, one-hot vectors of choices, or the mask of legal actions."""
 MASK = "action_mask"
+"""Name, in an environment's info or observation, of what says which actions are legal."""
+LEGAL = "legal actions"
 """Name of the part that says which actions are legal."""
 VECTOR = "vector"
 """Name of all other parts joined, for networks that take a vector."""
@@ -162,7 +164,7 @@ class ObservationReader:
         if normalizer is not None:
             vector = normalizer(vector)
         if not self.by_parts:
-            return {VECTOR: vector, MASK: parts[MASK]} if self.has_mask else vector
+            return {VECTOR: vector, LEGAL: parts[LEGAL]} if self.has_mask else vector
         for name, values in zip(self.standardized, torch.split(vector, self.sizes, -1), strict=True):
             parts[name] = values.reshape(parts[name].shape)
         return parts

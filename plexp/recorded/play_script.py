@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from plexp.envs.packing import PackedSpace
 from plexp.envs.spaces import is_image
-from plexp.nn.layout import MASK
+from plexp.nn.layout import LEGAL, MASK
 
 
 def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Space[Any]) -> str:
@@ -34,7 +34,7 @@ def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Spa
     with closing(gymnasium.make(env["id"], **arguments)) as made:
         is_flat = isinstance(made.observation_space, spaces.Box)
         packed = (
-            space if isinstance(space, PackedSpace) and (MASK in space.layout.parts or space.layout.is_bytes) else None
+            space if isinstance(space, PackedSpace) and (LEGAL in space.layout.parts or space.layout.is_bytes) else None
         )
         is_composite = isinstance(made.action_space, spaces.Dict | spaces.Tuple)
         can_show = "human" in made.metadata.get("render_modes", ())
@@ -62,7 +62,7 @@ def _packing(space: PackedSpace) -> dict[str, Any]:
     places = zip(space.leaves, layout.parts.values(), strict=False)  # the mask, if there is one, is the last part
     parts = [(path, part.start, part.stop) for (path, _), part in places]
     where = "info" if space.mask == "info" else "observation"
-    return {"size": layout.size, "parts": parts, "mask": layout.parts.get(MASK), "mask_of": f'{where}["{MASK}"]'}
+    return {"size": layout.size, "parts": parts, "mask": layout.parts.get(LEGAL), "mask_of": f'{where}["{MASK}"]'}
 
 
 def _as_code(arguments: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from plexp.envs.packing import PackedActions, PackedSpace
 from plexp.envs.spaces import observation_dtype
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.experiment import Experiment, build, make
-from plexp.nn.layout import MASK
+from plexp.nn.layout import LEGAL, MASK
 from plexp.tracking.lookup import RunHandle
 from plexp.training.policy import noise_of
 
@@ -182,7 +182,7 @@ class RecordedAgent:
     @staticmethod
     def _packed(space: PackedSpace, observation: Any, action_mask: npt.ArrayLike | None) -> npt.NDArray[Any]:
         """Return an observation as the row that the agent takes."""
-        mask = space.layout.parts.get(MASK)
+        mask = space.layout.parts.get(LEGAL)
         if mask is not None and action_mask is None and isinstance(observation, Mapping):
             action_mask = observation.get(MASK)
         try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from plexp.nn.compile import Compiled
 from plexp.nn.distributions import ActionRule, only_legal
 from plexp.nn.exploration import ContinuousExploration, DiscreteExploration
-from plexp.nn.layout import MASK, ObservationReader, Observations
+from plexp.nn.layout import LEGAL, ObservationReader, Observations
 from plexp.training.progress import Profile
 
 
@@ -64,7 +64,7 @@ class Policy(nn.Module):
 
     def legal(self, observations: Observations) -> Tensor | None:
         """Return which actions are legal, [B, n] bool; None where the environment does not say."""
-        return observations.get(MASK) if isinstance(observations, dict) else None
+        return observations.get(LEGAL) if isinstance(observations, dict) else None
 
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Return sampled actions [N, *act] for observations [N, *obs] as the environment gave them."""

@@ -398,5 +398,32 @@ class Both(gymnasium.Env[Any, Any]):
         return observation, float(int(action) == (self.shown ^ self.told)), True, False, {}
 
 
-for cls in (Both, Doors, Counter, Bandit, Chain, Cycle, Constant, Endless, Globals, Faulty, Any2Any):
+class Beacon(gymnasium.Env[Any, Any]):
+    """Walk to a hidden place on a line, by a hint where it lies that is wrong three times in ten.
+
+    `hint` is what the walker sees, `distance` what decides the reward: minus its absolute value, at each of 30 steps.
+    """
+
+    observation_space = spaces.Dict(
+        hint=spaces.Box(-1, 1, (1,), np.float32), distance=spaces.Box(-4, 4, (1,), np.float32)
+    )
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.distance, self.steps = float(self.np_random.uniform(-2, 2)), 0
+        return self._observed(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.distance -= 0.2 * (int(action) - 1)
+        self.steps += 1
+        return self._observed(), -abs(self.distance), False, self.steps == 30, {}
+
+    def _observed(self) -> dict[str, np.ndarray]:
+        hint = np.sign(self.distance) * (1 if self.np_random.random() > 0.3 else -1)
+        parts = {"hint": hint, "distance": np.clip(self.distance, -4, 4)}
+        return {name: np.array([value], np.float32) for name, value in parts.items()}
+
+
+for cls in (Beacon, Both, Doors, Counter, Bandit, Chain, Cycle, Constant, Endless, Globals, Faulty, Any2Any):
     gymnasium.register(f"plexp-tests/{cls.__name__}-v0", f"{__name__}:{cls.__name__}")

@@ -14,9 +14,9 @@ from torch.nn import functional
 from plexp.envs.packing import PackedSpace
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import ConfigError, EnvironmentFault
-from plexp.nn.layout import MASK
+from plexp.nn.layout import LEGAL
 from plexp.training.evaluation import StepLimit, evaluate
-from plexp.training.policy import Policy
+from plexp.training.progress import TrainingProgress
 from tests.support.environments import Doors
 
 Build = Callable[..., Any]
@@ -43,11 +43,7 @@ OFF_POLICY = tuple(
 def doors(build: Build, *overrides: str, masks: str = "info", **kwargs: Any) -> Any:
     arguments = [f"+env.kwargs.{key}={value}" for key, value in {"masks": masks, **kwargs}.items()]
     id = "env.id=tests.support.environments:plexp-tests/Doors-v0"
-    return build(*SMALL, "env=gymnasium", id, f"env.action_mask={masks}", *arguments, *overrides)
-
-
-def row_of(env: Any, mask: bool) -> np.ndarray:
-    return np.zeros(env.single_observation_space.shape)
+    return build(*SMALL, "env=gymnasium", id, *arguments, f"env.action_mask={masks}", *overrides)
 
 
 @pytest.mark.parametrize("overrides", [*ON_POLICY, *OFF_POLICY], ids=" ".join)
@@ -78,14 +74,14 @@ def test_every_vectorization_gives_each_state_its_mask_the_true_final_one_too(
         rooms = layout.read(trajectory.observations)
         for room, legal in zip(
             rooms["room" if masks == "observation" else "observation"].flatten(0, 1),
-            rooms[MASK].flatten(0, 1),
+            rooms[LEGAL].flatten(0, 1),
             strict=True,
         ):
             assert legal.nonzero().flatten().tolist() == sorted(env.there[int(room.argmax())])
         final = layout.read(trajectory.final_observations)
         is_terminated = trajectory.terminated.flatten()[trajectory.final_index]
-        assert len(final[MASK]) and final[MASK][is_terminated].all(), "after a termination all are legal"
-        cut = final[MASK][~is_terminated]
+        assert len(final[LEGAL]) and final[LEGAL][is_terminated].all(), "after a termination all are legal"
+        cut = final[LEGAL][~is_terminated]
         assert (cut.sum(1) == 3).all()
 
 
@@ -106,7 +102,7 @@ def test_probabilities_are_those_of_the_softmax_over_legal_actions(build: Build)
             log_probs, entropy = agent.distribution.evaluate(agent.policy(read), actions)
         rollout = agent.evaluate_trajectory(trajectory)
         assert torch.equal(rollout.log_probs.flatten(), log_probs)
-        for i, legal in enumerate(read[MASK]):
+        for i, legal in enumerate(read[LEGAL]):
             left = legal.nonzero().flatten()
             expected = functional.log_softmax(logits[i][left], 0)
             assert torch.isclose(log_probs[i].double(), expected[(left == actions[i]).nonzero().item()], atol=1e-5)
@@ -119,7 +115,7 @@ def test_illegal_actions_get_no_gradient(build: Build) -> None:
         read = agent.read(trajectory.observations[:1].flatten(0, 1))
         log_probs, entropy = agent.distribution.evaluate(agent.policy(read), trajectory.actions[0])
         (log_probs.sum() + entropy.sum()).backward()
-        never = ~read[MASK].any(0)
+        never = ~read[LEGAL].any(0)
         assert never.any() and (agent.head.linear.bias.grad[never] == 0).all()
         assert agent.head.linear.bias.grad.abs().sum() > 0
 
@@ -133,28 +129,22 @@ def test_the_target_of_dqn_is_the_best_legal_action(double: str, build: Build) -
         captured: list[Any] = []
         minimize = algorithm.optimizer.minimize
         algorithm.optimizer.minimize = lambda loss, batch: captured.append(batch) or minimize(loss, batch)
-        progress = experiment.trainer.run([]) if False else None
+        progress = TrainingProgress()
         while not captured:
-            experiment.trainer.iterate(progress := progress or _progress())
+            experiment.trainer.iterate(progress)
         batch = captured[-1]
         _, terms = algorithm.loss(batch)
         with torch.no_grad():
             following = algorithm.target.head(algorithm.target.trunk(batch.next_observations)).double().numpy()
             online = algorithm.policy.head(algorithm.policy.trunk(batch.next_observations)).double().numpy()
             values = algorithm.policy.head(algorithm.policy.trunk(batch.observations)).double().numpy()
-        legal, chooser = batch.next_observations[MASK].numpy(), online if double == "true" else following
+        legal, chooser = batch.next_observations[LEGAL].numpy(), online if double == "true" else following
         for i in range(len(batch.rewards)):
             best = max(np.flatnonzero(legal[i]), key=lambda a, i=i: chooser[i, a])
             target = float(batch.rewards[i]) + float(batch.discounts[i]) * following[i, best]
             error = target - values[i, int(batch.actions[i])]
             assert float(terms["td_errors"][i]) == pytest.approx(error, rel=1e-4, abs=1e-5)
         assert learner.is_learning
-
-
-def _progress() -> Any:
-    from plexp.training.progress import TrainingProgress
-
-    return TrainingProgress()
 
 
 FAULTS = {
@@ -172,13 +162,6 @@ def test_a_mask_that_cannot_be_used_names_environment_episode_and_step(fault: st
     text, episode = str(raised.value), raised.value.episode
     assert text.startswith("environment 0 returned from step ") and FAULTS[fault] in text
     assert episode["environment"] == 0 and episode["episode"] == 0 and len(episode["actions"]) == 2
-
-
-class Careless(Policy):
-    """Policy that does not know of masks."""
-
-    def legal(self, observations: Any) -> None:
-        return None
 
 
 def test_an_illegal_action_is_an_error_with_its_episode(build: Build) -> None:
@@ -207,12 +190,21 @@ def test_masks_that_do_not_exist_are_refused_in_one_line(overrides: tuple[str, .
     assert str(raised.value).startswith("env.action_mask=") and WRONG[overrides] in str(raised.value)
 
 
+@pytest.mark.parametrize("net", ["mlp", "multi"])
+def test_a_mask_that_is_not_to_be_used_is_an_observation_like_others(net: str, build: Build) -> None:
+    unused = ("env.action_mask=none", f"net={net}")
+    with doors(build, *ON_POLICY[0], *unused, masks="observation", strict="false") as experiment:
+        taken = experiment.trainer.collector.collect().actions
+        assert len(taken.unique()) > 6 * 3, "all actions are taken"
+        assert experiment.agent.reader.layout.parts["action_mask"].kind == "numbers"
+
+
 def test_auto_finds_the_part_of_an_observation_and_tells_of_one_in_info(
     build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
     with doors(build, "env.action_mask=auto", masks="observation") as experiment:
         space = experiment.training_env.single_observation_space
-        assert isinstance(space, PackedSpace) and MASK in space.layout.parts
+        assert isinstance(space, PackedSpace) and LEGAL in space.layout.parts
     assert not caplog.records
     with doors(build, "env.action_mask=auto", masks="info", strict="false") as experiment:
         assert experiment.agent.read(torch.zeros(1, 6)).shape == (1, 6)

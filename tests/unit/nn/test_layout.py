@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from plexp.envs.packing import PackedSpace, PackObservation
-from plexp.nn.layout import MASK, VECTOR, Layout, ObservationReader
+from plexp.nn.layout import LEGAL, VECTOR, Layout, ObservationReader
 
 IMAGE = spaces.Box(0, 255, (5, 4, 3), np.uint8)
 STATE = spaces.Dict(
@@ -118,12 +118,12 @@ def test_numbers_are_those_that_must_be_finite() -> None:
 
 
 def test_the_mask_is_apart_from_what_the_network_sees() -> None:
-    layout = Layout([("room", "numbers", (3,)), (MASK, "mask", (2,))])
+    layout = Layout([("room", "numbers", (3,)), (LEGAL, "mask", (2,))])
     rows = torch.from_numpy(np.stack([layout.pack([np.array([1, 2, 3]), np.array([True, False])])]))
     reader = ObservationReader((5,), layout=layout)
     read = reader(rows)
     assert reader.has_mask and reader.inputs == (3,) and isinstance(read, dict)
-    assert read[VECTOR].tolist() == [[1, 2, 3]] and read[MASK].tolist() == [[True, False]]
+    assert read[VECTOR].tolist() == [[1, 2, 3]] and read[LEGAL].tolist() == [[True, False]]
 
 
 def test_the_bounds_of_a_row_are_those_of_its_parts() -> None:

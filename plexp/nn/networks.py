@@ -77,7 +77,11 @@ def make_trunk(net: Network, reader: ObservationReader, observes: Sequence[str] 
     Raises ConfigError for a network that takes parts, of observations that have none.
     """
     inputs: Any = reader.inputs
-    if getattr(net, "by_parts", False):
+    by_parts = getattr(net, "by_parts", False)
+    if by_parts != isinstance(inputs, dict) and reader.layout is not None:
+        cause = "one of actor and critic takes the parts of an observation, and the other one vector of all"
+        raise ConfigError(Problem("critic_net", net.label, cause, "give both net=multi, or neither"))
+    if by_parts:
         if not isinstance(inputs, dict):
             cause = "it takes the parts of a Dict or Tuple observation, and these observations are one array"
             raise ConfigError(Problem("net", net.label, cause, "choose net=mlp, or net=cnn for images"))

@@ -85,6 +85,16 @@ def test_observations_without_parts_are_refused_in_one_line(algo: str, build: Bu
         build("net=multi", f"algo={algo}", "env=cartpole")
 
 
+@pytest.mark.parametrize(("net", "other"), [("multi", "mlp"), ("mlp", "multi")])
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_actor_and_critic_both_take_parts_or_neither(
+    net: str, other: str, algo: str, compose: Any, build: Build
+) -> None:
+    chosen = [each for each in PICTURES if "net" not in each]
+    with pytest.raises(ConfigError, match=r"critic_net=.*: one of actor and critic takes the parts of an observation"):
+        build(*chosen, f"algo={algo}", f"net={net}", f"net@critic_net={other}")
+
+
 @pytest.mark.parametrize("algo", ["sac", "td3"])
 def test_critics_of_continuous_actions_are_refused_in_one_line(algo: str, build: Build) -> None:
     with pytest.raises(

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from plexp.envs.checked import abridged
 from plexp.envs.environment import Environment
 from plexp.envs.generators import GlobalUse
+from plexp.envs.packing import choices
 from plexp.envs.seeding import EpisodeSeeds
-from plexp.envs.spaces import described
+from plexp.envs.spaces import described, layout_of
 from plexp.errors import ConfigError
 from plexp.execution.callbacks.default import default_callbacks
 from plexp.execution.experiment import Experiment, make
+from plexp.nn.layout import LEGAL, Layout, ObservationReader, Observations
 from plexp.nn.networks import Network
 from plexp.testing.fixtures import _random_rollout
 from plexp.training.evaluation import EvaluationResult
@@ -81,29 +83,40 @@ def _same(one: Targets, other: Targets) -> bool:
     return all(x is None or torch.allclose(x, y) for x, y in pairs)
 
 
+PARTS = Layout(
+    [("camera", "image", (36, 40, 3)), ("speed", "numbers", (2,)), ("mode", "choices", (3,))], is_bytes=False
+)
+"""Parts of the observations that networks which take parts are tried with."""
+
+
 def _shapes_of_networks(experiment: Experiment, cls: type) -> Iterator[str]:
     net: Network = make(cls, experiment.config.net)
     if not isinstance(getattr(net, "label", None), str) or not isinstance(getattr(net, "share_trunk", None), bool):
         yield "it needs label (a short name for runs) and share_trunk (true or false)"
         return
-    for shape in ((4,), (36, 40, 3)):
+    vectors = [ObservationReader((4,)), ObservationReader((36, 40, 3))]
+    parts = ObservationReader((PARTS.size,), layout=PARTS, by_parts=True)
+    for reader in [parts] if getattr(net, "by_parts", False) else vectors:
+        inputs: Any = reader.inputs
         try:
             torch.manual_seed(0)
-            trunk, features = net.trunk(shape)
+            trunk, features = net.trunk(inputs)
         except ConfigError:  # vectors or images only
             continue
         head = net.head(features, 3, gain=0.01)
-        for rows in (1, 2, 7):
-            body = trunk(torch.rand(rows, *shape))
-            if body.shape != (rows, features):
-                yield f"trunk({shape}) gives {list(body.shape)} for {rows} observations, not [B, {features}]"
-            elif head(body).shape != (rows, 3):
-                yield f"head({features}, 3) gives {list(head(body).shape)} for {rows} rows, not [B, 3]"
-        yield from _rows_alone(trunk, torch.rand(7, *shape))
+        rows = 200 * torch.rand(7, PARTS.size) if reader is parts else torch.rand(7, *inputs)
+        what = "parts" if reader is parts else inputs
+        for number in (1, 2, 7):
+            body = trunk(reader(rows[:number]))
+            if body.shape != (number, features):
+                yield f"trunk({what}) gives {list(body.shape)} for {number} observations, not [B, {features}]"
+            elif head(body).shape != (number, 3):
+                yield f"head({features}, 3) gives {list(head(body).shape)} for {number} rows, not [B, 3]"
+        yield from _rows_alone(trunk, reader(rows), reader(rows[2:3]))
 
 
-def _rows_alone(trunk: nn.Module, observations: Tensor) -> Iterator[str]:
-    whole, alone = trunk(observations), trunk(observations[2:3])
+def _rows_alone(trunk: nn.Module, observations: Observations, third: Observations) -> Iterator[str]:
+    whole, alone = trunk(observations), trunk(third)
     if whole.ndim == alone.ndim == 2 and not torch.allclose(whole[2:3], alone, atol=1e-5):
         yield "its features of an observation depend on the others of the batch, or on chance"
 
@@ -123,6 +136,19 @@ def _steps_of_environments(experiment: Experiment, cls: type) -> Iterator[str]:
         yield f"it draws from the global generator of {' and '.join(sorted(use.names))}: draw from self.np_random only"
 
 
+def _legal(env: Any, observations: Any, actions: Any, rng: np.random.Generator) -> Any:
+    """Return random actions [N, *act]: the given ones, or legal ones where the environment has masks."""
+    layout, space = layout_of(env.single_observation_space), env.single_action_space
+    part = None if layout is None else layout.parts.get(LEGAL)
+    if part is None:
+        return actions
+    for row, legal in enumerate(np.asarray(observations)[:, part.start : part.stop] > 0):
+        parts = np.split(legal, np.cumsum(choices(space))[:-1])
+        taken = np.array([rng.choice(np.flatnonzero(each)) for each in parts])
+        actions[row] = taken.reshape(space.shape) + space.start
+    return actions
+
+
 def _step_randomly(environment: Environment, seeds: EpisodeSeeds) -> tuple[list[str], Any]:
     """Return the faults that random actions meet, and all that was observed and rewarded."""
     env = environment.make(2, seeds)
@@ -131,9 +157,11 @@ def _step_randomly(environment: Environment, seeds: EpisodeSeeds) -> tuple[list[
         if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
             faults.append('metadata["autoreset_mode"] is neither SAME_STEP nor NEXT_STEP')
         env.action_space.seed(seeds.entropy)
+        rng = np.random.default_rng(seeds.entropy)
         observations, _ = env.reset()
         for step in range(STEPS):
-            observations, rewards, terminated, truncated, info = env.step(env.action_space.sample())
+            actions = _legal(env, observations, env.action_space.sample(), rng)
+            observations, rewards, terminated, truncated, info = env.step(actions)
             rows.append(np.concatenate([np.ravel(observations), rewards, terminated, truncated]).astype(np.float64))
             if not np.isfinite(rewards).all():
                 faults.append(f"the reward {abridged(rewards)} in step {step} is not finite")

@@ -28,7 +28,7 @@ from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.checkpoint import copied
 from plexp.execution.experiment import Experiment, build
 from plexp.testing import checks
-from plexp.testing.fixtures import PIXELS
+from plexp.testing.fixtures import PARTS, PIXELS
 from plexp.training.progress import TrainingProgress
 
 TINY = {
@@ -76,12 +76,12 @@ class Subject:
         return f"{self.group}=[{self.name}]" if self.group == "callbacks" else f"{self.group}={self.name}"
 
     def experiments(self) -> list[tuple[str, ...]]:
-        """Return the overrides of experiments with it: discrete and continuous actions, and images for networks."""
+        """Return the overrides of experiments with it: discrete and continuous actions; images and parts for networks."""
         others = {"advantage": ("algo=a2c",), "replay": ("algo=dqn",)}.get(self.group, ())
         if (self.group, self.name) == ("advantage", "none"):
             others = ("algo=dqn",)
         environments: list[tuple[str, ...]] = [("env=cartpole",), ("env=pendulum",)]
-        environments += [PIXELS] if self.group == "net" else []
+        environments += [PIXELS, PARTS] if self.group == "net" else []
         if self.group == "env":
             environments = [()]
         return [(*others, self.choice, *environment, *self.overrides) for environment in environments]

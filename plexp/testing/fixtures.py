@@ -16,6 +16,9 @@ from plexp.training.types import Rollout
 PIXELS = ("env=gymnasium", f"env.id={__name__}:plexp/Pixels-v0", "env.normalize_observations=false")
 """Overrides for an environment that shows images."""
 
+PARTS = ("env=gymnasium", f"env.id={__name__}:plexp/Parts-v0")
+"""Overrides for an environment with Dict observations."""
+
 
 class Pixels(gymnasium.Env[Any, Any]):
     """Environment that shows images of noise, for networks that take no vectors.
@@ -23,7 +26,7 @@ class Pixels(gymnasium.Env[Any, Any]):
     An episode has ten steps, and action 1 is rewarded.
     """
 
-    observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+    observation_space: spaces.Space[Any] = spaces.Box(0, 255, (36, 40, 3), np.uint8)
     action_space = spaces.Discrete(2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -39,7 +42,20 @@ class Pixels(gymnasium.Env[Any, Any]):
         return self.np_random.integers(0, 256, (36, 40, 3)).astype(np.uint8)
 
 
+class Parts(Pixels):
+    """The same with an image, numbers and a choice in a Dict, for networks that take parts."""
+
+    observation_space: spaces.Space[Any] = spaces.Dict(
+        camera=Pixels.observation_space, speed=spaces.Box(-1, 1, (2,), np.float32), mode=spaces.Discrete(3)
+    )
+
+    def _image(self) -> Any:
+        speed = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return {"camera": super()._image(), "speed": speed, "mode": int(self.np_random.integers(3))}
+
+
 gymnasium.register("plexp/Pixels-v0", f"{__name__}:Pixels")
+gymnasium.register("plexp/Parts-v0", f"{__name__}:Parts")
 
 
 def make_rollout(**tensors: Tensor) -> Rollout:

@@ -17,7 +17,10 @@ from plexp.errors import ConfigError, EnvironmentFault
 from plexp.nn.layout import LEGAL
 from plexp.training.evaluation import StepLimit, evaluate
 from plexp.training.progress import TrainingProgress
+from tests.integration.cli.test_cli import Main, main
 from tests.support.environments import Doors
+
+__all__ = ["main"]
 
 Build = Callable[..., Any]
 SMALL = ("net.width=16", "net.layers=1", "env.num_envs=3", "compile=false")
@@ -229,3 +232,11 @@ def test_random_actions_are_uniform_over_legal_ones_and_last(build: Build) -> No
             stays = float((taken[1:] == taken[:-1]).double().mean())
             expected = 1 / 3 if steps == 1 else 3 / 4 + 1 / 4 / 3
             assert stays == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("pair", ["true", "false"])
+def test_check_takes_legal_actions(pair: str, main: Main) -> None:
+    """Let the environment raise at a door that is not there."""
+    arguments = ("+env.kwargs.masks=info", f"+env.kwargs.pair={pair}", "env.action_mask=info")
+    status, lines = main("check", "env/gymnasium", "env.id=tests.support.environments:plexp-tests/Doors-v0", *arguments)
+    assert status == 0 and lines[-1] == "it satisfies its contract", lines

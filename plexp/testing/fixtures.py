@@ -43,7 +43,7 @@ class Pixels(gymnasium.Env[Any, Any]):
 
 
 class Parts(Pixels):
-    """The same with an image, numbers and a choice in a Dict, for networks that take parts."""
+    """Environment that shows an image, numbers and a choice in a Dict, for networks that take parts."""
 
     observation_space: spaces.Space[Any] = spaces.Dict(
         camera=Pixels.observation_space, speed=spaces.Box(-1, 1, (2,), np.float32), mode=spaces.Discrete(3)

@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "backend": "gymnasium",
     "vectorization": "sync",
     "step_timeout": None,
+    "action_mask": "auto",
     "normalize_observations": False,
     "scale_rewards": False,
     "solved_return": None,

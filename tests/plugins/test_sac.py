@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.distributions import Normal
 
 from plexp.errors import ConfigError
 from plexp.training.progress import TrainingProgress
+from plexp.training.types import Transitions
 from tests.support.off_policy import BANDIT, CHAIN, Make, batch, experiments, shake, train
 
 
@@ -120,7 +122,24 @@ def test_a_fixed_temperature_stays(make: Make) -> None:
 def test_the_usual_target_entropies(make: Make) -> None:
     assert make("env=pendulum").trainer.algorithm.target_entropy == -1
     assert make("env=lunarlander_continuous").trainer.algorithm.target_entropy == -2
-    assert make("env=lunarlander").trainer.algorithm.target_entropy == pytest.approx(0.5 * math.log(4))
+    assert learnt_towards(make("env=lunarlander")) == pytest.approx(0.5 * math.log(4))
+    assert learnt_towards(make("env=lunarlander", "algo.target_entropy=0.3")) == pytest.approx(0.3)
+
+
+def test_the_usual_target_entropy_counts_legal_actions_only(make: Make) -> None:
+    doors = "env.id=tests.support.environments:plexp-tests/Doors-v0"
+    masked = make("env=gymnasium", doors, "env.action_mask=info", "+env.kwargs.masks=info")
+    assert learnt_towards(masked) == pytest.approx(0.5 * math.log(3))
+
+
+def learnt_towards(experiment: Any) -> float:
+    """Return H̄, as the gradient of the loss by log α is H − H̄."""
+    algorithm, adapter = experiment.trainer.algorithm, experiment.trainer.collector.adapter
+    rows = experiment.agent.read(torch.from_numpy(adapter.reset()))
+    zeros = torch.zeros(adapter.num_envs)
+    loss, terms = algorithm.policy_loss(Transitions(rows, zeros.long(), zeros, rows, zeros, zeros + 1))
+    (slope,) = torch.autograd.grad(loss, [algorithm.temperature.log])
+    return float(terms["entropy"] - slope)
 
 
 def test_the_density_of_an_action_within_its_bounds_integrates_to_one(make: Make) -> None:

@@ -87,7 +87,7 @@ WRONG: dict[str, str] = {
     "env.vectorization=threads": "env.vectorization=threads: must be 'sync' or 'async'",
     "env.id=plexp-tests/Faulty-v0 +env.kwargs.fault=constructor": "env.id=plexp-tests/Faulty-v0: cannot be made: OSError: ",
     SPACES.format("box", "text"): "env: the action space Text(",
-    SPACES.format("box", "dict"): "env: the action space Dict(",
+    SPACES.format("box", "sequence"): "env: the action space Sequence(",
     SPACES.format("box", "'many integers'"): "env: the action space Box(",
     SPACES.format("sequence", "box"): "env.id=plexp-tests/Any2Any-v0: its observation is a Sequence, which has no",
     SPACES.format(

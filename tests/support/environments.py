@@ -5,6 +5,7 @@ On a command line that is run in the checkout: `env.id=tests.support.environment
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from typing import Any
@@ -289,7 +290,7 @@ class Any2Any(gymnasium.Env[Any, Any]):
     """
 
     def __init__(self, sees: str, acts: str) -> None:
-        self.observation_space, self.action_space = SPACES[sees], SPACES[acts]
+        self.observation_space, self.action_space = copy.deepcopy(SPACES[sees]), copy.deepcopy(SPACES[acts])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)

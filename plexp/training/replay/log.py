@@ -136,11 +136,13 @@ class ReplayLog:
         self._cut(position)
 
     def trim(self, positions: Sequence[Mapping[str, int]], rows: int, begin: int = 0) -> None:
-        """Remove the files from the row `begin` on that are needed at none of these positions, given the rows of the ring."""
+        """Remove the files from the row `begin` on that are needed neither at these positions nor at one that is yet to come.
+
+        `rows` are those of the ring.
+        """
+        ends = [*(position["rows"] for position in positions), self.written.rows]
         for start, following in pairwise(self._segments()):
-            needed = any(
-                start <= end and following > end - rows for end in (position["rows"] for position in positions)
-            )
+            needed = any(start <= end and following > end - rows for end in ends)
             if start >= begin and not needed:
                 self._path(start).unlink(missing_ok=True)
 

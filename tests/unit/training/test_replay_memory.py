@@ -141,3 +141,17 @@ def test_a_state_without_a_log_is_refused(tmp_path: Path) -> None:
     run.checkpoint(state)
     with pytest.raises(DamagedLog, match="there is no log of the replay buffer"):
         run.resume()
+
+
+def test_many_files_between_two_checkpoints_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin a file every few steps, as with images, and restore each checkpoint, the first after a kill too."""
+    monkeypatch.setattr(replay_log, "SEGMENT_BYTES", 400)
+    run = Run(tmp_path)
+    run.checkpoint()
+    for _ in range(4):
+        run.play(EVERY)
+        assert len(list(tmp_path.glob("rows-*"))) > 4, "files begin between the checkpoints"
+        run.checkpoint()
+        run.resume()
+        assert run.memory.buffer.added == run.memory.copied["rows"]
+    assert run.memory.buffer.added == 4 * EVERY

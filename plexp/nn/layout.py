@@ -133,14 +133,14 @@ class ObservationReader:
         self.layout, self.by_parts = layout, by_parts and layout is not None
         parts = {} if layout is None else {name: part for name, part in layout.parts.items() if part.kind != "mask"}
         self.has_mask = layout is not None and len(parts) < len(layout.parts)
-        """Whether observations say which actions are legal."""
+        """True if observations say which actions are legal."""
         self.standardized = [name for name, part in parts.items() if part.kind == "numbers" or not self.by_parts]
         self.sizes = [math.prod(parts[name].shape) for name in self.standardized]
         if layout is not None:
             shape = (sum(self.sizes),)
             normalized = normalized and bool(self.sizes)
         self.inputs: tuple[int, ...] | dict[str, Part] = parts if self.by_parts else shape
-        """What `Network.trunk` is asked for: the shape of one observation, or its parts."""
+        """Argument of `Network.trunk`: the shape of one observation, or its parts by name."""
         self.normalizer = ObservationNormalizer(shape) if normalized else None
         """Normalizer of the numbers; None: they stay as they are."""
 

@@ -152,15 +152,16 @@ class RecordedAgent:
         """Return the action for an observation, as the environment's `step` takes it.
 
         Args:
-            observation: one observation, also of a Dict or Tuple space, or a batch of arrays [B, *obs], for which there are
-                B actions.
+            observation: one observation, or a batch of arrays [B, *obs], for which there are B actions; one of a Dict or Tuple
+                space may be as the environment gives it, or flattened.
             action_mask: which actions are legal, where the environment says so in its info; None: all are.
             sampled: whether the action is sampled from the policy; False: the most likely one is taken.
 
         Raises ConfigError for an observation of another shape.
         """
         shape = self.space.shape or ()
-        if isinstance(self.space, PackedSpace):
+        is_row = isinstance(observation, np.ndarray) and observation.shape[-1:] == shape and action_mask is None
+        if isinstance(self.space, PackedSpace) and not is_row:
             observation = self._packed(self.space, observation, action_mask)
         batch = np.asarray(observation, observation_dtype(self.space))
         is_single = batch.shape == shape

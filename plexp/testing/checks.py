@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from plexp.envs.checked import abridged
 from plexp.envs.environment import Environment
 from plexp.envs.generators import GlobalUse
-from plexp.envs.packing import choices
+from plexp.envs.packing import PackedSpace, choices
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.envs.spaces import described, layout_of
 from plexp.errors import ConfigError
 from plexp.execution.callbacks.default import default_callbacks
 from plexp.execution.experiment import Experiment, make
-from plexp.nn.layout import LEGAL, Layout, ObservationReader, Observations
+from plexp.nn.layout import LEGAL, ObservationReader, Observations
 from plexp.nn.networks import Network
-from plexp.testing.fixtures import _random_rollout
+from plexp.testing.fixtures import Parts, _random_rollout
 from plexp.training.evaluation import EvaluationResult
 from plexp.training.interfaces import AdvantageEstimator
 from plexp.training.types import Targets
@@ -83,10 +83,8 @@ def _same(one: Targets, other: Targets) -> bool:
     return all(x is None or torch.allclose(x, y) for x, y in pairs)
 
 
-PARTS = Layout(
-    [("camera", "image", (36, 40, 3)), ("speed", "numbers", (2,)), ("mode", "choices", (3,))], is_bytes=False
-)
-"""Parts of the observations that networks which take parts are tried with."""
+PARTS = PackedSpace(Parts.observation_space, "none", ()).layout.of_floats()
+"""Layout of the observations that networks which take parts are tried with."""
 
 
 def _shapes_of_networks(experiment: Experiment, cls: type) -> Iterator[str]:

@@ -130,6 +130,17 @@ def test_a_recorded_agent_acts_as_the_environment_takes_it(build: Build) -> None
         assert all(MIXED.contains(action) for action in agent.act(np.zeros((4, 3), np.float32), sampled=sampled))
 
 
+def test_a_recorded_agent_takes_observations_as_given_flattened_and_in_batches(build: Build) -> None:
+    agent = RecordedAgent(build(*ANY[:2], "+env.kwargs.sees=dict", "+env.kwargs.acts=discrete", *ANY[4:]))
+    space: Any = SPACES["dict"]
+    given = [space.sample() for _ in range(5)]
+    flat = np.stack([spaces.flatten(space, each) for each in given]).astype(np.float32)
+    expected = [int(agent.act(each)) for each in given]
+    assert [int(agent.act(row)) for row in flat] == expected and agent.act(flat).tolist() == expected
+    with pytest.raises(ConfigError, match=r"it does not have the parts position, mode"):
+        agent.act({"position": np.zeros(2)})
+
+
 def test_an_unsupported_part_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"the action space Text\(.*\) is not supported"):
         action_distribution(PackedActions(spaces.Dict(say=spaces.Text(4), turn=spaces.Discrete(2))), "clip")

@@ -49,6 +49,12 @@ if TYPE_CHECKING:
     from plexp.nn.networks import CriticKind as CriticKind
     from plexp.nn.networks import Network as Network
     from plexp.nn.optimizer import Terms as Terms
+    from plexp.nn.recurrent import Core as Core
+    from plexp.nn.recurrent import GRUCore as GRUCore
+    from plexp.nn.recurrent import Inputs as Inputs
+    from plexp.nn.recurrent import LSTMCore as LSTMCore
+    from plexp.nn.recurrent import Recurrent as Recurrent
+    from plexp.nn.recurrent import Sequences as Sequences
     from plexp.training import losses as losses
     from plexp.training.agent import Agent as Agent
     from plexp.training.interfaces import AdvantageEstimator as AdvantageEstimator
@@ -90,6 +96,7 @@ _HOMES = {
     "plexp.nn.distributions": ("Categorical",),
     "plexp.nn.exploration": ("NoiseKind",),
     "plexp.nn.optimizer": ("Terms",),
+    "plexp.nn.recurrent": ("Core", "GRUCore", "Inputs", "LSTMCore", "Recurrent", "Sequences"),
     "plexp.training": ("losses",),
     "plexp.training.agent": ("Agent",),
     "plexp.training.interfaces": ("AdvantageEstimator", "Algorithm", "TrainingCallback"),

@@ -124,7 +124,7 @@ def test_equations_need_only_torch_and_numpy(name: str) -> None:
     assert not foreign
     assert {module for module in imports(file) if module.startswith("plexp")} <= {
         *("plexp.training.types.Rollout", "plexp.training.types.Targets", "plexp.training.types.Minibatch"),
-        "plexp.nn.layout.Observations",
+        "plexp.nn.recurrent.Inputs",
     }
 
 

@@ -217,7 +217,8 @@ def _off_policy(
     distribution = action_distribution(env.single_action_space, "clip")
     example = distribution.mode(torch.zeros(1, distribution.num_parameters))
     shape, dtype = observation_shape(space), observation_dtype(space)
-    spec = ReplaySpec(env.num_envs, shape, dtype, tuple(example.shape[1:]), example.dtype)
+    state_size = getattr(net, "state_size", 0)
+    spec = ReplaySpec(env.num_envs, shape, dtype, tuple(example.shape[1:]), example.dtype, state_size)
     replay: Replay = make(config.classes["replay"], config.replay or {})
     memory = ReplayMemory(replay, spec)
     torch.manual_seed(streams.weights)
@@ -296,7 +297,7 @@ def _check_shapes(agent: Agent, net: str, space: spaces.Space[Any]) -> None:
     random_state = torch.get_rng_state()
     with torch.no_grad():
         try:
-            agent.policy(agent.read(observations))
+            agent.step(agent.read(observations), torch.zeros(2, agent.state_size))
         except (RuntimeError, ValueError, TypeError) as error:
             cause = f"its trunk and head do not fit observations {list(observations.shape)} ({one_line(error)})"
             remedy = f"see what is wrong: python -m plexp check net/{net}"

@@ -18,7 +18,7 @@ from plexp.execution.callbacks.recorder import Recorder
 from plexp.execution.experiment import Experiment
 from plexp.execution.outcome import Outcome, describe, objective
 from plexp.tracking.tracker import Tracker
-from plexp.training.policy import GreedyPolicy
+from plexp.training.policy import as_model
 from plexp.training.progress import TrainingProgress
 
 
@@ -63,9 +63,8 @@ def record_results(
             tracker.log_figure(figure, "learning_curve.png")
     with decoration("the model for MLflow"):
         if experiment.config.tracker.log_model:
-            policy = GreedyPolicy(experiment.agent).cpu().eval()
-            example = policy.rows(torch.from_numpy(experiment.trainer.collector.observations)[:2])
-            tracker.log_model(policy, example)
+            observations = torch.from_numpy(experiment.trainer.collector.observations)[:2]
+            tracker.log_model(*as_model(experiment.agent, observations))
     with decoration("the run's description"):
         tracker.describe(describe(experiment.algo, experiment.values, outcome))
     return outcome

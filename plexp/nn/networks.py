@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plexp.errors import ConfigError, Problem
 from plexp.nn.distributions import ActionDistribution, Categorical, Composite, DiagonalGaussian
 from plexp.nn.layout import VECTOR, ObservationReader, Observations
+from plexp.nn.recurrent import Inputs, Recurrent, features_of
 
 CriticKind: TypeAlias = Literal["none", "v", "q"]
 """Kind of critic that an advantage estimator needs: none, V(s), or Q(s, a)."""
@@ -22,6 +23,7 @@ class Network(Protocol):
     """The shape of the function approximators (group `net`).
 
     One that takes structured observations by their parts has the attribute `by_parts = True`, and its `trunk` gets the parts.
+    A recurrent one has `state_size`, the number of entries of its state, and its trunk is a `Recurrent`.
     """
 
     label: str
@@ -89,7 +91,12 @@ def make_trunk(net: Network, reader: ObservationReader, observes: Sequence[str] 
         return net.trunk(seen)
     columns = None if observes is None else reader.columns(observes)
     trunk, features = net.trunk(inputs if columns is None else (len(columns),))
-    return (trunk if columns is None and not reader.has_mask else OfVector(trunk, columns)), features
+    if columns is None and not reader.has_mask:
+        return trunk, features
+    if isinstance(trunk, Recurrent):
+        trunk.encoder = OfVector(trunk.encoder, columns)
+        return trunk, features
+    return OfVector(trunk, columns), features
 
 
 class PolicyHead(nn.Module):
@@ -178,12 +185,15 @@ class Critic(nn.Module):
                 cause += " for images or parts of observations"
                 raise ConfigError(Problem("advantage", ..., cause, "choose an estimator with a V critic, such as gae"))
             self.trunk, features = net.trunk((shape[0] + distribution.num_features,))
+            if isinstance(self.trunk, Recurrent):
+                cause = "for these actions Q(s, a) takes the action as an input, and its network cannot be recurrent"
+                raise ConfigError(Problem("advantage", ..., cause, "choose an estimator with a V critic, such as gae"))
         else:
             self.trunk, features = shared or make_trunk(net, reader, observes)
         self.head = net.head(features, distribution.num_features if self.per_action else 1, gain=CRITIC_GAIN)
 
-    def forward(self, inputs: Observations) -> Tensor:
-        return self.from_features(self.trunk(inputs))
+    def forward(self, inputs: Inputs) -> Tensor:
+        return self.from_features(features_of(self.trunk, inputs))
 
     def from_features(self, features: Tensor) -> Tensor:
         """Return the values for the trunk's features [B, F]."""

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -22,14 +22,18 @@ from plexp.envs.adapter import EnvAdapter
 from plexp.errors import ConfigError, Problem, one_line, writing
 from plexp.execution.experiment import Experiment
 from plexp.files import draft_of, try_writing, write_whole
+from plexp.nn.recurrent import state_size_of
 from plexp.recorded.play_script import play_script
 from plexp.recorded.restore import restored
 from plexp.tracking.lookup import RunHandle
 from plexp.tracking.models import register
-from plexp.training.policy import GreedyPolicy
+from plexp.training.policy import as_model, forgotten, greedy_policy
 
-Act = Callable[[Tensor], Tensor]
-"""A function from observations [B, *obs] as the environment gives them to actions [B, *act] as it takes them."""
+Act = Callable[..., Sequence[Tensor]]
+"""A function from observations [B, *obs] as the environment gives them, and the state [B, S] of a recurrent policy, to actions
+[B, *act] as the environment takes them, and the next state."""
+INPUTS, OUTPUTS = ("observations", "state"), ("actions", "next_state")
+"""Names of what an ONNX file takes and gives; those of the state only for a recurrent policy."""
 BATCHES = (1, 2, 7)
 STEPS = 64
 """Steps of each of the seven environments whose observations a file is tried with; more: surer, and slower."""
@@ -66,29 +70,29 @@ def export(experiment: Experiment, formats: list[str], folder: Path, title: str)
     Raises ConfigError for a policy that cannot be traced, and a file that acts differently or cannot be written.
     """
     check_formats(formats)
-    policy = GreedyPolicy(experiment.agent).eval()
-    observations = policy.rows(met_observations(experiment))
+    policy = greedy_policy(experiment.agent).eval()
+    inputs = policy.inputs(*met_observations(experiment))
     exported = []
     for kind in formats:
         file = folder / f"policy.{kind}"
         with writing("--to", folder, "give a folder that you can write: --to FOLDER"):
-            act = write(policy, observations[:2], kind, file)
+            act = write(policy, tuple(column[:2] for column in inputs), kind, file)
             script = _write_script(experiment, file, title)
-        difference = compare(act, policy, observations)
+        difference = compare(act, policy, inputs)
         if difference > _tolerance(experiment.training_env.single_action_space.dtype):
             file.unlink()
             cause = f"what it gives acts differently from the agent (by {difference:.2g})"
             raise ConfigError(Problem("--format", kind, cause, f"give --format {'pt2' if kind == 'onnx' else 'onnx'}"))
-        exported.append(Exported(file, script, len(observations), difference))
+        exported.append(Exported(file, script, len(inputs[0]), difference))
     return exported
 
 
-def write(policy: nn.Module, example: Tensor, kind: str, file: Path) -> Act:
+def write(policy: nn.Module, example: tuple[Tensor, ...], kind: str, file: Path) -> Act:
     """Write a policy and return it as it is read back.
 
     Args:
-        policy: observations [B, *obs] -> actions [B, *act].
-        example: observations [2, *obs]; the file takes any B.
+        policy: observations [B, *obs] -> actions [B, *act], with the state before and after of a recurrent one.
+        example: arguments of the policy with B = 2; the file takes any B.
         kind: format of the file.
         file: where to write it.
 
@@ -116,23 +120,33 @@ def write(policy: nn.Module, example: Tensor, kind: str, file: Path) -> Act:
         logging.getLogger("torch.onnx").setLevel(level)
 
 
-def _write_pt2(policy: nn.Module, example: Tensor, file: Path) -> Act:
-    rows = ({0: torch.export.Dim("batch")},)
-    torch.export.save(torch.export.export(policy, (example,), dynamic_shapes=rows), file)
-    act: Act = torch.export.load(file).module()
+def _write_pt2(policy: nn.Module, example: tuple[Tensor, ...], file: Path) -> Act:
+    rows = tuple({0: torch.export.Dim("batch")} for _ in example)
+    torch.export.save(torch.export.export(policy, example, dynamic_shapes=rows), file)
+    read = torch.export.load(file).module()
+    return lambda *inputs: _as_tuple(read(*inputs))
+
+
+def _write_onnx(policy: nn.Module, example: tuple[Tensor, ...], file: Path) -> Act:
+    import onnxruntime
+
+    inputs, outputs = INPUTS[: len(example)], OUTPUTS[: len(example)]
+    names: dict[str, Any] = {"input_names": list(inputs), "output_names": list(outputs)}
+    rows = tuple({0: torch.export.Dim("batch")} for _ in example)
+    torch.onnx.export(
+        policy, example, file, dynamic_shapes=rows, dynamo=True, external_data=False, verbose=False, **names
+    )
+    session = onnxruntime.InferenceSession(file)
+
+    def act(*given: Tensor) -> tuple[Tensor, ...]:
+        columns = {name: column.numpy() for name, column in zip(inputs, given, strict=True)}
+        return tuple(torch.from_numpy(result) for result in session.run(None, columns))
+
     return act
 
 
-def _write_onnx(policy: nn.Module, example: Tensor, file: Path) -> Act:
-    import onnxruntime
-
-    names: dict[str, Any] = {"input_names": ["observations"], "output_names": ["actions"]}
-    rows = ({0: torch.export.Dim("batch")},)
-    torch.onnx.export(
-        policy, (example,), file, dynamic_shapes=rows, dynamo=True, external_data=False, verbose=False, **names
-    )
-    session = onnxruntime.InferenceSession(file)
-    return lambda observations: torch.from_numpy(session.run(None, {"observations": observations.numpy()})[0])
+def _as_tuple(result: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
 def _tolerance(dtype: Any) -> float:
@@ -141,24 +155,38 @@ def _tolerance(dtype: Any) -> float:
 
 
 @torch.no_grad()
-def compare(act: Act, policy: nn.Module, observations: Tensor) -> float:
-    """Return the largest relative difference of actions, in batches of 1, 2 and 7; of integers the share that differs."""
-    parts = [part for size in BATCHES for part in observations.split(size)]  # type: ignore[no-untyped-call]
-    ours, theirs = torch.cat([policy(part) for part in parts]), torch.cat([act(part) for part in parts])
+def compare(act: Act, policy: nn.Module, inputs: Sequence[Tensor]) -> float:
+    """Return the largest relative difference of actions and states, in batches of 1, 2 and 7.
+
+    Of integers it is the share that differs.
+    """
+    parts = [part for size in BATCHES for part in zip(*(column.split(size) for column in inputs), strict=True)]  # type: ignore[no-untyped-call]
+    ours = [torch.cat(column) for column in zip(*(_as_tuple(policy(*part)) for part in parts), strict=True)]
+    theirs = [torch.cat(column) for column in zip(*(act(*part) for part in parts), strict=True)]
+    return max(_difference(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
     if not ours.is_floating_point():
         return float((ours != theirs).double().mean())
     return float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1))
 
 
-def met_observations(experiment: Experiment) -> Tensor:
-    """Return observations [B, *obs] that the agent meets when it plays."""
-    agent = experiment.agent
-    with closing(experiment.environment.make(max(BATCHES), experiment.streams.evaluation(0))) as env:
+def met_observations(experiment: Experiment) -> tuple[Tensor, Tensor]:
+    """Return observations [B, *obs] that the agent meets when it plays, and the states [B, S] before them."""
+    agent, count = experiment.agent, max(BATCHES)
+    with closing(experiment.environment.make(count, experiment.streams.evaluation(0))) as env:
         adapter = EnvAdapter(env, agent.distribution)
-        rows = [torch.from_numpy(adapter.reset())]
+        rows, states = [torch.from_numpy(adapter.reset())], [agent.initial_state(count)]
+        ended = np.zeros(count, np.bool_)
         for _ in range(STEPS):
-            rows.append(torch.from_numpy(adapter.step(agent.act_greedily(rows[-1]))[0]))
-    return torch.cat(rows)
+            actions, state = agent.act_greedily(rows[-1], states[-1])
+            observations, _, terminated, truncated, _ = adapter.step(actions)
+            done = terminated | truncated
+            states.append(forgotten(state, done if adapter.same_step else ended))
+            rows.append(torch.from_numpy(observations))
+            ended = done
+    return torch.cat(rows), torch.cat(states)
 
 
 def _write_script(experiment: Experiment, file: Path, title: str) -> Path | None:
@@ -166,7 +194,8 @@ def _write_script(experiment: Experiment, file: Path, title: str) -> Path | None
     if "id" not in env:
         return None
     try:
-        text = play_script(env, file.name, title, experiment.training_env.single_observation_space)
+        space, state_size = experiment.training_env.single_observation_space, state_size_of(experiment.agent.trunk)
+        text = play_script(env, file.name, title, space, state_size)
     except (gymnasium.error.Error, ImportError):  # an id of another library that this plugin knows
         return None
     path = file.with_name("play.py" if file.suffix == ".pt2" else "play_onnx.py")
@@ -205,10 +234,9 @@ def register_run(run: RunHandle, name: str) -> str:
     A run without a model gets one.
     """
 
-    def policy() -> tuple[GreedyPolicy, object]:
+    def policy() -> tuple[nn.Module, object]:
         with restored(run.values, run.file("agent.safetensors"), run.newer) as experiment:
-            greedy = GreedyPolicy(experiment.agent).cpu().eval()
-            return greedy, greedy.rows(met_observations(experiment)[:2])
+            return as_model(experiment.agent, torch.from_numpy(experiment.trainer.collector.observations)[:2])
 
     version = register(run, name, policy)
     return f"models:/{name}@best is version {version} now: run {run.name}, {run.run_id}"

@@ -17,14 +17,15 @@ from plexp.envs.spaces import is_image
 from plexp.nn.layout import LEGAL, MASK
 
 
-def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Space[Any]) -> str:
+def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Space[Any], state_size: int) -> str:
     """Return the script for a policy file that lies beside it.
 
     Args:
-        env: configuration of an environment of gymnasium: `id`, `kwargs` and `max_episode_steps`.
+        env: configuration of an environment of gymnasium: `id`, `kwargs`, `max_episode_steps` and `observed`.
         file: name of the policy file, which ends with `pt2` or `onnx`.
         title: first line of the script.
         space: space of the observations that the policy takes.
+        state_size: number of entries of a recurrent policy's state; 0 for any other.
 
     Raises gymnasium's Error, or ImportError, for an environment that gymnasium does not make.
     """
@@ -51,6 +52,8 @@ def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Spa
         dtype="uint8" if is_image(space) else "float32",
         is_flat=is_flat,
         is_composite=is_composite,
+        observed=env.get("observed"),
+        state_size=state_size,
         **({} if packed is None else _packing(packed)),
         can_show=can_show,
     )

@@ -147,9 +147,17 @@ class RecordedAgent:
         self.agent, self.space = experiment.agent.eval(), experiment.training_env.single_observation_space
         self.actions = experiment.training_env.single_action_space
         self.rng = np.random.default_rng(experiment.config.seed)
+        self.state = self.agent.initial_state(1)
+        """State [B, S] of a recurrent policy after the last observations."""
+
+    def reset(self) -> None:
+        """Forget the episode: to be called before the first observation of another, if the policy is recurrent."""
+        self.state = self.agent.initial_state(1)
 
     def act(self, observation: Any, *, action_mask: npt.ArrayLike | None = None, sampled: bool = False) -> Any:
         """Return the action for an observation, as the environment's `step` takes it.
+
+        A recurrent policy remembers what it was given since `reset`; another number of observations begins new episodes.
 
         Args:
             observation: one observation, or a batch of arrays [B, *obs], for which there are B actions; one of a Dict or Tuple
@@ -170,11 +178,13 @@ class RecordedAgent:
             remedy = "give one of them or a batch"
             raise ConfigError(Problem("observation", list(batch.shape), cause, remedy))
         observations = torch.from_numpy(batch[None] if is_single else batch)
+        if len(self.state) != len(observations):
+            self.state = self.agent.initial_state(len(observations))
         if sampled:
             noise = noise_of(self.agent, len(observations)).draw_noise(self.rng, 1, len(observations))[0]
-            actions = self.agent.act(observations, torch.from_numpy(noise))
+            actions, self.state = self.agent.act(observations, self.state, torch.from_numpy(noise))
         else:
-            actions = self.agent.act_greedily(observations)
+            actions, self.state = self.agent.act_greedily(observations, self.state)
         rows: npt.NDArray[Any] = self.agent.distribution.to_environment(actions).numpy()
         space = self.actions
         result = [space.unpack(row) for row in rows] if isinstance(space, PackedActions) else rows

@@ -29,6 +29,7 @@ from plexp.execution.callbacks.default import default_callbacks
 from plexp.execution.experiment import Experiment, make
 from plexp.nn.layout import LEGAL, ObservationReader, Observations
 from plexp.nn.networks import Network
+from plexp.nn.recurrent import Recurrent, Sequences, state_size_of
 from plexp.testing.fixtures import Parts, _random_rollout
 from plexp.training.evaluation import EvaluationResult
 from plexp.training.interfaces import AdvantageEstimator
@@ -104,6 +105,12 @@ def _shapes_of_networks(experiment: Experiment, cls: type) -> Iterator[str]:
         head = net.head(features, 3, gain=0.01)
         rows = 200 * torch.rand(7, PARTS.size) if reader is parts else torch.rand(7, *inputs)
         what = "parts" if reader is parts else inputs
+        if state_size_of(trunk) != getattr(net, "state_size", 0):
+            own, given = state_size_of(trunk), getattr(net, "state_size", 0)
+            yield f"its state_size is {given}, and its trunk's {own}: a recurrent network returns a plexp.Recurrent"
+        if isinstance(trunk, Recurrent):
+            yield from _steps_as_a_whole(trunk, reader(rows))
+            trunk = _FirstSteps(trunk)
         for number in (1, 2, 7):
             body = trunk(reader(rows[:number]))
             if body.shape != (number, features):
@@ -111,6 +118,32 @@ def _shapes_of_networks(experiment: Experiment, cls: type) -> Iterator[str]:
             elif head(body).shape != (number, 3):
                 yield f"head({features}, 3) gives {list(head(body).shape)} for {number} rows, not [B, 3]"
         yield from _rows_alone(trunk, reader(rows), reader(rows[2:3]))
+
+
+class _FirstSteps(nn.Module):
+    """A recurrent trunk on first observations of episodes alone, which is a network without a state."""
+
+    def __init__(self, trunk: Recurrent) -> None:
+        super().__init__()
+        self.trunk, self.state_size = trunk, trunk.state_size
+
+    def forward(self, observations: Observations) -> Tensor:
+        first = observations if isinstance(observations, Tensor) else next(iter(observations.values()))
+        states = torch.zeros(len(first), self.state_size)
+        features: Tensor = self.trunk(Sequences(observations, torch.tensor([len(first)]), states))
+        return features
+
+
+def _steps_as_a_whole(trunk: Recurrent, observations: Observations) -> Iterator[str]:
+    """Compare what a recurrent trunk says of whole sequences, as in training, with its steps one by one, as in acting."""
+    sizes, states = torch.tensor([2, 2, 2, 1]), torch.rand(2, trunk.state_size)
+    whole, state, stepped = trunk(Sequences(observations, sizes, states)), states, []
+    for begin, size in zip((0, 2, 4, 6), sizes.tolist(), strict=True):
+        rows = Sequences(observations, sizes, states, torch.arange(begin, begin + size)).rows()
+        features, state = trunk.step(rows, state[:size])
+        stepped.append(features)
+    if not torch.allclose(torch.cat(stepped), whole, atol=1e-4):
+        yield "its steps one by one give other features than the sequence as a whole: step and run must be one function"
 
 
 def _rows_alone(trunk: nn.Module, observations: Observations, third: Observations) -> Iterator[str]:
@@ -186,13 +219,13 @@ def _updates_of_algorithms(experiment: Experiment, cls: type) -> Iterator[str]:
     if not isinstance(getattr(algorithm, "complete_episodes", None), bool):
         yield "it needs complete_episodes: whether rollouts are whole episodes"
     trajectory = experiment.trainer.collector.collect()
-    before = {name: value.clone() for name, value in vars(trajectory).items()}
+    before = {name: value.clone() for name, value in trajectory.given().items()}
     metrics = algorithm.update(trajectory, 0.0)
     if not isinstance(metrics, Mapping):
         yield f"update returns {type(metrics).__name__}, not its metrics by name"
     elif odd := [name for name, value in metrics.items() if not isinstance(value, int | float)]:
         yield f"update returns {', '.join(odd)} as no number"
-    if any(not torch.equal(value, before[name]) for name, value in vars(trajectory).items()):
+    if any(not torch.equal(value, before[name]) for name, value in trajectory.given().items()):
         yield "update changes the rollout that it is given"
 
 

@@ -16,8 +16,10 @@ from plexp.nn.compile import Compiled
 from plexp.nn.distributions import ActionDistribution, Categorical
 from plexp.nn.layout import VECTOR, ObservationReader, Observations
 from plexp.nn.networks import Critic, CriticKind, Network, make_trunk, policy_head
+from plexp.nn.recurrent import Inputs, Recurrent, Sequences, features_of, read_by
 from plexp.training.policy import Policy
 from plexp.training.progress import Profile
+from plexp.training.sequences import unroll
 from plexp.training.types import AgentOutput, Minibatch, Rollout, Trajectory
 
 CHUNK_ROWS = 4096
@@ -75,6 +77,9 @@ class Agent(Policy):
             else Critic(critic_net or net, reader, critic_kind, distribution, shared, critic_observes)
         )
         self.target_critic: Critic | None = None
+        if self.critic is not None and self.critic.trunk is not trunk and isinstance(self.critic.trunk, Recurrent):
+            self.critic.trunk.first = self.state_size  # its state stands behind the actor's
+            self.state_size += self.critic.trunk.state_size
 
     def add_target_critic(self) -> None:
         """Add a copy of the critic, which evaluates rollouts and follows the critic slowly (Mnih et al. 2015)."""
@@ -83,13 +88,14 @@ class Agent(Policy):
     def compile(self, profile: Profile) -> None:
         """Compile acting and evaluating; `profile` gets the seconds that it takes."""
         super().compile(profile)
-        if self.critic is None or not self.critic.takes_actions:  # that one draws noise
+        draws_noise = self.critic is not None and self.critic.takes_actions
+        if not draws_noise and not self.state_size:
             count = partial(profile.count, "compiling")
             self._evaluate = Compiled(self._evaluate, "evaluating", on_compile=count)  # type: ignore[assignment, method-assign]
 
     def evaluate(self, minibatch: Minibatch) -> AgentOutput:
         """Return what the current networks say of a minibatch, with gradients; a shared trunk runs once."""
-        features = self.trunk(minibatch.observations)
+        features = features_of(self.trunk, minibatch.observations)
         parameters = self.parameters_of(features, minibatch.observations)
         log_probs, entropy = self.distribution.evaluate(parameters, minibatch.actions)
         if self.critic is None or minibatch.value_targets is None:
@@ -108,6 +114,10 @@ class Agent(Policy):
         output = critic(minibatch.observations) if features is None else critic.from_features(features)
         return output if not critic.per_action else output.gather(-1, minibatch.actions.unsqueeze(-1)).squeeze(-1)
 
+    def remember(self, observations: Observations, state: Tensor) -> Tensor:
+        trunk = None if self.critic is None else self.critic.trunk
+        return trunk.step(observations, state)[1] if isinstance(trunk, Recurrent) and trunk is not self.trunk else state
+
     @torch.no_grad()
     def evaluate_trajectory(self, trajectory: Trajectory, old_log_probs: Tensor | None = None) -> Rollout:
         """Return the trajectory with log-probabilities and values: those of the target critic, if there is one.
@@ -122,7 +132,8 @@ class Agent(Policy):
         if self.critic is not None:
             observations = torch.cat([observations, trajectory.last_observations, trajectory.final_observations])
             actions = torch.cat([actions, actions.new_zeros(len(observations) - rows, *actions.shape[1:])])
-        log_probs, values, action_values = self._evaluate_in_chunks(observations, actions)
+        evaluate = self._evaluate_sequences if self.state_size else self._evaluate_in_chunks
+        log_probs, values, action_values = evaluate(trajectory, observations, actions)
         log_probs = log_probs[:rows].view(steps, envs)
         zeros = torch.zeros_like(trajectory.rewards)
         if self.critic is None:
@@ -142,7 +153,15 @@ class Agent(Policy):
             action_values=action_values,
         )
 
-    def _evaluate_in_chunks(self, observations: Tensor, actions: Tensor) -> list[Tensor]:
+    def _evaluate_sequences(self, trajectory: Trajectory, observations: Tensor, actions: Tensor) -> list[Tensor]:
+        """Return what `_evaluate` says of each row, unrolled over each episode from the state that it has in the rollout."""
+        rows, batch_sizes, states = unroll(trajectory, with_successors=self.critic is not None)
+        device = self.device
+        sequences = Sequences(observations[rows].to(device), batch_sizes, states.to(device))
+        columns = self._evaluate_read(read_by(self.read, sequences), actions[rows].to(device))
+        return [column.new_zeros(len(observations)).index_copy(0, rows, column) for column in map(Tensor.cpu, columns)]
+
+    def _evaluate_in_chunks(self, trajectory: Trajectory, observations: Tensor, actions: Tensor) -> list[Tensor]:
         number, device = -(-len(observations) // CHUNK_ROWS), self.device
         if number == 1:
             return [column.cpu() for column in self._evaluate(observations.to(device), actions.to(device))]
@@ -152,8 +171,10 @@ class Agent(Policy):
 
     def _evaluate(self, rows: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log π(a|s), V(s) and Q(s, a) of each row [B]; zeros where there is no such critic."""
-        observations = self.read(rows)
-        features = self.trunk(observations)
+        return self._evaluate_read(self.read(rows), actions)
+
+    def _evaluate_read(self, observations: Inputs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = features_of(self.trunk, observations)
         parameters = self.parameters_of(features, observations)
         log_probs, _ = self.distribution.evaluate(parameters, actions)
         zeros, critic = torch.zeros_like(log_probs), self.target_critic or self.critic
@@ -168,11 +189,13 @@ class Agent(Policy):
             return log_probs, values, q.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         samples = []
         for _ in range(self.action_samples):
-            noise = torch.from_numpy(self.distribution.draw_noise(self.rng, len(rows))).to(rows.device)
+            noise = torch.from_numpy(self.distribution.draw_noise(self.rng, len(actions))).to(actions.device)
             samples.append(self._action_values(critic, observations, self.distribution.sample(parameters, noise)))
         return log_probs, torch.stack(samples).mean(0), self._action_values(critic, observations, actions)
 
-    def _action_values(self, critic: Critic, observations: Observations, actions: Tensor) -> Tensor:
+    def _action_values(self, critic: Critic, observations: Inputs, actions: Tensor) -> Tensor:
+        if isinstance(observations, Sequences):
+            observations = observations.rows()
         vector = observations[VECTOR] if isinstance(observations, dict) else observations
         values: Tensor = critic(torch.cat([vector, self.distribution.encode(actions)], -1))
         return values

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plexp.errors import TrainingError
+from plexp.nn.pytree import flatten
 from plexp.training import losses
 from plexp.training.agent import Agent
 from plexp.training.interfaces import AdvantageEstimator
@@ -31,18 +32,28 @@ def make_batch(
     return Minibatch(**{**fields, "observations": agent.read(fields["observations"])})
 
 
-def minibatches(leaves: list[Tensor], number: int, rng: np.random.Generator) -> Iterator[list[Tensor]]:
-    """Split a batch, given as its tensors [B, …], into `number` parts of (almost) one size, in a new random order.
+class RowBatch:
+    """Rows of rollouts from which minibatches are made.
 
-    A single part keeps the batch's order. There are never more parts than rows.
+    Args:
+        batch: the rows.
     """
-    if number == 1:
-        yield leaves
-        return
-    rows = len(leaves[0])
-    order = torch.from_numpy(rng.permutation(rows)).to(leaves[0].device)
-    for parts in zip(*[leaf[order].tensor_split(min(number, rows)) for leaf in leaves], strict=True):
-        yield list(parts)
+
+    def __init__(self, batch: Minibatch) -> None:
+        self.leaves, self.spec = flatten(batch)
+
+    def minibatches(self, number: int, rng: np.random.Generator) -> Iterator[list[Tensor]]:
+        """Yield the tensors of `number` minibatches of (almost) one size, in a new random order.
+
+        A single one keeps the batch's order. There are never more of them than rows.
+        """
+        if number == 1:
+            yield self.leaves
+            return
+        rows = len(self.leaves[0])
+        order = torch.from_numpy(rng.permutation(rows)).to(self.leaves[0].device)
+        for parts in zip(*[leaf[order].tensor_split(min(number, rows)) for leaf in self.leaves], strict=True):
+            yield list(parts)
 
 
 def _estimate(advantage: AdvantageEstimator, rollout: Rollout) -> Targets:

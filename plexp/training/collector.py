@@ -18,7 +18,7 @@ from plexp.envs.episodes import Episode, EpisodesInProgress
 from plexp.envs.faults import DeclaredBounds, InvalidValue, find_fault, find_illegal, locate
 from plexp.errors import EnvironmentFault, Problem, TrainingError
 from plexp.nn.normalization import RewardScaler
-from plexp.training.policy import Policy
+from plexp.training.policy import Policy, forgotten
 from plexp.training.progress import Profile
 from plexp.training.types import Trajectory
 
@@ -30,23 +30,25 @@ BLOCK_STEPS = 64
 class _Block:
     """Memory for L steps of N environments, which is written in place as they are made.
 
-    `rows` are the L + 1 observations as tensors of the same memory.
+    `rows` are the L + 1 observations as tensors of the same memory; `states` [L, N, S] are those of the policy.
     """
 
     observations: Array
     rows: tuple[Tensor, ...]
+    states: Tensor
     noise: tuple[Tensor, ...]
     rewards: Array
     terminated: Array
     truncated: Array
 
     @classmethod
-    def reserve(cls, first: Array, length: int, noise: tuple[Tensor, ...]) -> _Block:
+    def reserve(cls, first: Array, length: int, state_size: int, noise: tuple[Tensor, ...]) -> _Block:
         """Return a block whose first observations are `first`."""
         observations = np.empty((length + 1, *first.shape), first.dtype)
         observations[0] = first
         rewards, ends = np.empty((length, len(first))), np.empty((2, length, len(first)), np.bool_)
-        return cls(observations, torch.from_numpy(observations).unbind(0), noise, rewards, ends[0], ends[1])
+        states = torch.empty(length, len(first), state_size)
+        return cls(observations, torch.from_numpy(observations).unbind(0), states, noise, rewards, ends[0], ends[1])
 
     @classmethod
     def join(cls, blocks: list[_Block]) -> _Block:
@@ -55,7 +57,10 @@ class _Block:
             return blocks[0]
         names = ("rewards", "terminated", "truncated")
         observations = np.concatenate([blocks[0].observations[:1], *(block.observations[1:] for block in blocks)])
-        return cls(observations, (), (), *(np.concatenate([getattr(block, n) for block in blocks]) for n in names))
+        states = torch.cat([block.states for block in blocks])
+        return cls(
+            observations, (), states, (), *(np.concatenate([getattr(block, n) for block in blocks]) for n in names)
+        )
 
 
 class Collector:
@@ -101,6 +106,8 @@ class Collector:
         self.returns, self.lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
         self.ended = np.zeros(env.num_envs, np.bool_)
         self.in_progress = EpisodesInProgress(env.num_envs)
+        self.state = policy.initial_state(env.num_envs)
+        """State [N, S] of the policy before the next observation."""
         self.observations = self._reset()
         self.fresh = True
         self.episodes: list[Episode] = []
@@ -123,13 +130,17 @@ class Collector:
         finals: list[Array] = []
         final_index: list[int] = []
         waiting, same_step, step = np.zeros(self.adapter.num_envs, np.bool_), self.adapter.same_step, 0
+        has_state, ended = self.state.shape[1] > 0, self.ended
         while not (waiting.all() if self.complete_episodes else step == self.num_steps):
             t = step % self.block_steps
             if t == 0:
-                blocks.append(_Block.reserve(self.observations, self.block_steps, self._draw_noise()))
+                state_size = self.state.shape[1]
+                blocks.append(_Block.reserve(self.observations, self.block_steps, state_size, self._draw_noise()))
             block = blocks[-1]
             observed = block.rows[t] if self.on_cpu else block.rows[t].to(self.device)
-            action = self.policy.act(observed, block.noise[t])
+            if has_state:
+                block.states[t] = self.state
+            action, self.state = self.policy.act(observed, self.state, block.noise[t])
             actions.append(action if self.on_cpu else action.cpu())
             stepping = time.perf_counter()
             try:
@@ -144,6 +155,10 @@ class Collector:
                 for i in np.flatnonzero(terminated | truncated):
                     finals.append(np.asarray(info["final_obs"][i], self.adapter.dtype))
                     final_index.append(step * self.adapter.num_envs + int(i))
+            if has_state:
+                done = terminated | truncated
+                self.state = forgotten(self.state, done if same_step else ended)
+                ended = done
             step += 1
             if self.complete_episodes and step >= self.num_steps:
                 waiting |= terminated | truncated
@@ -168,6 +183,7 @@ class Collector:
 
     def _reset(self) -> Array:
         self.returns[:], self.lengths[:], self.ended[:] = 0, 0, False
+        self.state = self.policy.initial_state(self.adapter.num_envs)
         self.in_progress.begin()
         started = self.profile.start()
         try:
@@ -208,6 +224,7 @@ class Collector:
             last_observations=torch.from_numpy(observations[-1]),
             final_observations=torch.from_numpy(final),
             final_index=torch.from_numpy(np.array(final_index, np.int64)),
+            states=block.states[:steps] if self.policy.state_size else None,
         )
 
     def _check(
@@ -250,7 +267,7 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """Return all but the environments' own state, which the episodes in progress stand for."""
         scaler = None if self.scaler is None else self.scaler.state_dict()
-        names = ("returns", "lengths", "ended", "observations", "fresh")
+        names = ("returns", "lengths", "ended", "observations", "fresh", "state")
         state = {**{n: getattr(self, n) for n in names}, "in_progress": self.in_progress.state_dict(), "scaler": scaler}
         return state if self.bounds is None else {**state, "outside": [self.bounds.seen, self.bounds.outside]}
 
@@ -269,6 +286,9 @@ class Collector:
         expected = state_dict["observations"]
         self.observations, equal = self.adapter.resimulate(self.in_progress.numbers.tolist(), columns, expected)
         self.fresh, self.not_replayed = state_dict["fresh"], np.flatnonzero(~equal).tolist()
+        self.state = state_dict.get("state", self.state).to(self.device)
+        if self.not_replayed:
+            self.state = forgotten(self.state, ~equal)
         for index in self.not_replayed:
             self.in_progress.start_next(index)
             self.returns[index], self.lengths[index], self.ended[index] = 0.0, 0, False

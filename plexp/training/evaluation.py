@@ -19,7 +19,7 @@ from plexp.envs.faults import DeclaredBounds, find_fault, find_illegal, locate
 from plexp.envs.generators import GlobalUse
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import EnvironmentFault
-from plexp.training.policy import Policy, noise_of
+from plexp.training.policy import Policy, forgotten, noise_of
 
 PARALLEL = 10
 """Environments stepped side by side."""
@@ -151,16 +151,20 @@ def evaluate(
     )
 
 
-def _actor(policy: Policy, num_envs: int, sampling: np.random.Generator | None) -> Callable[[Array], Tensor]:
-    """Return the function from observations [N, *obs] to actions [N, *act]."""
+def _actor(policy: Policy, num_envs: int, sampling: np.random.Generator | None) -> Callable[[Array, Array], Tensor]:
+    """Return the function from observations [N, *obs], and which of them begin an episode [N], to actions [N, *act]."""
     device, distribution = policy.device, noise_of(policy, num_envs)
+    state = policy.initial_state(num_envs)
 
-    def act(observations: Array) -> Tensor:
-        inputs = torch.from_numpy(observations).to(device)
+    def act(observations: Array, begins: Array) -> Tensor:
+        nonlocal state
+        inputs, before = torch.from_numpy(observations).to(device), forgotten(state, begins)
         if sampling is None:
-            return policy.act_greedily(inputs).cpu()
-        noise = distribution.draw_noise(sampling, 1, num_envs)[0]
-        return policy.act(inputs, torch.from_numpy(noise).to(device)).cpu()
+            actions, state = policy.act_greedily(inputs, before)
+        else:
+            noise = distribution.draw_noise(sampling, 1, num_envs)[0]
+            actions, state = policy.act(inputs, before, torch.from_numpy(noise).to(device))
+        return actions.cpu()
 
     return act
 
@@ -175,7 +179,7 @@ class _Outcome(NamedTuple):
 
 
 def _play(
-    act: Callable[[Array], Tensor],
+    act: Callable[[Array, Array], Tensor],
     adapter: EnvAdapter,
     quotas: list[int],
     seeds: EpisodeSeed,
@@ -215,9 +219,9 @@ def _play(
     except EnvironmentFault as fault:
         raise located(fault) from fault
     check("observation", observations, resets=~ended)
-    is_playing = np.ones(num_envs, np.bool_)
+    is_playing, begins = np.ones(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
     while is_playing.any():
-        actions = act(observations)
+        actions = act(observations, begins)
         counted = np.ones(num_envs, np.bool_) if adapter.same_step else ~ended
         acted.append(actions)
         illegal = adapter.illegal(observations, actions)
@@ -231,6 +235,7 @@ def _play(
         totals += rewards * counted
         steps += counted
         ended = terminated | truncated
+        begins = ended if adapter.same_step else ~counted
         ends.append(ended)
         check("observation", observations, resets=ended if adapter.same_step else None)
         for i in np.flatnonzero((ended | limit.reached(steps)) & is_playing):

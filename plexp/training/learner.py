@@ -14,12 +14,12 @@ from torch import Tensor
 
 from plexp.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from plexp.nn.optimizer import FlatAdam, Loss, Terms
-from plexp.nn.pytree import flatten
 from plexp.training import losses
 from plexp.training.agent import Agent
-from plexp.training.batches import Standardization, make_batch, minibatches
+from plexp.training.batches import RowBatch, Standardization, make_batch
 from plexp.training.interfaces import AdvantageEstimator
 from plexp.training.progress import Profile
+from plexp.training.sequences import SequenceBatch
 from plexp.training.types import AgentOutput, Metrics, Minibatch, Trajectory
 
 
@@ -66,12 +66,14 @@ class Learner:
         target_update_every: PositiveInt | None,
         target_tau: PositiveFraction,
         replay_rollouts: NonNegativeInt,
+        sequence_length: PositiveInt,
     ) -> None:
         self.agent, self.advantage, self.rng, self.profile = agent, advantage, rng, profile or Profile()
         self.anneal_learning_rate, self.ent_coef, self.vf_coef = anneal_learning_rate, ent_coef, vf_coef
         self.clip_value, self.critic_epochs = clip_value, critic_epochs
         self.standardize_advantages: Standardization = standardize_advantages
         self.target_update_every, self.target_tau, self.updates = target_update_every, target_tau, 0
+        self.sequence_length = sequence_length
         self.replay: deque[tuple[Trajectory, Tensor]] = deque(maxlen=replay_rollouts)
         """Replayed trajectories, with log π_old(a|s) [T, N] of the policy that acted."""
         if target_update_every is not None:
@@ -90,7 +92,7 @@ class Learner:
                 eps=adam_eps,
                 max_grad_norm=max_grad_norm,
                 transform=self.standardized,
-                compiled=compiled,
+                compiled=compiled and not agent.state_size,  # the kernels over time cannot be traced
                 watched=[self],
                 on_compile=self._count_compiling,
             )
@@ -130,14 +132,17 @@ class Learner:
         if not len(batch.advantages):
             return {}
         rate_factor = 1 - progress if self.anneal_learning_rate else 1.0
+        trajectories = [trajectory, *(old for old, _ in self.replay)]
         policy_batch = batch if self.critic_epochs is None else replace(batch, value_targets=None)
         optimizer = self.optimizers[0]
         metrics = self._descend(
-            optimizer, loss, policy_batch, rate_factor, arguments or {}, epochs, num_minibatches, target_kl
+            *(optimizer, loss, self._cut(policy_batch, trajectories), rate_factor, arguments or {}),
+            *(epochs, num_minibatches, target_kl),
         )
         if self.critic_epochs is not None:
             critic_metrics = self._descend(
-                self.optimizers[1], self.critic_loss, batch, rate_factor, {}, self.critic_epochs, num_minibatches, None
+                *(self.optimizers[1], self.critic_loss, self._cut(batch, trajectories), rate_factor, {}),
+                *(self.critic_epochs, num_minibatches, None),
             )
             metrics |= {"value_loss": critic_metrics["value_loss"], "critic_grad_norm": critic_metrics["grad_norm"]}
         self.replay.append((trajectory, rollout.log_probs))
@@ -203,11 +208,15 @@ class Learner:
             return losses.squared_error(predictions, targets).mean()
         return losses.clipped_squared_error(predictions, minibatch.values, targets, self.clip_value).mean()
 
+    def _cut(self, batch: Minibatch, trajectories: list[Trajectory]) -> RowBatch | SequenceBatch:
+        """Return what makes minibatches of a batch: of single rows, or of sequences for recurrent networks."""
+        return SequenceBatch(batch, trajectories, self.sequence_length) if self.agent.state_size else RowBatch(batch)
+
     def _descend(
         self,
         optimizer: FlatAdam,
         loss: Loss,
-        batch: Minibatch,
+        batch: RowBatch | SequenceBatch,
         rate_factor: float,
         arguments: Mapping[str, float],
         epochs: int,
@@ -215,11 +224,10 @@ class Learner:
         target_kl: float | None,
     ) -> dict[str, float]:
         """Take the steps of all passes, and return the means of what they recorded."""
-        leaves, spec = flatten(batch)
-        optimizer.prepare(loss, spec, rate_factor, arguments)
+        optimizer.prepare(loss, batch.spec, rate_factor, arguments)
         records: list[Tensor] = []
         for _ in range(epochs):
-            epoch = [optimizer(part) for part in minibatches(leaves, num_minibatches, self.rng)]
+            epoch = [optimizer(part) for part in batch.minibatches(num_minibatches, self.rng)]
             records += epoch
             if target_kl is not None and _means(optimizer, epoch)["approx_kl"] > target_kl:
                 break

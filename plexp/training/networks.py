@@ -20,6 +20,7 @@ from plexp.nn.exploration import (
 )
 from plexp.nn.layout import ObservationReader
 from plexp.nn.networks import CRITIC_GAIN, POLICY_GAIN, Critics, Network, PolicyHead, QHead, make_trunk
+from plexp.nn.recurrent import Recurrent
 from plexp.training.policy import ExploringPolicy
 
 
@@ -78,7 +79,7 @@ class Networks:
     def softmax_policy(self) -> ExploringPolicy:
         """Return a policy that samples one of n actions; its method `policy` gives their logits [B, n]."""
         rule = self._categorical()
-        trunk, features = make_trunk(self.net, self.reader)
+        trunk, features = self._without_state(self.net)
         head = self.net.head(features, rule.num_parameters, gain=POLICY_GAIN)
         exploration = DiscreteExploration(rule, greedy=False, masked=self.reader.has_mask)
         return self._policy(exploration, trunk, head)
@@ -86,7 +87,7 @@ class Networks:
     def gaussian_policy(self, noise: NoiseKind, theta: float) -> ExploringPolicy:
         """Return a policy that samples from a Gaussian squashed by tanh, whose deviation depends on the state."""
         rule = self._bounded()
-        trunk, features = make_trunk(self.net, self.reader)
+        trunk, features = self._without_state(self.net)
         head = PolicyHead(self.net, features, rule, "state", 0.0)
         return self._policy(ContinuousExploration(rule, self.num_envs, noise, theta), trunk, head)
 
@@ -94,7 +95,7 @@ class Networks:
         """Return a policy with one action tanh(μ) for each state, and noise of deviation `scale` added to it."""
         bounds = self._bounded()
         rule = Deterministic(bounds.low.numpy().reshape(bounds.shape), bounds.high.numpy().reshape(bounds.shape), scale)
-        trunk, features = make_trunk(self.net, self.reader)
+        trunk, features = self._without_state(self.net)
         head = self.net.head(features, rule.num_features, gain=POLICY_GAIN)
         return self._policy(ContinuousExploration(rule, self.num_envs, noise, theta), trunk, head)
 
@@ -109,15 +110,26 @@ class Networks:
         members = []
         for _ in range(count):
             if self.is_discrete:
-                (trunk, features), outputs = make_trunk(net, self.reader), self._categorical().num_features
+                (trunk, features), outputs = self._without_state(net), self._categorical().num_features
             elif isinstance(shape, dict) or len(shape) > 1:
                 what = "has parts" if isinstance(shape, dict) else "is an image"
                 cause = f"its critics take the action beside the observation, which {what}"
                 raise ConfigError(Problem("algo", self.name, cause, "give algo=ppo, or vector observations"))
             else:
-                (trunk, features), outputs = net.trunk((shape[0] + self._bounded().num_features,)), 1
+                (trunk, features), outputs = self._without_state(net, (shape[0] + self._bounded().num_features,)), 1
             members.append(nn.Sequential(trunk, net.head(features, outputs, gain=CRITIC_GAIN)))
         return Critics(members).to(self.device)
+
+    def _without_state(self, net: Network, shape: tuple[int, ...] | None = None) -> tuple[nn.Module, int]:
+        """Return a trunk for inputs of a shape, or for observations, and its number of features.
+
+        Raises ConfigError for one that is recurrent.
+        """
+        trunk, features = make_trunk(net, self.reader) if shape is None else net.trunk(shape)
+        if isinstance(trunk, Recurrent):
+            cause = f"algo={self.name} learns from single transitions, and this network from sequences of them"
+            raise ConfigError(Problem("net", net.label, cause, "give net=mlp_relu, or algo=dqn, qr_dqn or ppo"))
+        return trunk, features
 
     def _policy(self, exploration: Any, trunk: nn.Module, head: nn.Module) -> ExploringPolicy:
         return ExploringPolicy(exploration, self.reader, trunk, head).to(self.device)

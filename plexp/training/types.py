@@ -3,7 +3,7 @@
     collector ─▶ Trajectory ─▶ agent ─▶ Rollout ─▶ advantage estimator ─▶ Targets ─▶ Minibatch ─▶ loss
 
 Glossary: T steps of N environments, time-major; B rows of a minibatch; K episodes that ended inside a trajectory. `*obs` is
-the shape of one observation, `*act` that of one action.
+the shape of one observation, `*act` that of one action; S columns of the state of the policy's recurrent networks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch.export
 from torch import Tensor
 
-from plexp.nn.layout import Observations
+from plexp.nn.recurrent import Inputs
 
 Metrics: TypeAlias = Mapping[str, float]
 """Metrics by name, without a prefix: `policy_loss`, `approx_kl`."""
@@ -43,10 +43,13 @@ class Trajectory:
     """[K, *obs] true last observations of the episodes whose successor row shows the next episode (SAME_STEP resets)."""
     final_index: Tensor
     """[K] int64 rows of those episodes' last steps in the flattened [T·N]."""
+    states: Tensor | None = None
+    """[T, N, S] states that the policy acted with, zero where an episode begins; None: it has no recurrent network."""
 
     def given(self) -> dict[str, Tensor]:
-        """Return the tensors that the environments gave, by name, without what a subclass adds."""
-        return {name: getattr(self, name) for name in Trajectory.__dataclass_fields__}
+        """Return the tensors that were collected, by name, without what a subclass adds."""
+        fields = {name: getattr(self, name) for name in Trajectory.__dataclass_fields__}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def num_valid(self) -> int:
@@ -54,7 +57,7 @@ class Trajectory:
         return int(self.valid.sum())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rollout(Trajectory):
     """A trajectory with the outputs of the agent's networks: the input of an advantage estimator.
 
@@ -87,9 +90,9 @@ class Targets:
 
 @dataclass(frozen=True)
 class Minibatch:
-    """B valid rows of one or several rollouts, in random order."""
+    """B valid rows of one or several rollouts: in random order, or in that of the sequences that recurrent networks take."""
 
-    observations: Observations
+    observations: Inputs
     """[B, *obs] observations as the networks take them, normalized if `env.normalize_observations` is on."""
     actions: Tensor
     """[B, *act] actions as sampled."""
@@ -125,13 +128,13 @@ class Transitions:
     2018, eq. 7.1).
     """
 
-    observations: Observations
+    observations: Inputs
     """[B, *obs] observations s_t that the actions answered; of a batch that is learnt from, as the networks take them."""
     actions: Tensor
     """[B, *act] actions a_t as sampled."""
     rewards: Tensor
     """[B] Σ_{k<m} γ^k r_{t+k}."""
-    next_observations: Observations
+    next_observations: Inputs
     """[B, *obs] true observations s_{t+m}, never of the next episode; finite, but of no meaning, where the discount is 0."""
     discounts: Tensor
     """[B] γ^m, or 0 if the m-th step terminated its episode."""

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from plexp import (
     Categorical,
     Fraction,
+    Inputs,
     Metrics,
     Networks,
     NoiseKind,
-    Observations,
     PositiveFloat,
     PositiveInt,
     ReplayLearner,
@@ -110,14 +110,14 @@ class SAC:
         terms = {"policy_loss": policy_loss, "entropy": entropy, "alpha": log_alpha.exp()}
         return loss, {name: term.detach() for name, term in terms.items()}
 
-    def values(self, critics: nn.Module, observations: Observations, actions: Tensor) -> Tensor:
+    def values(self, critics: nn.Module, observations: Inputs, actions: Tensor) -> Tensor:
         """Return each critic's values of the actions that were taken, [K, B]."""
         if isinstance(self.rule, Categorical):
             return losses.pick(critics(observations), actions)
         values: Tensor = critics(observations, self.rule.encode(actions))
         return values
 
-    def least(self, critics: nn.Module, states: Observations, noise: Tensor | None, draw: int) -> tuple[Tensor, Tensor]:
+    def least(self, critics: nn.Module, states: Inputs, noise: Tensor | None, draw: int) -> tuple[Tensor, Tensor]:
         """Return min_k Q_k(s, a) and log π(a|s) of the policy's own actions, [B] each; `draw` says which noise they get."""
         parameters = self.policy.policy(states)
         if isinstance(self.rule, Categorical):

@@ -18,6 +18,7 @@ from gymnasium.vector import VectorEnv
 from plexp import (
     ConfigError,
     EpisodeSeed,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Problem,
@@ -50,6 +51,7 @@ class GymnasiumEnvironment:
         backend: `gymnasium`, or `envpool` for the same problem in C++ (Weng et al. 2022), where EnvPool has the id.
         vectorization: `sync` steps them in turn, `async` in a process each (for slow ones).
         step_timeout: seconds that a step or reset may take before the run fails, with `async`; null: any time.
+        observed: entries of a vector observation that the agent sees, such as positions without velocities; null: all.
         action_mask: where the environment says which actions are legal: in `info`, in a part of the `observation`, or `none`;
             `auto` finds that part. The policy then takes no others.
         normalize_observations: to mean 0 and deviation 1, by running statistics that belong to the agent.
@@ -70,6 +72,7 @@ class GymnasiumEnvironment:
         backend: Literal["gymnasium", "envpool"],
         vectorization: Literal["sync", "async"],
         step_timeout: PositiveFloat | None,
+        observed: list[NonNegativeInt] | None,
         action_mask: Literal["auto", "info", "observation", "none"],
         normalize_observations: bool,
         scale_rewards: bool,
@@ -77,14 +80,14 @@ class GymnasiumEnvironment:
     ) -> None:
         self.id, self.kwargs, self.max_episode_steps, self.num_envs = id, kwargs, max_episode_steps, num_envs
         self.backend, self.vectorization, self.step_timeout = backend, vectorization, step_timeout
-        self.action_mask = action_mask
+        self.observed, self.action_mask = observed, action_mask
         self.normalize_observations, self.scale_rewards = normalize_observations, scale_rewards
         self.solved_return = solved_return
         if problems := _unusable(kwargs):
             raise ConfigError(problems)
         name = re.sub(r"-v\d+$", "", id.rpartition(":")[2])
         flags = [key for key, value in kwargs.items() if value is True]
-        text = "_".join([name, *flags]).lower()
+        text = "_".join([name, *flags, *(["partial"] if observed is not None else [])]).lower()
         pattern = r"[^a-z0-9_]+" if re.search(r"[a-z0-9_]", name.lower()) else r"\W+"  # no Latin letter: any letters
         self.label = re.sub(pattern, "-", text).strip("-") or "env"
 
@@ -99,6 +102,9 @@ class GymnasiumEnvironment:
             if self.action_mask not in ("auto", "none"):
                 cause, remedy = "EnvPool gives no masks", "give env.action_mask=none, or env.backend=gymnasium"
                 raise ConfigError(Problem("env.action_mask", self.action_mask, cause, remedy))
+            if self.observed is not None:
+                cause, remedy = "EnvPool's observations are whole", "leave it out, or give env.backend=gymnasium"
+                raise ConfigError(Problem("env.observed", self.observed, cause, remedy))
             return make_pool(self.id, self.kwargs, self.max_episode_steps, num_envs, episode_seed)
         makers = [partial(self._make_one, index, episode_seed) for index in range(num_envs)]
         if self.vectorization == "async":
@@ -137,7 +143,21 @@ class GymnasiumEnvironment:
             own = error.__cause__ if type(error.__cause__) is type(error) else error  # gymnasium repeats a TypeError
             cause = f"cannot be made: {type(own).__name__}: {with_place(own)}"
             raise ConfigError(Problem("env.id", self.id, cause, _remedy(self.id, own))) from error
+        if self.observed is not None:
+            env = _observing(env, self.observed)
         return SeededEpisodes(env, index, episode_seed, mask_source(env, self.action_mask))
+
+
+def _observing(env: gymnasium.Env[Any, Any], entries: list[int]) -> gymnasium.Env[Any, Any]:
+    """Return an environment that shows some entries of its observations only. Raises ConfigError where it cannot."""
+    space = env.observation_space
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise ConfigError(Problem("env.observed", entries, f"the observations are {space}, no vector", "leave it out"))
+    if not entries or len({*entries}) < len(entries) or max(entries) >= space.shape[0]:
+        cause = f"the observations have {space.shape[0]} entries"
+        raise ConfigError(Problem("env.observed", entries, cause, f"give some of 0 to {space.shape[0] - 1}, each once"))
+    seen = gymnasium.spaces.Box(space.low[entries], space.high[entries], dtype=space.dtype.type)
+    return gymnasium.wrappers.TransformObservation(env, lambda observation: observation[entries], seen)
 
 
 def _unusable(kwargs: dict[str, Any]) -> list[Problem]:

@@ -36,7 +36,7 @@ SEES = (
 ACTS = ("discrete", "multidiscrete", "multibinary", "box", "halves", "few integers", "mixed")
 AXES: dict[str, tuple[str, ...]] = {
     "algo": tuple(ALGOS),
-    "net": ("mlp", "cnn", "multi"),
+    "net": ("mlp", "cnn", "multi", "gru", "lstm", "gru cnn", "lstm multi"),
     "sees": SEES,
     "acts": ACTS,
     "advantage": ("usual", "q", "returns", "vtrace"),
@@ -83,12 +83,18 @@ def overrides_of(chosen: dict[str, str]) -> tuple[str, ...]:
     else:
         problem = [f"{tests}/Any2Any-v0", f"+env.kwargs.sees={sees}", f"+env.kwargs.acts={chosen['acts']}"]
     is_replay = ALGOS[algo] == BUFFER
+    net, _, encoder = chosen["net"].partition(" ")
+    network = [
+        f"net={net}",
+        *([f"net.encoder={encoder}"] if encoder else []),
+        f"net.share_trunk={chosen['share_trunk']}",
+    ]
     extra = [*([] if chosen["advantage"] == "usual" else [f"advantage={chosen['advantage']}"])]
     extra += [f"replay={chosen['replay']}"] if chosen["replay"] != "usual" and is_replay else []
     extra += [f"policy.bounds={chosen['bounds']}"] if not is_replay else []
     return (
         *("env=gymnasium", *problem, f"env.vectorization={chosen['vectorization']}"),
-        *(f"algo={algo}", *ALGOS[algo], f"net={chosen['net']}", f"net.share_trunk={chosen['share_trunk']}", *TINY),
+        *(f"algo={algo}", *ALGOS[algo], *network, *TINY),
         *(f"env.normalize_observations={chosen['normalize']}", "env.max_episode_steps=6", *extra),
     )
 
@@ -111,7 +117,7 @@ KINDS = [
     | {"normalize": str("image" not in sees).lower(), "share_trunk": str(net == "cnn" and algo not in TAKES).lower()}
     for algo in ALGOS
     for acts in [TAKES.get(algo, ACTS)]
-    for i, (net, sees) in enumerate(itertools.product(AXES["net"], SEES))
+    for i, (net, sees) in enumerate(itertools.product(("mlp", "cnn", "multi", "gru", "lstm multi"), SEES))
 ]
 
 

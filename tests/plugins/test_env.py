@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "backend": "gymnasium",
     "vectorization": "sync",
     "step_timeout": None,
+    "observed": None,
     "action_mask": "auto",
     "normalize_observations": False,
     "scale_rewards": False,
@@ -79,6 +80,47 @@ def test_the_time_limit_truncates_and_null_keeps_the_environments_own() -> None:
         assert [bool(truncated[0]) for _, truncated in ends] == [False] * (expected - 1) + [True]
         assert not any(terminated[0] for terminated, _ in ends)
         env.close()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_the_agent_sees_the_entries_that_it_is_to_see(vectorization: str) -> None:
+    changes: dict[str, Any] = {"id": "CartPole-v1", "vectorization": vectorization}
+    some, whole = (environment(observed=seen, **changes).make(2, SEEDS) for seen in ([2, 0], None))
+    assert some.single_observation_space.shape == (2,)
+    assert np.array_equal(some.single_observation_space.high, whole.single_observation_space.high[[2, 0]])
+    try:
+        rows = [env.reset()[0] for env in (some, whole)]
+        for step in range(40):
+            assert np.array_equal(rows[0], rows[1][:, [2, 0]])
+            (seen, *outcome), (rows[1], *expected) = (env.step(np.array([step % 2, 1])) for env in (some, whole))
+            rows[0] = seen
+            assert np.array_equal(outcome[:3], expected[:3])
+            for final in outcome[3].get("final_obs", []):
+                assert final is None or final.shape == (2,)
+    finally:
+        some.close()
+        whole.close()
+    assert environment(observed=[0]).label == "plexp-tests-counter_partial"
+
+
+@pytest.mark.parametrize(
+    ("observed", "changes", "cause"),
+    [
+        ([0, 3], {}, "env.observed=[0, 3]: the observations have 3 entries; give some of 0 to 2, each once"),
+        ([1, 1], {}, "env.observed=[1, 1]: the observations have 3 entries; give some of 0 to 2, each once"),
+        ([], {}, "env.observed=[]: the observations have 3 entries; give some of 0 to 2, each once"),
+        ([0], {"id": "Taxi-v4"}, "env.observed=[0]: the observations are Discrete(500), no vector; leave it out"),
+        (
+            [0],
+            {"id": "CartPole-v1", "backend": "envpool"},
+            "env.observed=[0]: EnvPool's observations are whole; leave it out, or give env.backend=gymnasium",
+        ),
+    ],
+)
+def test_entries_that_cannot_be_seen_are_refused(observed: list[int], changes: dict[str, Any], cause: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        environment(observed=observed, **changes).make(1, SEEDS)
+    assert str(raised.value) == cause
 
 
 def test_further_arguments_reach_the_environment() -> None:

@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "backend": "envpool",
     "vectorization": "sync",
     "step_timeout": None,
+    "observed": None,
     "action_mask": "auto",
     "normalize_observations": False,
     "scale_rewards": False,

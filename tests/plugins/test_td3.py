@@ -115,7 +115,7 @@ def test_on_a_bandit_policy_and_values_become_those_that_are_known(algo: str, ma
     experiment = make(f"algo={algo}", *BANDIT)
     train(experiment)
     one = torch.ones(1, 1)
-    assert experiment.agent.act_greedily(one).item() == pytest.approx(0.3, abs=0.04)
+    assert experiment.agent.act_greedily(one, torch.zeros(len(one), 0))[0].item() == pytest.approx(0.3, abs=0.04)
     for action in (-0.8, 0.0, 0.3, 0.9):
         with torch.no_grad():
             value = experiment.trainer.algorithm.critics(one, torch.full((1, 1), action))[0]

@@ -42,6 +42,7 @@ LEARNER: dict[str, Any] = {
     "target_update_every": None,
     "target_tau": 1.0,
     "replay_rollouts": 0,
+    "sequence_length": 16,
 }
 
 

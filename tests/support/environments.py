@@ -426,5 +426,33 @@ class Beacon(gymnasium.Env[Any, Any]):
         return {name: np.array([value], np.float32) for name, value in parts.items()}
 
 
-for cls in (Beacon, Both, Doors, Counter, Bandit, Chain, Cycle, Constant, Endless, Globals, Faulty, Any2Any):
+class Recall(gymnasium.Env[Any, Any]):
+    """Remember a cue: the first observation shows one of four, and 1 is paid for its action in the step after `delay` more.
+
+    Every other action is without effect; meanwhile two entries are noise. Without memory a quarter is right.
+    """
+
+    observation_space = spaces.Box(-2, 2, (7,), np.float32)
+    action_space = spaces.Discrete(4)
+
+    def __init__(self, delay: int = 8) -> None:
+        self.delay = delay
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.cue, self.steps = int(self.np_random.integers(4)), 0
+        return self._observed(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        has_ended = self.steps == self.delay
+        self.steps += 1
+        return self._observed(), float(has_ended and int(action) == self.cue), has_ended, False, {}
+
+    def _observed(self) -> np.ndarray:
+        cue = np.eye(4)[self.cue] * (self.steps == 0)
+        noise = self.np_random.uniform(-1, 1, 2)
+        return np.concatenate([cue, [self.steps == self.delay], noise]).astype(np.float32)
+
+
+for cls in (Recall, Beacon, Both, Doors, Counter, Bandit, Chain, Cycle, Constant, Endless, Globals, Faulty, Any2Any):
     gymnasium.register(f"plexp-tests/{cls.__name__}-v0", f"{__name__}:{cls.__name__}")

@@ -36,6 +36,8 @@ class ReplaySpec(NamedTuple):
     """Type of observations: float32, or uint8 for images."""
     action_shape: tuple[int, ...]
     action_dtype: torch.dtype
+    state_size: int = 0
+    """Number of entries of the state of a recurrent policy."""
 
 
 class ReplayBuffer:
@@ -64,6 +66,7 @@ class ReplayBuffer:
         self.observations = np.empty((self.size, *spec.shape), spec.dtype)
         self.actions = torch.empty((self.size, *spec.action_shape), dtype=spec.action_dtype).numpy()
         self.rewards = np.empty(self.size, np.float32)
+        self.states = np.empty((self.size, spec.state_size), np.float32)
         self.flags = np.zeros(self.size, np.uint8)
         self.begin_at(0)
 
@@ -72,7 +75,8 @@ class ReplayBuffer:
         """Return how many bytes a buffer needs once it is full, without the final observations of truncated episodes."""
         size = (capacity // spec.num_envs + 1) * spec.num_envs
         observation = np.dtype(spec.dtype).itemsize * math.prod(spec.shape)
-        return size * (observation + spec.action_dtype.itemsize * math.prod(spec.action_shape) + 5)
+        action = spec.action_dtype.itemsize * math.prod(spec.action_shape)
+        return size * (observation + action + 4 * spec.state_size + 5)
 
     def begin_at(self, row: int) -> None:
         """Forget all transitions; the next one is of this row."""
@@ -104,7 +108,9 @@ class ReplayBuffer:
             self.count -= int(np.count_nonzero(self.flags[ring] & VALID))
             self.flags[ring] = flags[part]
             self.count += int(np.count_nonzero(flags[part] & VALID))
-        columns = (self.actions, _flat(trajectory.actions)), (self.rewards, _flat(trajectory.rewards))
+        columns = [(self.actions, _flat(trajectory.actions)), (self.rewards, _flat(trajectory.rewards))]
+        if trajectory.states is not None:
+            columns.append((self.states, _flat(trajectory.states)))
         for ring, part in self._spans(self.added, steps, skipped):
             self.observations[ring] = given[part]
             for column, values in columns:
@@ -171,18 +177,18 @@ class ReplayBuffer:
         if len(indices) and indices.min() < self.oldest * self.num_envs:
             raise ValueError("the indices were drawn before the transitions were overwritten")
         places = indices % self.size
-        last, at, rewards, powers = self._follow(indices, places, n_steps, gamma)
+        last, at, rewards, powers = self.follow(indices, places, n_steps, gamma)
         flags = self.flags.take(at)
         return Transitions(
             observations=torch.from_numpy(self.observations.take(places, 0)),
             actions=torch.from_numpy(self.actions.take(places, 0)),
             rewards=torch.from_numpy(rewards),
-            next_observations=torch.from_numpy(self._successors(last, at, flags)),
+            next_observations=torch.from_numpy(self.successors(last, at, flags)),
             discounts=torch.from_numpy(powers * (flags & TERMINATED == 0)),
             weights=torch.ones(len(indices)) if weights is None else torch.from_numpy(weights.reshape(-1)),
         )
 
-    def _follow(
+    def follow(
         self, indices: Array, places: Array, n_steps: int, gamma: float
     ) -> tuple[Array, Array, Array, Array | np.float32]:
         """Return indices and places of the m-th steps, Σ_{k<m} γ^k r_{t+k}, and γ^m; m < n at an end and the newest row."""
@@ -198,7 +204,7 @@ class ReplayBuffer:
             powers[going] = gamma ** (k + 1)
         return indices, places, total.astype(np.float32), powers
 
-    def _successors(self, indices: Array, places: Array, flags: Array) -> Array:
+    def successors(self, indices: Array, places: Array, flags: Array) -> Array:
         """Return the true observations [B, *obs] after these steps; where a terminated one is not kept, that before it."""
         successors: Array = self.observations.take(places + self.num_envs, 0, mode="wrap")
         elsewhere = np.flatnonzero(flags & ELSEWHERE)

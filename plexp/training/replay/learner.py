@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from plexp.config.fields import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
+from plexp.envs.environment import Array
 from plexp.nn.layout import ObservationReader
 from plexp.nn.optimizer import FlatAdam, FlatParameters, Loss
 from plexp.nn.pytree import TreeSpec, flatten, flattener, unflattener
+from plexp.nn.recurrent import Recurrent, Sequences, read_by
 from plexp.training.progress import Profile
 from plexp.training.replay.memory import ReplayMemory
+from plexp.training.replay.sequences import mixed_errors, sequences
 from plexp.training.types import Metrics, Trajectory, Transitions
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,25 +39,26 @@ class Optimizer:
         self.records: list[Tensor] = []
         self.td_errors: list[Tensor] = []
         """TD errors [B] of each step of this update, where the loss returns them as the term `td_errors`."""
-        self.rate_factor: float | None = 1.0
-        """Share of the learning rate for the steps of an update that begins; None: it has begun."""
+        self.rate_factor, self.is_prepared = 1.0, False
+        """Share of the learning rate for the steps of an update, and whether Adam has been told."""
         self.spec: TreeSpec | None = None
-        """Structure of the batches, which is that of the first one."""
+        """Structure of the last batch; None until there is one."""
 
     def begin(self, rate_factor: float) -> None:
         """Begin an update, whose steps use this share of the learning rate."""
         self.records.clear()
         self.td_errors.clear()
-        self.rate_factor = rate_factor
+        self.rate_factor, self.is_prepared = rate_factor, False
 
     def minimize(self, loss: Loss, batch: Transitions) -> None:
         """Take one step on the mean loss of a batch; raises TrainingError if it or its gradient is not finite."""
-        if self.rate_factor is not None:
-            if self.spec is None:
-                _, self.spec = flatten(batch)
-                self.leaves = flattener(self.spec)
+        if self.spec is None or isinstance(batch.observations, Sequences):  # some of these have a burn-in, others none
+            _, spec = flatten(batch)
+            if spec != self.spec:
+                self.spec, self.leaves, self.is_prepared = spec, flattener(spec), False
+        if not self.is_prepared:
             self.adam.prepare(loss, self.spec, self.rate_factor, {})
-            self.rate_factor = None
+            self.is_prepared = True
         self.records.append(self.adam(self.leaves(batch)))
         if len(self.adam.row_terms):
             self.td_errors.append(self.adam.row_terms)
@@ -114,6 +118,8 @@ class ReplayLearner:
         n_steps: PositiveInt,
         target_update_every: PositiveInt,
         target_tau: PositiveFraction,
+        sequence_length: PositiveInt,
+        burn_in: NonNegativeInt,
     ) -> None:
         self.memory, self.reader, self.rng, self.gamma = memory, reader, rng, gamma
         self.compiled, self.profile = compiled, profile or Profile()
@@ -122,6 +128,7 @@ class ReplayLearner:
         self.batch_size, self.learning_starts, self.gradient_steps = batch_size, learning_starts, gradient_steps
         self.n_steps, self.num_steps = n_steps, train_every // memory.spec.num_envs
         self.target_update_every, self.target_tau = target_update_every, target_tau
+        self.sequence_length, self.burn_in = sequence_length, burn_in
         self.steps = 0
         """Environment steps so far."""
         self.count = 0
@@ -148,6 +155,7 @@ class ReplayLearner:
             prefix: goes before the recorded name `grad_norm`.
         """
         self.modules.extend(modules)
+        is_recurrent = any(isinstance(part, Recurrent) for module in modules for part in module.modules())
         groups = [([p for module in modules for p in module.parameters()], self.learning_rate)]
         adam = FlatAdam(
             self.modules,
@@ -155,7 +163,7 @@ class ReplayLearner:
             eps=self.adam_eps,
             max_grad_norm=self.max_grad_norm,
             frozen=self.vectors,
-            compiled=self.compiled,
+            compiled=self.compiled and not is_recurrent,  # the kernels over time cannot be traced
             watched=[self],
             on_compile=partial(self.profile.count, "compiling"),
         )
@@ -195,6 +203,9 @@ class ReplayLearner:
         buffer, size = self.memory.buffer, self.batch_size
         indices = buffer.draw(self.rng, size * self.gradient_steps)
         weights = buffer.weights_of(indices.reshape(-1, size), progress)
+        if self.memory.spec.state_size:
+            yield from self._sequences(indices.reshape(-1, size), weights)
+            return
         drawn = self._prepared(buffer.transitions(indices, self.n_steps, self.gamma, weights), noise)
         if self.rebuild is None:
             _, spec = flatten(drawn)
@@ -207,6 +218,20 @@ class ReplayLearner:
         for optimizer in self.optimizers:
             if len(optimizer.td_errors) == self.gradient_steps:
                 buffer.update_priorities(indices, torch.cat(optimizer.td_errors).cpu())
+
+    def _sequences(self, indices: Array, weights: Array | None) -> Iterator[Transitions]:
+        """Yield the batches of sequences that begin with transitions [G, C], and learn the priorities of these."""
+        buffer = self.memory.buffer
+        for step, begins in enumerate(indices):
+            self.count += 1
+            own = None if weights is None else weights[step]
+            shape = (self.sequence_length, self.burn_in, self.n_steps, self.gamma)
+            batch, lengths = sequences(buffer, begins, *shape, own)
+            yield self._prepared(batch, ())
+            self._move_targets()
+            for optimizer in self.optimizers:
+                if optimizer.td_errors and own is not None:
+                    buffer.update_priorities(begins, mixed_errors(optimizer.td_errors[-1].cpu(), lengths))
 
     def metrics(self) -> Metrics:
         """Return the means of what the last update's gradient steps recorded."""
@@ -224,6 +249,9 @@ class ReplayLearner:
         if self.reader.normalizer is None and self.reader.layout is None:
             return batch
         now, following = batch.observations, batch.next_observations
+        if isinstance(now, Sequences):
+            read = read_by(self.reader, now)
+            return replace(batch, observations=read, next_observations=replace(read, taken=following.taken))  # type: ignore[union-attr]
         assert isinstance(now, Tensor) and isinstance(following, Tensor)  # as the buffer gives them
         return replace(batch, observations=self.reader(now), next_observations=self.reader(following))
 

@@ -279,6 +279,7 @@ class _Layouts(dict[tuple[int, int, int], "np.dtype[Any]"]):
                 ("last_observations", buffer.dtype, (envs, *buffer.shape)),
                 ("final_observations", buffer.dtype, (finals, *buffer.shape)),
                 ("final_index", np.int64, (finals,)),
+                *([("states", np.float32, (steps, envs, states))] if (states := buffer.states.shape[1]) else []),
             ]
         )
         return self[key]
@@ -323,9 +324,9 @@ def _joined(records: Sequence[_Record], num_envs: int) -> Trajectory:
     for record in records:
         index.append(record.arrays["final_index"] + offset)
         offset += record.steps * num_envs
+    names = ("actions", "rewards", "terminated", "truncated", "valid", "final_observations", "states")
     columns = {
-        name: np.concatenate([each[name] for each in arrays])
-        for name in ("actions", "rewards", "terminated", "truncated", "valid", "final_observations")
+        name: np.concatenate([each[name] for each in arrays]) for name in names if name in (arrays[0].dtype.names or ())
     }
     columns |= {"observations": np.concatenate(observations), "final_index": np.concatenate(index)}
     columns["last_observations"] = arrays[-1]["last_observations"].copy()

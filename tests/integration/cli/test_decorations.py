@@ -23,7 +23,7 @@ __all__ = ["main"]
 
 DECORATIONS = {
     "the picture of the learning curve": "plexp.analysis.figures.learning_curve",
-    "the model for MLflow": "plexp.execution.results.GreedyPolicy",
+    "the model for MLflow": "plexp.execution.results.as_model",
     "the run's description": "plexp.execution.results.describe",
     "the progress bar": "plexp.execution.callbacks.progress_bar.ProgressBar._note",
     "the summary": "plexp.cli.job.summary",

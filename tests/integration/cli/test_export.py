@@ -96,7 +96,7 @@ def test_the_exported_policy_acts_as_the_trained_agent(run: Run, folder: Path) -
         run_id = recorded.run_id
     experiment.training_env.close()
     observations = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
-    expected = experiment.agent.act_greedily(observations)
+    expected = experiment.agent.act_greedily(observations, torch.zeros(len(observations), 0))[0]
     assert 0 < expected.sum() < 40
     assert torch.equal(torch.export.load(folder / "here/there/policy.pt2").module()(observations), expected)
     text = (folder / "here/there/play.py").read_text()
@@ -136,7 +136,7 @@ def test_a_registered_model_loads_without_plexp_and_without_pickle(seed: int, ru
         experiment = restored(recorded.values, recorded.file("agent.safetensors"))
     experiment.training_env.close()
     rows = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
-    expected = experiment.agent.act_greedily(rows).tolist()
+    expected = experiment.agent.act_greedily(rows, torch.zeros(len(rows), 0))[0].tolist()
     general, own, single = actions_of(folder, "models:/cartpole@best", rows.tolist())
     assert general == own == expected and single == expected[:1]
 

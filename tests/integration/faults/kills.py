@@ -40,18 +40,24 @@ BUDGETS |= {("qr_dqn", "cartpole", "full"): 15_000, ("sac", "lunarlander", "full
 BUDGETS |= {("td3", "lunarlander_continuous", "filling"): 10_000}
 BUDGETS |= {("ppo", "doors"): 25_000, ("ppo", "both"): 5_000, ("ppo", "mixed"): 15_000}
 BUDGETS |= {("dqn", "doors", "full"): 10_000, ("dqn", "both", "filling"): 4_000}
+BUDGETS |= {("ppo", "gru doors"): 15_000, ("a2c", "lstm cartpole"): 15_000}
+BUDGETS |= {("dqn", "gru doors", "full"): 3_000, ("dqn", "lstm cartpole", "filling"): 3_000}
 TESTS = "env.id=tests.support.environments:plexp-tests"
 ENVIRONMENTS = {
     "doors": (f"{TESTS}/Doors-v0", "+env.kwargs.masks=observation"),
+    "gru doors": (f"{TESTS}/Doors-v0", "+env.kwargs.masks=observation", "net=gru", "net.size=16"),
+    "lstm cartpole": ("env.id=CartPole-v1", "env.observed=[0,2]", "net=lstm", "net.size=16"),
     "both": (f"{TESTS}/Both-v0", "net=multi", "net.image_width=16", "env.normalize_observations=true"),
     "mixed": (f"{TESTS}/Any2Any-v0", "+env.kwargs.sees=pictures", "+env.kwargs.acts=mixed", "policy.observes=[speed]"),
 }
-"""Overrides of environments without a config: with masks of legal actions, with Dict observations, and with Dict actions."""
+"""Overrides of environments without a config: with masks of legal actions, with Dict observations, with Dict actions, and with
+recurrent networks."""
 REPLAY = ("algo.batch_size=32", "algo.learning_starts=500", "algo.gradient_steps=2", "checkpoint.every=1000")
 LASTING = "algo.noise=ornstein_uhlenbeck"
 FULL = {
     ("dqn", "lunarlander"): ("replay=prioritized", "replay.capacity=1500", "algo.random_steps=3"),
     ("dqn", "doors"): ("replay=prioritized", "replay.capacity=900", "algo.random_steps=3"),
+    ("dqn", "gru doors"): ("replay=prioritized", "replay.capacity=900"),
     ("qr_dqn", "cartpole"): ("replay=prioritized", "replay.capacity=900"),
     ("sac", "lunarlander"): ("replay.capacity=1300", "env.normalize_observations=true"),
     ("sac", "pendulum"): ("replay.capacity=600", LASTING),
@@ -76,7 +82,7 @@ close = Run._close
 
 def content(buffer):
     rings = [ring for ring, _ in buffer._spans(buffer.oldest, buffer.added - buffer.oldest)]
-    columns = ("observations", "actions", "rewards", "flags")
+    columns = ("observations", "actions", "rewards", "flags", "states")
     parts = {{name: np.concatenate([getattr(buffer, name)[ring] for ring in rings]) for name in columns}}
     finals, kept = buffer.finals, slice(buffer.finals.begin, buffer.finals.end)
     parts |= {{"last": buffer._last_observations, "keys": finals.keys[kept], "finals": finals.values[kept]}}
@@ -196,6 +202,9 @@ def main() -> int:
         "--only", nargs="+", metavar="WORD", help="only the cases with all of these: an algorithm, an environment, full"
     )
     parser.add_argument("--replay", action="store_true", help="only the cases with a replay buffer")
+    parser.add_argument(
+        "--structured", action="store_true", help="only the cases with masks, Dict spaces or recurrent networks"
+    )
     parser.add_argument("--damage", action="store_true", help="the same, and damage their logs after each kill")
     parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="of every run")
     options = parser.parse_args()
@@ -204,6 +213,7 @@ def main() -> int:
     cases = [
         case for case in BUDGETS if words <= {*case} and (len(case) == 3 or not (options.replay or options.damage))
     ]
+    cases = [case for case in cases if case[1] in ENVIRONMENTS or not options.structured]
     sent = getattr(signal, f"SIG{options.signal}")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         uninterrupted = dict(zip(cases, pool.map(lambda case: reference(case, Path(folder)), cases), strict=True))

@@ -89,7 +89,7 @@ def test_what_can_be_understood_without_a_loss_is_used(name: str, build: Any) ->
 def test_what_is_harmless_is_used_in_a_subprocess_too(name: str, build: Any) -> None:
     with odd(build, f"harmless {name}") as serial, odd(build, f"harmless {name}", "async") as apart:
         one, two = serial.trainer.collector.collect(), apart.trainer.collector.collect()
-    for key, value in vars(one).items():
+    for key, value in one.given().items():
         assert torch.equal(value, getattr(two, key)), key
 
 

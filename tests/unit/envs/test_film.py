@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "backend": "gymnasium",
     "vectorization": "sync",
     "step_timeout": None,
+    "observed": None,
     "action_mask": "auto",
     "normalize_observations": False,
     "scale_rewards": False,

@@ -46,7 +46,7 @@ WRONG: dict[str, str] = {
     "algo.plugin=os": "algo.plugin=os: there is no such plugin; ",
     "algo.plugin=ppoo": "algo.plugin=ppoo: there is no such plugin; did you mean ppo?",
     "~algo.plugin": "algo.plugin=null: there is no such plugin; there are",
-    "~net": "net.plugin=null: there is no such plugin; there are cnn, mlp",
+    "~net": "net.plugin=null: there is no such plugin; there are cnn, gru",
     "~seed": "seed: has no value; give int ≥ 0",
     "~algo.clip_eps": "algo.clip_eps: has no value; give float > 0 and < 1 or null",
     "~policy.bounds": "policy.bounds: has no value; give one of clip, tanh",

@@ -15,10 +15,11 @@ from gymnasium.wrappers import FlattenObservation
 from plexp.envs.packing import PackedActions, PackedSpace
 from plexp.envs.seeding import EpisodeSeeds
 from plexp.errors import ConfigError
+from plexp.nn.distributions import ILLEGAL
 from plexp.recorded import export as exporting
 from plexp.recorded.export import Exported, check_formats, compare, export, met_observations, write
 from plexp.training.evaluation import StepLimit, evaluate
-from plexp.training.policy import GreedyPolicy
+from plexp.training.policy import as_model, greedy_policy
 from tests.support import forks
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "plexp[onnx]"')
@@ -40,6 +41,9 @@ AGENTS = {
     "mixed actions": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=mixed"),
     "masks in info": (DOORS, "env.action_mask=info", "+env.kwargs.masks=info"),
     "masks in observations": (DOORS, "+env.kwargs.masks=observation"),
+    "gru that sees some": ("env=cartpole_novel", "net=gru", "net.size=8"),
+    "lstm with masks": (DOORS, "env.action_mask=info", "+env.kwargs.masks=info", "net=lstm", "net.size=8"),
+    "gru of parts": (ANY, "+env.kwargs.sees=pictures", "+env.kwargs.acts=discrete", "net=gru", "net.encoder=multi"),
     "several choices": (ANY, "+env.kwargs.sees=tuple", "+env.kwargs.acts=multidiscrete"),
     "halves": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=halves", "policy.bounds=tanh"),
     "integers": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=few integers"),
@@ -52,7 +56,8 @@ AGENTS = {
 def agent_of(build: Callable[..., Any], train: Callable[..., Any]) -> Callable[[str], Any]:
     """Return a function that builds and updates an experiment, with weights so large that bounds are reached.
 
-    Images of noise have almost equal features: their logits are centred, so that each action is the likeliest somewhere.
+    Images of noise have almost equal features, as have new recurrent networks: such logits are centred, so that no action is
+    the likeliest everywhere.
     """
 
     def make(kind: str) -> Any:
@@ -64,19 +69,21 @@ def agent_of(build: Callable[..., Any], train: Callable[..., Any]) -> Callable[[
             for layer in experiment.agent.head.modules():
                 if isinstance(layer, torch.nn.Linear):
                     layer.weight *= 300
-            if kind == "image":
-                agent = experiment.agent
-                agent.head.linear.bias -= agent.policy(agent.read(met_observations(experiment))).mean(0)
+            if kind == "image" or kind in RECURRENT:
+                agent, (observations, states) = experiment.agent, met_observations(experiment)
+                logits, _ = agent.step(agent.read(observations), states)
+                agent.head.linear.bias -= logits.where(logits > ILLEGAL, 0.0).mean(0)
         return experiment
 
     return make
 
 
-def plain_actions(experiment: Any, observations: torch.Tensor) -> np.ndarray:
-    """Return the greedy actions as the environment gets them, computed one observation at a time."""
+def plain_actions(experiment: Any, observations: torch.Tensor, states: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+    """Return the greedy actions as the environment gets them, and the next states, computed one observation at a time."""
     agent = experiment.agent
-    rows = [agent.distribution.to_environment(agent.act_greedily(row[None]))[0] for row in observations]
-    return torch.stack(rows).numpy()
+    pairs = [agent.act_greedily(row[None], state[None]) for row, state in zip(observations, states, strict=True)]
+    actions = torch.cat([agent.distribution.to_environment(action) for action, _ in pairs])
+    return actions.numpy(), torch.cat([state for _, state in pairs])
 
 
 def plain_return(experiment: Any) -> float:
@@ -94,9 +101,10 @@ def plain_return(experiment: Any) -> float:
     if not isinstance(env.observation_space, gymnasium.spaces.Box):
         env = FlattenObservation(env)
     (observation, _), total, over = env.reset(seed=0), 0.0, False
+    state, seen = experiment.agent.initial_state(1), slice(None) if config["observed"] is None else config["observed"]
     dtype = torch.uint8 if observation.dtype == np.uint8 else torch.float32
     while not over:
-        action = plain_actions(experiment, torch.as_tensor(observation, dtype=dtype)[None])[0]
+        (action,), state = plain_actions(experiment, torch.as_tensor(observation[seen], dtype=dtype)[None], state)
         observation, reward, terminated, truncated, _ = env.step(action)
         total, over = total + float(reward), terminated or truncated
     env.close()
@@ -113,10 +121,19 @@ class EpisodeSeedZero(EpisodeSeeds):
         return 0
 
 
-PACKED = ("dict with a picture", "masks in info", "masks in observations")
+PACKED = ("dict with a picture", "masks in info", "masks in observations", "lstm with masks", "gru of parts")
 COMPOSITE = ("mixed actions",)
-WITH_SCRIPTS = (*PACKED, *COMPOSITE, "choice, normalised", "box, clipped, normalised", "image", "dict")
-ALWAYS = ("choice, normalised", "box, clipped, normalised", "image", "dict", "masks in info", "box, tanh")
+RECURRENT = ("gru that sees some", "lstm with masks", "gru of parts")
+WITH_SCRIPTS = (*PACKED, *COMPOSITE, *RECURRENT, "choice, normalised", "box, clipped, normalised", "image", "dict")
+ALWAYS = (
+    "choice, normalised",
+    "box, clipped, normalised",
+    "image",
+    "dict",
+    "masks in info",
+    "box, tanh",
+    *RECURRENT[:1],
+)
 """Agents whose tests are not slow; the others differ from these in the shapes of actions or observations."""
 
 
@@ -129,17 +146,24 @@ def test_the_files_act_as_the_agent_does_and_their_scripts_play_its_episode(
     experiment = agent_of(kind)
     exported = export(experiment, ["pt2", "onnx"], tmp_path, "The agent.")
     assert [each.file.name for each in exported] == ["policy.pt2", "policy.onnx"]
-    observations = met_observations(experiment)[:50]
-    expected = plain_actions(experiment, observations)
+    observations, states = (column[:50] for column in met_observations(experiment))
+    expected, expected_states = plain_actions(experiment, observations, states)
     assert len(np.unique(expected)) > 1
-    observations = GreedyPolicy(experiment.agent).rows(observations)
+    inputs = greedy_policy(experiment.agent).inputs(observations, states)
+    assert len(inputs) == 1 + (kind in RECURRENT)
     traced = torch.export.load(tmp_path / "policy.pt2").module()
     session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    names = [entry.name for entry in session.get_inputs()]
+    assert names == ["observations", "state"][: len(inputs)]
     for size in (1, 2, 7):
-        parts = observations.split(size)
-        ours = torch.cat([traced(part) for part in parts]).detach().numpy()
-        theirs = np.concatenate([session.run(None, {"observations": part.numpy()})[0] for part in parts])
-        for actions in (ours, theirs):
+        parts = list(zip(*(column.split(size) for column in inputs), strict=True))
+        ours = [traced(*part) for part in parts]
+        theirs = [session.run(None, dict(zip(names, map(torch.Tensor.numpy, part), strict=True))) for part in parts]
+        if kind in RECURRENT:
+            for after in (torch.cat([each[1] for each in ours]).detach(), np.concatenate([each[1] for each in theirs])):
+                np.testing.assert_allclose(after, expected_states[:, : inputs[1].shape[1]], rtol=1e-5, atol=1e-5)
+            ours = [actions for actions, _ in ours]
+        for actions in (torch.cat(ours).detach().numpy(), np.concatenate([each[0] for each in theirs])):
             assert actions.dtype == expected.dtype and actions.shape == expected.shape
             np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
     if kind == "box, tanh" or "clipped" in kind:
@@ -179,7 +203,7 @@ def test_a_file_that_acts_differently_is_detected_and_removed(
 
     def careless(policy: Any, example: Any, kind: str, file: Path) -> Any:
         reader = write(policy, example, kind, file)
-        return lambda observations: reader(observations) + 0.01
+        return lambda observations: (reader(observations)[0] + 0.01,)
 
     monkeypatch.setattr(exporting, "write", careless)
     with pytest.raises(ConfigError, match="acts differently from the agent"):
@@ -197,8 +221,8 @@ def test_integer_actions_are_compared_by_the_share_that_differs() -> None:
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             return ours[rows]
 
-    assert compare(lambda rows: theirs[rows], Table(), index) == 1 / 8
-    assert compare(lambda rows: ours[rows], Table(), index) == 0
+    assert compare(lambda rows: (theirs[rows],), Table(), (index,)) == 1 / 8
+    assert compare(lambda rows: (ours[rows],), Table(), (index,)) == 0
 
 
 def test_a_policy_that_cannot_be_traced_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -208,7 +232,7 @@ def test_a_policy_that_cannot_be_traced_is_refused_in_one_line(tmp_path: Path) -
 
     for kind in ("pt2", "onnx"):
         with pytest.raises(ConfigError, match="torch cannot trace this policy") as caught:
-            write(Choosy(), torch.ones(2, 3), kind, tmp_path / "policy")
+            write(Choosy(), (torch.ones(2, 3),), kind, tmp_path / "policy")
         assert len(str(caught.value).splitlines()) == 1
         assert not (tmp_path / "policy").exists()
 
@@ -228,8 +252,22 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.Mo
 
 def test_the_greedy_policy_gives_what_the_environment_takes(agent_of: Callable[[str], Any]) -> None:
     experiment = agent_of("several choices")
-    observations = met_observations(experiment)[:9]
-    policy = GreedyPolicy(experiment.agent)
+    observations, states = (column[:9] for column in met_observations(experiment))
+    policy = greedy_policy(experiment.agent)
     actions = policy(policy.rows(observations)).numpy()
-    np.testing.assert_array_equal(actions, plain_actions(experiment, observations))
+    np.testing.assert_array_equal(actions, plain_actions(experiment, observations, states)[0])
     assert all(experiment.training_env.single_action_space.contains(action) for action in actions)
+
+
+def test_a_recurrent_policy_is_a_model_of_one_tensor_for_mlflow(agent_of: Callable[[str], Any]) -> None:
+    experiment = agent_of("gru that sees some")
+    observations, states = (column[:9] for column in met_observations(experiment))
+    model, example = as_model(experiment.agent, observations)
+    policy = greedy_policy(experiment.agent)
+    rows, own = policy.inputs(observations, states)
+    assert example.shape == (9, 2 + 8) and not example[:, 2:].any()
+    actions, after = policy(rows, own)
+    joined = model(torch.cat([rows, own], -1))
+    assert torch.equal(joined[:, 0], actions.float()) and torch.equal(joined[:, 1:], after)
+    plain, example = as_model(agent_of("choice, normalised").agent, torch.zeros(2, 4))
+    assert plain(example).shape == (2,)

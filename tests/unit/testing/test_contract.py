@@ -296,7 +296,7 @@ def test_a_network_that_keeps_a_mask_of_its_last_observations_passes(new: Writte
     from plexp.testing.contract import _built
 
     with _built(f"net={name}", "env=cartpole") as experiment:
-        experiment.agent.act_greedily(torch.rand(2, 4))
+        experiment.agent.act_greedily(torch.rand(2, 4), torch.zeros(2, 0))
         assert torch.equal(experiment.agent.state_dict()["trunk.0.mask"], torch.ones(1, 4))
 
 

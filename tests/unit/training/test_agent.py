@@ -167,7 +167,7 @@ def test_over_continuous_actions_the_value_is_the_integral_of_q(kind: type[Diago
 def test_a_q_critic_takes_actions_of_several_parts_as_input(distribution: ActionDistribution) -> None:
     actions = torch.tensor([[[0, 1], [1, 1]], [[1, 0], [0, 0]]])
     agent, rollout = make_agent("q", distribution).float(), random_rollout(1, 2, 2, actions=actions)
-    floats = {k: v.float() for k, v in vars(rollout).items() if v.dtype == torch.float64}
+    floats = {k: v.float() for k, v in vars(rollout).items() if v is not None and v.dtype == torch.float64}
     evaluated = agent.evaluate_trajectory(replace(rollout, **floats))
     inputs = torch.cat([floats["observations"][1, 0], distribution.encode(actions[1, :1])[0]])
     assert float(evaluated.action_values[1, 0]) == pytest.approx(float(agent.critic(inputs[None])[0]), abs=1e-6)
@@ -201,11 +201,12 @@ def test_a_minibatch_is_evaluated_as_the_rollout_was(critic: str, share_trunk: b
 def test_the_agent_acts_by_its_distribution_on_normalised_observations() -> None:
     space = SquashedGaussian(LOW, HIGH)
     agent = make_agent("none", space, normalizer=normalizer())
-    observations, noise = torch.randn(6, 4).double(), torch.randn(6, 1)
+    observations, noise, state = torch.randn(6, 4).double(), torch.randn(6, 1), agent.initial_state(6)
     parameters = agent.policy((observations - agent.normalizer.mean) / agent.normalizer.var.sqrt())
     mean, log_std = parameters.detach().chunk(2, -1)
-    torch.testing.assert_close(agent.act(observations, noise), mean + log_std.exp() * noise, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(agent.act_greedily(observations), mean, rtol=1e-6, atol=1e-6)
+    acted, _ = agent.act(observations, state, noise)
+    torch.testing.assert_close(acted, mean + log_std.exp() * noise, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(agent.act_greedily(observations, state)[0], mean, rtol=1e-6, atol=1e-6)
     played = GreedyPolicy(agent)(observations).detach()
     torch.testing.assert_close(played, (-1 + 4 * torch.sigmoid(2 * mean)).float(), rtol=1e-6, atol=1e-6)
 

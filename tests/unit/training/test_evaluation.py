@@ -41,12 +41,15 @@ class Problem:
         return self.made[-1]
 
 
-@pytest.fixture
-def experiment(build: Callable[..., Any]) -> Any:
+@pytest.fixture(params=["mlp", "gru"])
+def experiment(build: Callable[..., Any], request: pytest.FixtureRequest) -> Any:
     """Return an experiment whose weights are so small that the greedy action depends on the observation."""
-    experiment = build(*SETTINGS)
+    experiment = build(*SETTINGS, f"net={request.param}")
     for parameter in experiment.agent.trunk.parameters():
         parameter.data.uniform_(-0.01, 0.01, generator=torch.Generator().manual_seed(1))
+    if request.param == "gru":  # and so large that the action depends on what came before
+        for parameter in experiment.agent.trunk.core.parameters():
+            parameter.data.mul_(500)
     return experiment
 
 
@@ -54,8 +57,10 @@ def plain_episode(agent: Any, seed: int) -> tuple[float, int, set[int]]:
     """Play one greedy episode alone; return its return, its length and the set of its actions."""
     env = gymnasium.make("plexp-tests/Counter-v0")
     observation, ended, rewards, actions = env.reset(seed=seed)[0], False, [], set()
+    state = agent.initial_state(1)
     while not ended:
-        action = int(agent.act_greedily(torch.as_tensor(observation)[None])[0])
+        taken, state = agent.act_greedily(torch.as_tensor(observation)[None], state)
+        action = int(taken)
         observation, reward, terminated, truncated, _ = env.step(action)
         rewards.append(float(reward))
         actions.add(action)

@@ -15,7 +15,6 @@ from plexp.envs.episodes import Episode
 from plexp.execution.callbacks.evaluator import Evaluator
 from plexp.nn.normalization import ObservationNormalizer
 from plexp.training import batches as batch
-from plexp.training import learner
 from plexp.training.evaluation import StepLimit, evaluate
 from plexp.training.progress import TrainingProgress
 from plexp.training.trainer import Trainer
@@ -291,7 +290,7 @@ def test_the_profile_accounts_for_all_time(
     clock.slows(trainer.policy, "act", 10, "acting")
     clock.slows(trainer.policy, "evaluate_trajectory", 100, "estimating")
     clock.slows(batch, "_estimate", 1000, "estimating")
-    clock.slows(learner, "minibatches", 10_000, "updating")
+    clock.slows(batch.RowBatch, "minibatches", 10_000, "updating")
 
     class Slow:
         def on_start(self, progress: TrainingProgress) -> None:

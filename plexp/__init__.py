@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from plexp.envs.envpool import make_pool as make_pool
     from plexp.envs.packing import mask_source as mask_source
     from plexp.envs.seeding import SeededEpisodes as SeededEpisodes
+    from plexp.envs.stacking import stack_frames as stack_frames
     from plexp.envs.vector import SerialVectorEnv as SerialVectorEnv
     from plexp.envs.vector import SubprocessVectorEnv as SubprocessVectorEnv
     from plexp.errors import ConfigError as ConfigError
@@ -89,6 +90,7 @@ _HOMES = {
     "plexp.envs.envpool": ("make_pool",),
     "plexp.envs.packing": ("mask_source",),
     "plexp.envs.seeding": ("SeededEpisodes",),
+    "plexp.envs.stacking": ("stack_frames",),
     "plexp.envs.vector": ("SerialVectorEnv", "SubprocessVectorEnv"),
     "plexp.errors": ("ConfigError", "Problem", "StoreError", "TrainingError", "one_line", "with_place"),
     "plexp.nn.layout": ("Observations", "Part"),

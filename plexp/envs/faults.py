@@ -13,6 +13,7 @@ from plexp.envs.checked import entry
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import EpisodesInProgress
 from plexp.envs.packing import PackedSpace
+from plexp.envs.stacking import frames_of
 from plexp.errors import EnvironmentFault
 from plexp.nn.distributions import ActionRule
 from plexp.nn.layout import MASK
@@ -75,6 +76,7 @@ class DeclaredBounds:
         self.layout = space.layout if isinstance(space, PackedSpace) and space.layout.is_bytes else None
         dtype = np.uint8 if space.dtype == np.uint8 and self.layout is None else np.float32
         bounds = (space.low, space.high) if self.layout is None else space.numbers
+        bounds = tuple(bound[-1] for bound in bounds) if frames_of(space) > 1 else bounds
         with np.errstate(over="ignore"):
             self.low, self.high = (bound.astype(dtype) for bound in bounds)
         least, most = (0, 255) if dtype == np.uint8 else (-np.inf, np.inf)
@@ -84,7 +86,7 @@ class DeclaredBounds:
         self.has_warned = False
 
     def look(self, observations: Array) -> None:
-        """Look at observations [..., *obs], and warn if they are the first that leave the bounds."""
+        """Look at observations [..., *obs], or the newest frames of stacks, and warn of the first that leave the bounds."""
         if not self.is_bounded:
             return
         numbers = observations if self.layout is None else self.layout.numbers(observations)

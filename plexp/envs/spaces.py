@@ -14,6 +14,7 @@ import torch
 from gymnasium.wrappers import FlattenObservation
 
 from plexp.envs.packing import MaskSource, PackedActions, PackedSpace, PackObservation, UnpackAction
+from plexp.envs.stacking import StackedSpace
 from plexp.errors import ConfigError, Problem
 from plexp.nn.distributions import (
     ActionDistribution,
@@ -200,5 +201,6 @@ def observation_dtype(space: spaces.Space[Any]) -> np.dtype[Any]:
 
 
 def is_image(space: spaces.Space[Any]) -> bool:
-    """Return whether observations are images: uint8 with three axes, stored as bytes and scaled by the network."""
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+    """Return whether observations are images, or stacks of them: uint8, stored as bytes and scaled by the network."""
+    axes = 0 if not isinstance(space, spaces.Box) else len(space.shape)
+    return space.dtype == np.uint8 and (axes == 3 or (axes == 4 and isinstance(space, StackedSpace)))

@@ -30,6 +30,7 @@ from plexp.envs.spaces import (
     observation_dtype,
     observation_shape,
 )
+from plexp.envs.stacking import frames_of
 from plexp.errors import ConfigError, Problem, one_line
 from plexp.execution.device import device_of, is_compiled
 from plexp.nn.layout import LEGAL, ObservationReader
@@ -218,7 +219,8 @@ def _off_policy(
     example = distribution.mode(torch.zeros(1, distribution.num_parameters))
     shape, dtype = observation_shape(space), observation_dtype(space)
     state_size = getattr(net, "state_size", 0)
-    spec = ReplaySpec(env.num_envs, shape, dtype, tuple(example.shape[1:]), example.dtype, state_size)
+    action = tuple(example.shape[1:]), example.dtype
+    spec = ReplaySpec(env.num_envs, shape, dtype, *action, state_size, frames_of(space))
     replay: Replay = make(config.classes["replay"], config.replay or {})
     memory = ReplayMemory(replay, spec)
     torch.manual_seed(streams.weights)

@@ -21,7 +21,8 @@ def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Spa
     """Return the script for a policy file that lies beside it.
 
     Args:
-        env: configuration of an environment of gymnasium: `id`, `kwargs`, `max_episode_steps` and `observed`.
+        env: configuration of an environment of gymnasium: `id`, `kwargs`, `max_episode_steps`, `observed` and
+            `frame_stack`.
         file: name of the policy file, which ends with `pt2` or `onnx`.
         title: first line of the script.
         space: space of the observations that the policy takes.
@@ -53,6 +54,7 @@ def play_script(env: Mapping[str, Any], file: str, title: str, space: spaces.Spa
         is_flat=is_flat,
         is_composite=is_composite,
         observed=env.get("observed"),
+        frame_stack=env.get("frame_stack"),
         state_size=state_size,
         **({} if packed is None else _packing(packed)),
         can_show=can_show,

@@ -17,6 +17,7 @@ from plexp.nn.distributions import ActionDistribution, Categorical
 from plexp.nn.layout import VECTOR, ObservationReader, Observations
 from plexp.nn.networks import Critic, CriticKind, Network, make_trunk, policy_head
 from plexp.nn.recurrent import Inputs, Recurrent, Sequences, features_of, read_by
+from plexp.training.frames import whole_observations
 from plexp.training.policy import Policy
 from plexp.training.progress import Profile
 from plexp.training.sequences import unroll
@@ -128,7 +129,7 @@ class Agent(Policy):
         """
         steps, envs = trajectory.rewards.shape
         rows = steps * envs
-        observations, actions = trajectory.observations.flatten(0, 1), trajectory.actions.flatten(0, 1)
+        observations, actions = whole_observations(trajectory).flatten(0, 1), trajectory.actions.flatten(0, 1)
         if self.critic is not None:
             observations = torch.cat([observations, trajectory.last_observations, trajectory.final_observations])
             actions = torch.cat([actions, actions.new_zeros(len(observations) - rows, *actions.shape[1:])])

@@ -13,6 +13,7 @@ from plexp.errors import TrainingError
 from plexp.nn.pytree import flatten
 from plexp.training import losses
 from plexp.training.agent import Agent
+from plexp.training.frames import whole_observations
 from plexp.training.interfaces import AdvantageEstimator
 from plexp.training.types import Minibatch, Rollout, Targets
 
@@ -87,7 +88,7 @@ def _valid_rows(
         advantages = advantages.masked_scatter(valid, losses.standardize(advantages[valid]))
     weights = torch.ones_like(advantages) if targets.importance_weights is None else targets.importance_weights
     fields = {
-        "observations": rollout.observations,
+        "observations": whole_observations(rollout),
         "actions": rollout.actions,
         "log_probs": rollout.log_probs,
         "advantages": advantages,

@@ -16,6 +16,7 @@ from plexp.envs.adapter import EnvAdapter
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import Episode, EpisodesInProgress
 from plexp.envs.faults import DeclaredBounds, InvalidValue, find_fault, find_illegal, locate
+from plexp.envs.stacking import frames_of
 from plexp.errors import EnvironmentFault, Problem, TrainingError
 from plexp.nn.normalization import RewardScaler
 from plexp.training.policy import Policy, forgotten
@@ -30,7 +31,8 @@ BLOCK_STEPS = 64
 class _Block:
     """Memory for L steps of N environments, which is written in place as they are made.
 
-    `rows` are the L + 1 observations as tensors of the same memory; `states` [L, N, S] are those of the policy.
+    `rows` are the L + 1 observations, or their newest frames, as tensors of the same memory; `states` [L, N, S] are those of
+    the policy.
     """
 
     observations: Array
@@ -100,6 +102,7 @@ class Collector:
         self.num_steps, self.complete_episodes, self.profile = num_steps, complete_episodes, profile or Profile()
         self.episode_seed, self.bounds = episode_seed, bounds
         self.max_rollout_steps = max_rollout_steps if complete_episodes else None
+        self.is_stacked = frames_of(env.single_observation_space) > 1
         self.device = policy.device
         self.on_cpu = self.device.type == "cpu"
         self.block_steps = BLOCK_STEPS if complete_episodes else num_steps
@@ -125,6 +128,7 @@ class Collector:
         started = self.profile.start()
         if self.complete_episodes and not self.fresh:
             self.observations = self._reset()
+        earlier = self.observations[:, :-1] if self.is_stacked else None
         blocks: list[_Block] = []
         actions: list[Tensor] = []
         finals: list[Array] = []
@@ -135,9 +139,11 @@ class Collector:
             t = step % self.block_steps
             if t == 0:
                 state_size = self.state.shape[1]
-                blocks.append(_Block.reserve(self.observations, self.block_steps, state_size, self._draw_noise()))
+                first = self._newest(self.observations)
+                blocks.append(_Block.reserve(first, self.block_steps, state_size, self._draw_noise()))
             block = blocks[-1]
-            observed = block.rows[t] if self.on_cpu else block.rows[t].to(self.device)
+            rows = torch.from_numpy(self.observations) if self.is_stacked else block.rows[t]
+            observed = rows if self.on_cpu else rows.to(self.device)
             if has_state:
                 block.states[t] = self.state
             action, self.state = self.policy.act(observed, self.state, block.noise[t])
@@ -149,7 +155,7 @@ class Collector:
                 so_far = _Block.join(blocks)
                 raise self._locate(fault, actions, so_far.terminated | so_far.truncated) from fault
             self.profile.environment += time.perf_counter() - stepping
-            block.observations[t + 1] = observations
+            block.observations[t + 1] = self._newest(observations)
             block.rewards[t], block.terminated[t], block.truncated[t] = rewards, terminated, truncated
             if same_step and "final_obs" in info:
                 for i in np.flatnonzero(terminated | truncated):
@@ -163,10 +169,14 @@ class Collector:
             if self.complete_episodes and step >= self.num_steps:
                 waiting |= terminated | truncated
                 self._check_length(step, waiting)
-            self.observations = block.observations[t + 1]
-        trajectory = self._trajectory(_Block.join(blocks), actions, finals, final_index)
+            self.observations = observations if self.is_stacked else block.observations[t + 1]
+        trajectory = self._trajectory(_Block.join(blocks), actions, finals, final_index, earlier)
         self.profile.stop("acting", started)
         return trajectory
+
+    def _newest(self, observations: Array) -> Array:
+        """Return the newest frames [N, *frame] of observations [N, *obs], which are kept."""
+        return observations[:, -1] if self.is_stacked else observations
 
     def _check_length(self, step: int, waiting: Array) -> None:
         """Raise TrainingError if a trajectory of whole episodes has too many steps."""
@@ -194,14 +204,19 @@ class Collector:
         return observations
 
     def _trajectory(
-        self, block: _Block, actions: list[Tensor], finals: list[Array], final_index: list[int]
+        self,
+        block: _Block,
+        actions: list[Tensor],
+        finals: list[Array],
+        final_index: list[int],
+        earlier: Array | None,
     ) -> Trajectory:
         """Check what the environments gave, count it, and return it as tensors."""
         steps = len(actions)
         observations = block.observations[: steps + 1]
         rewards, terminated, truncated = block.rewards[:steps], block.terminated[:steps], block.truncated[:steps]
         done = terminated | truncated
-        final = np.stack(finals) if finals else np.zeros((0, *observations.shape[2:]), self.adapter.dtype)
+        final = np.stack(finals) if finals else np.zeros((0, *self.adapter.shape[1:]), self.adapter.dtype)
         if self.adapter.same_step and len(final) != done.sum():
             raise TrainingError("the vector environment resets in the same step, and its info has no final_obs")
         valid, taken = self._valid(done), torch.stack(actions)
@@ -221,10 +236,11 @@ class Collector:
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
             valid=torch.from_numpy(valid),
-            last_observations=torch.from_numpy(observations[-1]),
+            last_observations=torch.from_numpy(self.observations if self.is_stacked else observations[-1]),
             final_observations=torch.from_numpy(final),
             final_index=torch.from_numpy(np.array(final_index, np.int64)),
             states=block.states[:steps] if self.policy.state_size else None,
+            earlier=None if earlier is None else torch.from_numpy(earlier),
         )
 
     def _check(
@@ -245,7 +261,7 @@ class Collector:
         if numbers is not None:
             if final_index:
                 returned = numbers[1:].copy()
-                returned.reshape(-1, *returned.shape[2:])[final_index] = self.adapter.numbers(final)
+                returned.reshape(-1, *returned.shape[2:])[final_index] = self.adapter.numbers(self._newest(final))
                 faults.append(find_fault("observation", returned))
             resets = np.concatenate([np.ones_like(done[:1]), done]) if self.adapter.same_step else None
             faults.append(find_fault("observation", numbers, first=-1, resets=resets))
@@ -254,7 +270,7 @@ class Collector:
             raise self._locate(fault, actions[: step + 1], done, begins)
         if self.bounds is not None:
             self.bounds.look(observations[:-1])
-            self.bounds.look(final)
+            self.bounds.look(self._newest(final))
 
     def _locate(
         self, fault: EnvironmentFault, actions: list[Tensor], done: Array, begins: bool = False

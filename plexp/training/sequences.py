@@ -35,19 +35,25 @@ def packed(begins: Array, lengths: Array) -> tuple[Array, Array, Array]:
     return order, begins[rank] + steps, batch_sizes
 
 
+def episode_starts(trajectory: Trajectory) -> Array:
+    """Return which rows [T, N] after the first ones show the first observation of an episode; False for the first ones."""
+    valid, done = trajectory.valid.numpy(), (trajectory.terminated | trajectory.truncated).numpy()
+    starts = np.zeros_like(valid)
+    starts[1:] = valid[1:] & (done[:-1] | ~valid[:-1])
+    return starts
+
+
 def parts_of_episodes(trajectory: Trajectory) -> tuple[Array, Array]:
     """Return the rows [R] of the flattened [T · N] that a policy saw in an episode, and which of them begin a part [R].
 
     The rows are ordered by environment and time. A row that only resets (NEXT_STEP) is the last one of its episode, since it
     shows the true final observation; other rows that are not valid are left out.
     """
-    done = (trajectory.terminated | trajectory.truncated).numpy()
     valid = trajectory.valid.numpy()
     steps, envs = valid.shape
-    before_valid, before_done = np.ones_like(valid), np.zeros_like(done)
-    before_valid[1:], before_done[1:] = valid[:-1], done[:-1]
-    seen = valid | before_valid
-    begins = valid & (before_done | ~before_valid)
+    seen = valid.copy()
+    seen[0], seen[1:] = True, valid[1:] | valid[:-1]
+    begins = episode_starts(trajectory)
     begins[0] = True
     rows = np.arange(steps * envs).reshape(steps, envs).T[seen.T]
     return rows, begins.T[seen.T]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from plexp.training.collector import Collector
+from plexp.training.frames import whole_observations
 from plexp.training.interfaces import Algorithm, TrainingCallback
 from plexp.training.policy import Policy
 from plexp.training.progress import Profile, TrainingProgress
@@ -63,7 +64,7 @@ class Trainer:
         updating = self.profile.start()
         progress.metrics = self.algorithm.update(trajectory, progress.fraction)
         if self.policy.normalizer is not None:
-            self.policy.reader.update(trajectory.observations[trajectory.valid])
+            self.policy.reader.update(whole_observations(trajectory)[trajectory.valid])
         progress.finished = self.collector.episodes
         progress.steps += trajectory.num_valid
         progress.episodes += len(progress.finished)

@@ -45,6 +45,9 @@ class Trajectory:
     """[K] int64 rows of those episodes' last steps in the flattened [T·N]."""
     states: Tensor | None = None
     """[T, N, S] states that the policy acted with, zero where an episode begins; None: it has no recurrent network."""
+    earlier: Tensor | None = None
+    """[N, k − 1, *frame] frames before the first ones, where observations are stacks of k frames: then `observations` has the
+    newest frames alone, [T, N, *frame], and `whole_observations` returns the stacks. None: observations are whole."""
 
     def given(self) -> dict[str, Tensor]:
         """Return the tensors that were collected, by name, without what a subclass adds."""

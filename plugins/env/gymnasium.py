@@ -29,6 +29,7 @@ from plexp import (
     mask_source,
     one_line,
     register,
+    stack_frames,
     unrecordable,
     with_place,
 )
@@ -52,6 +53,7 @@ class GymnasiumEnvironment:
         vectorization: `sync` steps them in turn, `async` in a process each (for slow ones).
         step_timeout: seconds that a step or reset may take before the run fails, with `async`; null: any time.
         observed: entries of a vector observation that the agent sees, such as positions without velocities; null: all.
+        frame_stack: latest frames that make up an observation [k, *frame]; null: it is the last one alone.
         action_mask: where the environment says which actions are legal: in `info`, in a part of the `observation`, or `none`;
             `auto` finds that part. The policy then takes no others.
         normalize_observations: to mean 0 and deviation 1, by running statistics that belong to the agent.
@@ -73,6 +75,7 @@ class GymnasiumEnvironment:
         vectorization: Literal["sync", "async"],
         step_timeout: PositiveFloat | None,
         observed: list[NonNegativeInt] | None,
+        frame_stack: PositiveInt | None,
         action_mask: Literal["auto", "info", "observation", "none"],
         normalize_observations: bool,
         scale_rewards: bool,
@@ -80,7 +83,7 @@ class GymnasiumEnvironment:
     ) -> None:
         self.id, self.kwargs, self.max_episode_steps, self.num_envs = id, kwargs, max_episode_steps, num_envs
         self.backend, self.vectorization, self.step_timeout = backend, vectorization, step_timeout
-        self.observed, self.action_mask = observed, action_mask
+        self.observed, self.frame_stack, self.action_mask = observed, frame_stack, action_mask
         self.normalize_observations, self.scale_rewards = normalize_observations, scale_rewards
         self.solved_return = solved_return
         if problems := _unusable(kwargs):
@@ -102,9 +105,10 @@ class GymnasiumEnvironment:
             if self.action_mask not in ("auto", "none"):
                 cause, remedy = "EnvPool gives no masks", "give env.action_mask=none, or env.backend=gymnasium"
                 raise ConfigError(Problem("env.action_mask", self.action_mask, cause, remedy))
-            if self.observed is not None:
-                cause, remedy = "EnvPool's observations are whole", "leave it out, or give env.backend=gymnasium"
-                raise ConfigError(Problem("env.observed", self.observed, cause, remedy))
+            for key in ("observed", "frame_stack"):
+                if (value := getattr(self, key)) is not None:
+                    cause, remedy = "EnvPool's observations are used as they are", "give env.backend=gymnasium"
+                    raise ConfigError(Problem(f"env.{key}", value, cause, remedy))
             return make_pool(self.id, self.kwargs, self.max_episode_steps, num_envs, episode_seed)
         makers = [partial(self._make_one, index, episode_seed) for index in range(num_envs)]
         if self.vectorization == "async":
@@ -145,6 +149,8 @@ class GymnasiumEnvironment:
             raise ConfigError(Problem("env.id", self.id, cause, _remedy(self.id, own))) from error
         if self.observed is not None:
             env = _observing(env, self.observed)
+        if self.frame_stack is not None:
+            env = stack_frames(env, self.frame_stack)
         return SeededEpisodes(env, index, episode_seed, mask_source(env, self.action_mask))
 
 

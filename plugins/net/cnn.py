@@ -14,7 +14,10 @@ SMALLEST = 36  # pixels a side: below, the last convolution has nothing left
 
 
 class Pixels(nn.Module):
-    """Images of either axis order to [B, C, H, W] floats; bytes are scaled to 0…1 here and nowhere else."""
+    """Images of either axis order, or stacks of them, to [B, C, H, W] floats; bytes are scaled to 0…1 here and nowhere else.
+
+    The channels of the images of a stack stand one after the other.
+    """
 
     def __init__(self, channels_last: bool) -> None:
         super().__init__()
@@ -23,14 +26,16 @@ class Pixels(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        return images.permute(0, 3, 1, 2) if self.channels_last else images
+        images = images.movedim(-1, -3) if self.channels_last else images
+        return images.flatten(1, -3)
 
 
 @register("net", "cnn")
 class CNN:
     """The network of the Nature DQN (Mnih et al. 2015, Methods): three convolutions and one fully connected layer, ReLU.
 
-    Takes images of 36 pixels a side or more, channels first or last. Orthogonal initialisation with the usual gains.
+    Takes images of 36 pixels a side or more, channels first or last, and stacks of them. Orthogonal initialisation with the
+    usual gains.
     """
 
     def __init__(self, *, width: PositiveInt, share_trunk: bool) -> None:
@@ -38,11 +43,13 @@ class CNN:
         self.label = f"cnn{width}"
 
     def trunk(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-        if len(shape) != 3 or sorted(shape)[1] < SMALLEST:
+        image = shape[-3:]
+        if len(shape) not in (3, 4) or sorted(image)[1] < SMALLEST:
             cause = f"net=cnn takes images of {SMALLEST} pixels a side or more, and the observations are {list(shape)}"
             raise ConfigError(Problem("net", "cnn", cause, "choose net=mlp"))
-        channels_last = shape[-1] < shape[0]
-        channels, height, breadth = (shape[2], shape[0], shape[1]) if channels_last else shape
+        channels_last = image[-1] < image[0]
+        channels, height, breadth = (image[2], image[0], image[1]) if channels_last else image
+        channels *= math.prod(shape[:-3])
         modules: list[nn.Module] = [Pixels(channels_last)]
         for outputs, kernel, stride in LAYOUT:
             modules += [_orthogonal(nn.Conv2d(channels, outputs, kernel, stride), math.sqrt(2)), nn.ReLU()]

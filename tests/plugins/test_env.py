@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "vectorization": "sync",
     "step_timeout": None,
     "observed": None,
+    "frame_stack": None,
     "action_mask": "auto",
     "normalize_observations": False,
     "scale_rewards": False,
@@ -113,7 +114,7 @@ def test_the_agent_sees_the_entries_that_it_is_to_see(vectorization: str) -> Non
         (
             [0],
             {"id": "CartPole-v1", "backend": "envpool"},
-            "env.observed=[0]: EnvPool's observations are whole; leave it out, or give env.backend=gymnasium",
+            "env.observed=[0]: EnvPool's observations are used as they are; give env.backend=gymnasium",
         ),
     ],
 )

@@ -141,7 +141,19 @@ def test_cnn_takes_images_of_36_pixels_or_more(shape: tuple[int, ...]) -> None:
     assert trunk(torch.zeros(2, *shape)).shape == (2, features)
 
 
-@pytest.mark.parametrize("shape", [(8,), (84, 84), (3, 35, 84), (84, 35, 3), (2, 3, 84, 84)])
+def test_cnn_takes_stacks_of_images_with_their_channels_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    stacked, _ = CNN(width=8, share_trunk=True).trunk((2, 36, 40, 3))
+    torch.manual_seed(0)
+    plain, _ = CNN(width=8, share_trunk=True).trunk((6, 36, 40))
+    images = torch.randint(0, 256, (5, 2, 36, 40, 3), dtype=torch.uint8)
+    joined = torch.cat([images[:, 0], images[:, 1]], -1).permute(0, 3, 1, 2)
+    torch.testing.assert_close(stacked(images), plain(joined))
+    first, _ = CNN(width=8, share_trunk=True).trunk((2, 3, 36, 40))
+    assert first(images.permute(0, 1, 4, 2, 3)).shape == (5, 8)
+
+
+@pytest.mark.parametrize("shape", [(8,), (84, 84), (3, 35, 84), (84, 35, 3), (2, 2, 3, 84, 84)])
 def test_cnn_refuses_observations_that_are_not_images_or_too_small(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError) as error:
         CNN(width=8, share_trunk=True).trunk(shape)

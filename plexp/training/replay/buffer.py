@@ -4,7 +4,8 @@
 
 A transition's index is row · N + environment, with the rows (time steps) counted since the run began. Row t is at place
 t modulo R + 1 of a ring, for R rows with transitions and one with the observations after the newest of them. So each
-observation is stored once: s' of row t is the observation of row t + 1.
+observation is stored once: s' of row t is the observation of row t + 1. Of stacks of frames the newest frame is stored, and
+the others are those of the rows before.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ class ReplaySpec(NamedTuple):
     action_dtype: torch.dtype
     state_size: int = 0
     """Number of entries of the state of a recurrent policy."""
+    frames: int = 1
+    """k, where observations are stacks of k frames [k, *frame]."""
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of what is stored of an observation."""
+        return self.shape[1:] if self.frames > 1 else self.shape
 
 
 class ReplayBuffer:
@@ -54,16 +62,19 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int, spec: ReplaySpec) -> None:
         self.rows, self.num_envs = capacity // spec.num_envs, spec.num_envs
-        self.shape, self.dtype = spec.shape, np.dtype(spec.dtype)
-        if self.rows < 1:
-            cause = f"there is no room for a step of each of the {spec.num_envs} environments"
-            raise ConfigError(Problem("replay.capacity", capacity, cause, f"give {spec.num_envs} or more"))
+        self.shape, self.dtype, self.frames = spec.shape, np.dtype(spec.dtype), spec.frames
+        if self.rows < spec.frames:
+            what = "a step" if spec.frames == 1 else f"the {spec.frames} frames of an observation"
+            cause = f"there is no room for {what} of each of the {spec.num_envs} environments"
+            raise ConfigError(
+                Problem("replay.capacity", capacity, cause, f"give {spec.num_envs * spec.frames} or more")
+            )
         needed, free = self.nbytes(capacity, spec), free_memory()
         if free is not None and needed > free:
             cause = f"needs {_amount(needed)}, {_amount(free)} are free"
             raise ConfigError(Problem("replay.capacity", capacity, cause, "give a smaller one"))
         self.size = (self.rows + 1) * spec.num_envs
-        self.observations = np.empty((self.size, *spec.shape), spec.dtype)
+        self.observations = np.empty((self.size, *spec.frame_shape), spec.dtype)
         self.actions = torch.empty((self.size, *spec.action_shape), dtype=spec.action_dtype).numpy()
         self.rewards = np.empty(self.size, np.float32)
         self.states = np.empty((self.size, spec.state_size), np.float32)
@@ -74,7 +85,7 @@ class ReplayBuffer:
     def nbytes(cls, capacity: int, spec: ReplaySpec) -> int:
         """Return how many bytes a buffer needs once it is full, without the final observations of truncated episodes."""
         size = (capacity // spec.num_envs + 1) * spec.num_envs
-        observation = np.dtype(spec.dtype).itemsize * math.prod(spec.shape)
+        observation = np.dtype(spec.dtype).itemsize * math.prod(spec.frame_shape)
         action = spec.action_dtype.itemsize * math.prod(spec.action_shape)
         return size * (observation + action + 4 * spec.state_size + 5)
 
@@ -90,8 +101,13 @@ class ReplayBuffer:
         """Oldest row that is in the ring."""
         return max(self.first, self.added - self.rows)
 
+    @property
+    def drawable(self) -> int:
+        """Oldest row that can be drawn, all of whose frames are in the ring."""
+        return self.oldest + (self.frames - 1 if self.oldest else 0)
+
     def __len__(self) -> int:
-        """Return the number of transitions that can be drawn."""
+        """Return the number of transitions that can be drawn, with those of which some frames are gone."""
         return self.count
 
     def add(self, trajectory: Trajectory) -> None:
@@ -116,12 +132,13 @@ class ReplayBuffer:
             for column, values in columns:
                 column[ring] = values[part]
         self.added += steps
-        self._last_observations[:] = trajectory.last_observations.numpy()
+        last = trajectory.last_observations.numpy()
+        self._last_observations[:] = last[:, -1] if self.frames > 1 else last
         self.finals.drop_below(self.oldest * self.num_envs)
 
     @property
     def _last_observations(self) -> Array:
-        """Observations [N, *obs] after the newest row, as a view."""
+        """Stored observations [N, *obs], or frames [N, *frame], after the newest row, as a view."""
         begin = self.added * self.num_envs % self.size
         return self.observations[begin : begin + self.num_envs]
 
@@ -141,7 +158,7 @@ class ReplayBuffer:
         flags = self.flags[begin % self.size :][: self.num_envs]
         other = (last != observations).reshape(self.num_envs, -1).any(1) & (flags & (VALID | ELSEWHERE) == VALID)
         needed = np.flatnonzero(other & (flags & TERMINATED == 0))
-        self.finals.add(begin + needed, last[needed])
+        self.finals.add(begin + needed, self.observed(begin + self.num_envs + needed))
         flags[other] |= ENDED | ELSEWHERE
 
     def _keep_finals(self, trajectory: Trajectory, flags: Array) -> None:
@@ -155,18 +172,18 @@ class ReplayBuffer:
     def draw(self, rng: np.random.Generator, count: int) -> Array:
         """Return the indices [count] of transitions, drawn independently and uniformly; they hold until more are added."""
         self._check_drawable()
-        begin, end = self.oldest * self.num_envs, self.added * self.num_envs
+        begin, end = self.drawable * self.num_envs, self.added * self.num_envs
         found, missing = [], count
         while missing > 0:
             drawn = rng.integers(begin, end, -(-missing * (end - begin) // self.count))
-            if self.count < end - begin:
+            if self.count < end - self.oldest * self.num_envs:
                 drawn = drawn[self.flags.take(drawn % self.size) & VALID > 0]
             found.append(drawn)
             missing -= len(drawn)
         return found[0][:count] if len(found) == 1 else np.concatenate([np.zeros(0, np.int64), *found])[:count]
 
     def _check_drawable(self) -> None:
-        if not self.count:
+        if not self.count or self.drawable >= self.added:
             raise ValueError("the buffer has no transitions")
 
     def transitions(self, indices: Array, n_steps: int, gamma: float, weights: Array | None = None) -> Transitions:
@@ -180,7 +197,7 @@ class ReplayBuffer:
         last, at, rewards, powers = self.follow(indices, places, n_steps, gamma)
         flags = self.flags.take(at)
         return Transitions(
-            observations=torch.from_numpy(self.observations.take(places, 0)),
+            observations=torch.from_numpy(self.observed(indices)),
             actions=torch.from_numpy(self.actions.take(places, 0)),
             rewards=torch.from_numpy(rewards),
             next_observations=torch.from_numpy(self.successors(last, at, flags)),
@@ -204,14 +221,32 @@ class ReplayBuffer:
             powers[going] = gamma ** (k + 1)
         return indices, places, total.astype(np.float32), powers
 
+    def observed(self, indices: Array) -> Array:
+        """Return the observations [B, *obs] of rows by their indices; also of those after the newest row.
+
+        Where an episode has fewer frames, its first one stands for those before it.
+        """
+        if self.frames == 1:
+            whole: Array = self.observations.take(indices % self.size, 0)
+            return whole
+        oldest, frames = self.oldest * self.num_envs, [indices]
+        for _ in range(self.frames - 1):
+            here, before = frames[-1], frames[-1] - self.num_envs
+            flags, is_step = self.flags.take(before % self.size), self.flags.take(here % self.size) & VALID > 0
+            # the row after an end that is no step shows the true final observation of the same episode (NEXT_STEP)
+            continues = (flags & (VALID | ELSEWHERE) == VALID) & ((flags & ENDED == 0) | ~is_step)
+            frames.append(np.where(continues & (before >= oldest), before, here))
+        stacks: Array = self.observations.take(np.stack(frames[::-1], -1) % self.size, 0)
+        return stacks
+
     def successors(self, indices: Array, places: Array, flags: Array) -> Array:
         """Return the true observations [B, *obs] after these steps; where a terminated one is not kept, that before it."""
-        successors: Array = self.observations.take(places + self.num_envs, 0, mode="wrap")
+        successors = self.observed(indices + self.num_envs)
         elsewhere = np.flatnonzero(flags & ELSEWHERE)
         if len(elsewhere):
             terminated = flags[elsewhere] & TERMINATED > 0
             own, kept = elsewhere[terminated], elsewhere[~terminated]
-            successors[own], successors[kept] = self.observations[places[own]], self.finals.take(indices[kept])
+            successors[own], successors[kept] = self.observed(indices[own]), self.finals.take(indices[kept])
         return successors
 
     def weights_of(self, indices: Array, progress: float) -> Array | None:
@@ -268,6 +303,8 @@ class PrioritizedReplay(ReplayBuffer):
         begin = max(before, self.added - self.rows)
         for ring, _ in self._spans(begin, self.added - begin + 1):
             self.tree.set_range(ring.start, (self.flags[ring] & VALID) * self._powers(self.largest))
+        for ring, _ in self._spans(self.oldest, self.drawable - self.oldest):
+            self.tree.set_range(ring.start, np.zeros(ring.stop - ring.start))
 
     def _powers(self, priorities: Any) -> Array:
         """Return p^α as float32."""
@@ -299,7 +336,7 @@ class PrioritizedReplay(ReplayBuffer):
     def update_priorities(self, indices: Array, td_errors: Tensor) -> None:
         """Set the priorities of transitions [B] to |δ| + ε; those that have been overwritten are left out."""
         priorities = np.abs(np.asarray(td_errors, np.float64)) + self.eps
-        kept = indices >= self.oldest * self.num_envs
+        kept = indices >= self.drawable * self.num_envs
         self.largest = max(self.largest, float(priorities.max(initial=0.0)))
         self.tree.set(indices[kept] % self.size, self._powers(priorities[kept]))
 

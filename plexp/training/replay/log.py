@@ -90,7 +90,7 @@ class ReplayLog:
             records=old.records + 1,
             rows=old.rows + len(trajectory.observations),
             crc=_crc(record, 0),
-            last=trajectory.last_observations.numpy().copy(),
+            last=_newest(trajectory.last_observations.numpy(), trajectory.earlier is not None).copy(),
         )
         if self.written.end - old.size >= WAITING_BYTES:
             self._write()
@@ -215,8 +215,9 @@ class ReplayLog:
             crc, at, row = records[-1].crc, records[-1].end, row + records[-1].steps
         begins = [number for number, record in enumerate(records) if not record.continues]
         for begin, following in pairwise([*begins, len(records)]):  # at once, as a record may be a single step
-            buffer.add(_joined(records[begin:following], buffer.num_envs))
-        return (records[-1].arrays["last_observations"].copy() if records else None), crc
+            buffer.add(_joined(records[begin:following], buffer))
+        last = records[-1].arrays["last_observations"] if records else None
+        return (None if last is None else _newest(last, buffer.frames > 1).copy()), crc
 
     def _cut(self, position: Mapping[str, int]) -> None:
         """Remove everything behind a position."""
@@ -230,7 +231,7 @@ class ReplayLog:
 
 def _encode(trajectory: Trajectory, row: int, crc: int, last: Array | None) -> bytes:
     """Return a trajectory, whose first row this is, as a record, given CRC-32 of and observations after the record before."""
-    arrays = {name: tensor.numpy() for name, tensor in trajectory.given().items()}
+    arrays = {name: tensor.numpy() for name, tensor in trajectory.given().items() if name != "earlier"}
     continues = last is not None and np.array_equal(last, arrays["observations"][0])
     steps, finals = len(arrays["observations"]), len(arrays["final_index"])
     if continues:
@@ -238,6 +239,11 @@ def _encode(trajectory: Trajectory, row: int, crc: int, last: Array | None) -> b
     body = b"".join(array.tobytes() for array in arrays.values())
     head = HEAD.pack(0, FORMAT, crc, len(body), row, steps, finals, continues)[4:]
     return struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + head + body
+
+
+def _newest(observations: Array, are_stacks: bool) -> Array:
+    """Return what is kept of observations [N, *obs]: of stacks the newest frames [N, *frame]."""
+    return observations[:, -1] if are_stacks else observations
 
 
 def _crc(data: bytes, at: int) -> int:
@@ -270,7 +276,7 @@ class _Layouts(dict[tuple[int, int, int], "np.dtype[Any]"]):
         envs = buffer.num_envs
         self[key] = np.dtype(
             [
-                ("observations", buffer.dtype, (steps - continues, envs, *buffer.shape)),
+                ("observations", buffer.dtype, (steps - continues, envs, *buffer.observations.shape[1:])),
                 ("actions", action.dtype, (steps, envs, *action.shape[1:])),
                 ("rewards", np.float32, (steps, envs)),
                 ("terminated", np.bool_, (steps, envs)),
@@ -315,15 +321,16 @@ def _decode(data: memoryview, at: int, row: int, before: int | None, is_first: b
     return _Record(arrays, steps, bool(continues), crc, begin + length)
 
 
-def _joined(records: Sequence[_Record], num_envs: int) -> Trajectory:
+def _joined(records: Sequence[_Record], buffer: ReplayBuffer) -> Trajectory:
     """Return the trajectory of records of which each but the first continues the one before."""
     arrays = [record.arrays for record in records]
     observations, offset, index = [arrays[0]["observations"]], 0, []
     for before, record in pairwise(records):
-        observations += [before.arrays["last_observations"][None], record.arrays["observations"]]
+        last = _newest(before.arrays["last_observations"], buffer.frames > 1)
+        observations += [last[None], record.arrays["observations"]]
     for record in records:
         index.append(record.arrays["final_index"] + offset)
-        offset += record.steps * num_envs
+        offset += record.steps * buffer.num_envs
     names = ("actions", "rewards", "terminated", "truncated", "valid", "final_observations", "states")
     columns = {
         name: np.concatenate([each[name] for each in arrays]) for name in names if name in (arrays[0].dtype.names or ())

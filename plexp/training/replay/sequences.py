@@ -114,9 +114,7 @@ def _with_successors(
     total = numbers + 1
     starts = np.cumsum(total) - total
     since = np.arange(total.sum()) - np.repeat(starts, total)
-    observations: Array = buffer.observations.take(
-        (np.repeat(indices, total) + buffer.num_envs * since) % buffer.size, 0
-    )
+    observations = buffer.observed(np.repeat(indices, total) + buffer.num_envs * since)
     observations[starts + numbers] = buffer.successors(last, at, flags)
     return observations
 
@@ -130,10 +128,10 @@ def _burn_in(buffer: ReplayBuffer, begins: Array, numbers: Array) -> tuple[Seque
     starts = np.cumsum(numbers) - numbers
     order, rows, batch_sizes = packed(starts, numbers)
     since = np.arange(numbers.sum()) - np.repeat(starts, numbers)
-    places = (np.repeat(begins, numbers) + buffer.num_envs * since) % buffer.size
+    steps = np.repeat(begins, numbers) + buffer.num_envs * since
     states = buffer.states.take(begins[order] % buffer.size, 0)
     before = Sequences(
-        torch.from_numpy(buffer.observations.take(places[rows], 0)),
+        torch.from_numpy(buffer.observed(steps[rows])),
         torch.from_numpy(batch_sizes),
         torch.from_numpy(states),
     )

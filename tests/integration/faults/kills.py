@@ -42,22 +42,25 @@ BUDGETS |= {("ppo", "doors"): 25_000, ("ppo", "both"): 5_000, ("ppo", "mixed"): 
 BUDGETS |= {("dqn", "doors", "full"): 10_000, ("dqn", "both", "filling"): 4_000}
 BUDGETS |= {("ppo", "gru doors"): 15_000, ("a2c", "lstm cartpole"): 15_000}
 BUDGETS |= {("dqn", "gru doors", "full"): 3_000, ("dqn", "lstm cartpole", "filling"): 3_000}
+BUDGETS |= {("dqn", "stacked cartpole", "full"): 10_000}
 TESTS = "env.id=tests.support.environments:plexp-tests"
 ENVIRONMENTS = {
     "doors": (f"{TESTS}/Doors-v0", "+env.kwargs.masks=observation"),
     "gru doors": (f"{TESTS}/Doors-v0", "+env.kwargs.masks=observation", "net=gru", "net.size=16"),
-    "lstm cartpole": ("env.id=CartPole-v1", "env.observed=[0,2]", "net=lstm", "net.size=16"),
+    "lstm cartpole": ("env.id=CartPole-v1", "env.observed=[0,2]", "env.frame_stack=2", "net=lstm", "net.size=16"),
+    "stacked cartpole": ("env.id=CartPole-v1", "env.frame_stack=3"),
     "both": (f"{TESTS}/Both-v0", "net=multi", "net.image_width=16", "env.normalize_observations=true"),
     "mixed": (f"{TESTS}/Any2Any-v0", "+env.kwargs.sees=pictures", "+env.kwargs.acts=mixed", "policy.observes=[speed]"),
 }
-"""Overrides of environments without a config: with masks of legal actions, with Dict observations, with Dict actions, and with
-recurrent networks."""
+"""Overrides of environments without a config: with masks of legal actions, with Dict observations, with Dict actions, with
+recurrent networks, and with stacks of frames."""
 REPLAY = ("algo.batch_size=32", "algo.learning_starts=500", "algo.gradient_steps=2", "checkpoint.every=1000")
 LASTING = "algo.noise=ornstein_uhlenbeck"
 FULL = {
     ("dqn", "lunarlander"): ("replay=prioritized", "replay.capacity=1500", "algo.random_steps=3"),
     ("dqn", "doors"): ("replay=prioritized", "replay.capacity=900", "algo.random_steps=3"),
     ("dqn", "gru doors"): ("replay=prioritized", "replay.capacity=900"),
+    ("dqn", "stacked cartpole"): ("replay=prioritized", "replay.capacity=900"),
     ("qr_dqn", "cartpole"): ("replay=prioritized", "replay.capacity=900"),
     ("sac", "lunarlander"): ("replay.capacity=1300", "env.normalize_observations=true"),
     ("sac", "pendulum"): ("replay.capacity=600", LASTING),
@@ -203,7 +206,7 @@ def main() -> int:
     )
     parser.add_argument("--replay", action="store_true", help="only the cases with a replay buffer")
     parser.add_argument(
-        "--structured", action="store_true", help="only the cases with masks, Dict spaces or recurrent networks"
+        "--structured", action="store_true", help="only the cases with masks, Dict spaces, recurrent networks or stacks"
     )
     parser.add_argument("--damage", action="store_true", help="the same, and damage their logs after each kill")
     parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="of every run")

@@ -31,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "vectorization": "sync",
     "step_timeout": None,
     "observed": None,
+    "frame_stack": None,
     "action_mask": "auto",
     "normalize_observations": False,
     "scale_rewards": False,

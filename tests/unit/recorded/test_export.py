@@ -41,6 +41,7 @@ AGENTS = {
     "mixed actions": (ANY, "+env.kwargs.sees=box", "+env.kwargs.acts=mixed"),
     "masks in info": (DOORS, "env.action_mask=info", "+env.kwargs.masks=info"),
     "masks in observations": (DOORS, "+env.kwargs.masks=observation"),
+    "stacked": ("env=cartpole", "env.frame_stack=3", "env.observed=[0,2]"),
     "gru that sees some": ("env=cartpole_novel", "net=gru", "net.size=8"),
     "lstm with masks": (DOORS, "env.action_mask=info", "+env.kwargs.masks=info", "net=lstm", "net.size=8"),
     "gru of parts": (ANY, "+env.kwargs.sees=pictures", "+env.kwargs.acts=discrete", "net=gru", "net.encoder=multi"),
@@ -69,7 +70,7 @@ def agent_of(build: Callable[..., Any], train: Callable[..., Any]) -> Callable[[
             for layer in experiment.agent.head.modules():
                 if isinstance(layer, torch.nn.Linear):
                     layer.weight *= 300
-            if kind == "image" or kind in RECURRENT:
+            if kind in ("image", "stacked", *RECURRENT):
                 agent, (observations, states) = experiment.agent, met_observations(experiment)
                 logits, _ = agent.step(agent.read(observations), states)
                 agent.head.linear.bias -= logits.where(logits > ILLEGAL, 0.0).mean(0)
@@ -103,8 +104,11 @@ def plain_return(experiment: Any) -> float:
     (observation, _), total, over = env.reset(seed=0), 0.0, False
     state, seen = experiment.agent.initial_state(1), slice(None) if config["observed"] is None else config["observed"]
     dtype = torch.uint8 if observation.dtype == np.uint8 else torch.float32
+    frames = [observation[seen]] * (config["frame_stack"] or 1)
     while not over:
-        (action,), state = plain_actions(experiment, torch.as_tensor(observation[seen], dtype=dtype)[None], state)
+        frames = [*frames[1:], observation[seen]]
+        given = frames[0] if config["frame_stack"] is None else np.stack(frames)
+        (action,), state = plain_actions(experiment, torch.as_tensor(given, dtype=dtype)[None], state)
         observation, reward, terminated, truncated, _ = env.step(action)
         total, over = total + float(reward), terminated or truncated
     env.close()
@@ -124,7 +128,16 @@ class EpisodeSeedZero(EpisodeSeeds):
 PACKED = ("dict with a picture", "masks in info", "masks in observations", "lstm with masks", "gru of parts")
 COMPOSITE = ("mixed actions",)
 RECURRENT = ("gru that sees some", "lstm with masks", "gru of parts")
-WITH_SCRIPTS = (*PACKED, *COMPOSITE, *RECURRENT, "choice, normalised", "box, clipped, normalised", "image", "dict")
+WITH_SCRIPTS = (
+    *PACKED,
+    *COMPOSITE,
+    *RECURRENT,
+    "stacked",
+    "choice, normalised",
+    "box, clipped, normalised",
+    "image",
+    "dict",
+)
 ALWAYS = (
     "choice, normalised",
     "box, clipped, normalised",

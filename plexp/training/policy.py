@@ -215,7 +215,7 @@ class JoinedGreedyPolicy(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         observations = rows[:, : self.size].to(self.dtype).reshape(-1, *self.shape)
         actions, state = self.policy(observations, rows[:, self.size :])
-        return torch.cat([actions.reshape(len(actions), -1).float(), state], -1)
+        return torch.cat([actions.reshape(rows.shape[0], -1).float(), state], -1)  # len() would fix the number of rows
 
 
 def as_model(policy: Policy, observations: Tensor) -> tuple[nn.Module, Tensor]:

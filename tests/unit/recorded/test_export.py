@@ -282,5 +282,8 @@ def test_a_recurrent_policy_is_a_model_of_one_tensor_for_mlflow(agent_of: Callab
     actions, after = policy(rows, own)
     joined = model(torch.cat([rows, own], -1))
     assert torch.equal(joined[:, 0], actions.float()) and torch.equal(joined[:, 1:], after)
+    any_number = ({0: torch.export.Dim("batch")},)
+    traced = torch.export.export(model.eval(), (example[:2],), dynamic_shapes=any_number).module()
+    assert torch.equal(traced(torch.cat([rows, own], -1)), joined)
     plain, example = as_model(agent_of("choice, normalised").agent, torch.zeros(2, 4))
     assert plain(example).shape == (2,)

@@ -204,7 +204,7 @@ class ReplayLearner:
         indices = buffer.draw(self.rng, size * self.gradient_steps)
         weights = buffer.weights_of(indices.reshape(-1, size), progress)
         if self.memory.spec.state_size:
-            yield from self._sequences(indices.reshape(-1, size), weights)
+            yield from self._sequences(indices.reshape(-1, size), weights, noise)
             return
         drawn = self._prepared(buffer.transitions(indices, self.n_steps, self.gamma, weights), noise)
         if self.rebuild is None:
@@ -219,7 +219,7 @@ class ReplayLearner:
             if len(optimizer.td_errors) == self.gradient_steps:
                 buffer.update_priorities(indices, torch.cat(optimizer.td_errors).cpu())
 
-    def _sequences(self, indices: Array, weights: Array | None) -> Iterator[Transitions]:
+    def _sequences(self, indices: Array, weights: Array | None, noise: tuple[int, ...]) -> Iterator[Transitions]:
         """Yield the batches of sequences that begin with transitions [G, C], and learn the priorities of these."""
         buffer = self.memory.buffer
         for step, begins in enumerate(indices):
@@ -227,7 +227,7 @@ class ReplayLearner:
             own = None if weights is None else weights[step]
             shape = (self.sequence_length, self.burn_in, self.n_steps, self.gamma)
             batch, lengths = sequences(buffer, begins, *shape, own)
-            yield self._prepared(batch, ())
+            yield self._prepared(batch, noise)
             self._move_targets()
             for optimizer in self.optimizers:
                 if optimizer.td_errors and own is not None:

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from plexp.nn.recurrent import Sequences as Sequences
     from plexp.training import losses as losses
     from plexp.training.agent import Agent as Agent
+    from plexp.training.frames import whole_observations as whole_observations
     from plexp.training.interfaces import AdvantageEstimator as AdvantageEstimator
     from plexp.training.interfaces import Algorithm as Algorithm
     from plexp.training.interfaces import TrainingCallback as TrainingCallback
@@ -101,6 +102,7 @@ _HOMES = {
     "plexp.nn.recurrent": ("Core", "GRUCore", "Inputs", "LSTMCore", "Recurrent", "Sequences"),
     "plexp.training": ("losses",),
     "plexp.training.agent": ("Agent",),
+    "plexp.training.frames": ("whole_observations",),
     "plexp.training.interfaces": ("AdvantageEstimator", "Algorithm", "TrainingCallback"),
     "plexp.training.learner": ("Learner",),
     "plexp.training.networks": ("Networks",),

@@ -45,6 +45,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "replay": ("usual", "prioritized"),
     "bounds": ("clip", "tanh"),
     "vectorization": ("sync", "sync", "async"),
+    "frames": ("null", "null", "3"),
 }
 
 
@@ -95,7 +96,8 @@ def overrides_of(chosen: dict[str, str]) -> tuple[str, ...]:
     return (
         *("env=gymnasium", *problem, f"env.vectorization={chosen['vectorization']}"),
         *(f"algo={algo}", *ALGOS[algo], *network, *TINY),
-        *(f"env.normalize_observations={chosen['normalize']}", "env.max_episode_steps=6", *extra),
+        *(f"env.normalize_observations={chosen['normalize']}", f"env.frame_stack={chosen['frames']}"),
+        *("env.max_episode_steps=6", *extra),
     )
 
 
@@ -147,7 +149,8 @@ def test_every_algorithm_learns_with_every_network_from_what_both_take(chosen: d
     algo, net, sees = chosen["algo"], chosen["net"], chosen["sees"]
     is_masked, is_image = sees.startswith("masks"), sees in ("image", "small image")
     has_parts = is_masked or sees in ("dict", "tuple", "pictures")
-    fits = {"mlp": True, "cnn": sees == "image", "multi": has_parts}[net]
+    remembers = algo not in ("sac", "td3", "ddpg")
+    fits = {"mlp": True, "cnn": sees == "image", "multi": has_parts, "gru": remembers}.get(net, has_parts and remembers)
     if is_masked:
         fits &= algo not in ("td3", "ddpg")
     elif algo in TAKES and chosen["acts"] == "box":

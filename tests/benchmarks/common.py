@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -51,7 +52,13 @@ def make_experiment(overrides: Sequence[str]) -> Experiment:
 
 
 def make_sb3(
-    algo: str, env_id: str, num_envs: int, seed: int, env_kwargs: dict[str, Any] | None = None, **settings: Any
+    algo: str,
+    env_id: str,
+    num_envs: int,
+    seed: int,
+    env_kwargs: dict[str, Any] | None = None,
+    observed: list[int] | None = None,
+    **settings: Any,
 ) -> BaseAlgorithm:
     """Return a model of Stable-Baselines3 on its usual vector environment, with one thread and without logging."""
     import torch
@@ -60,11 +67,27 @@ def make_sb3(
     from stable_baselines3.common.logger import Logger
 
     torch.set_num_threads(1)
-    env = make_vec_env(env_id, num_envs, seed=seed, env_kwargs=env_kwargs)
-    classes = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC, "td3": TD3}
-    model = classes[algo]("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    wrapper = None if observed is None else partial(some_entries, entries=observed)
+    env = make_vec_env(env_id, num_envs, seed=seed, env_kwargs=env_kwargs, wrapper_class=wrapper)
+    classes: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC, "td3": TD3}
+    if algo == "recurrent_ppo":
+        from sb3_contrib import RecurrentPPO
+
+        classes[algo] = RecurrentPPO
+    policy = "MlpLstmPolicy" if algo == "recurrent_ppo" else "MlpPolicy"
+    model: BaseAlgorithm = classes[algo](policy, env, seed=seed, device="cpu", **settings)
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
+
+
+def some_entries(env: Any, entries: list[int]) -> Any:
+    """Return an environment that shows some entries of its observations only, as `env.observed` does."""
+    from gymnasium import spaces
+    from gymnasium.wrappers import TransformObservation
+
+    space = env.observation_space
+    seen = spaces.Box(space.low[entries], space.high[entries], dtype=space.dtype)
+    return TransformObservation(env, lambda observation: observation[entries], seen)
 
 
 class Plexp:

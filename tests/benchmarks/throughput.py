@@ -95,6 +95,18 @@ class Work:
 
 
 @dataclass(frozen=True)
+class RecurrentWork(Work):
+    """Row of PPO with an LSTM of 64 and one layer of 64, without velocities, and gradients over all steps of a rollout."""
+
+    def plexp(self) -> list[str]:
+        return [*super().plexp(), "net=lstm", f"algo.sequence_length={self.num_steps}"]
+
+    def sb3(self) -> dict[str, Any]:
+        shape = {"lstm_hidden_size": 64, "net_arch": [64], "enable_critic_lstm": True}
+        return {**super().sb3(), "algo": "recurrent_ppo", "policy_kwargs": shape, "observed": [0, 2]}
+
+
+@dataclass(frozen=True)
 class ReplayWork(Work):
     """Row of an algorithm with a replay buffer, which learns after every `num_steps` steps of each environment."""
 
@@ -142,6 +154,7 @@ WORKS = [
         env_kwargs={"continuous": True},
     ),
     Work("A2C CartPole 8x5", "cartpole", 8, 5, 500, algo="a2c"),
+    RecurrentWork("Recurrent PPO CartPole 8x128 10x8", "cartpole_novel", 8, 128, 1, 10, 8),
     ReplayWork("DQN CartPole 1x256 128x64", "cartpole", 1, 256, 16, algo="dqn", gradient_steps=128, batch_size=64),
     ReplayWork(
         "DQN LunarLander 1x4 4x128", "lunarlander", 1, 4, 400, algo="dqn", gradient_steps=4, batch_size=128, **LANDER

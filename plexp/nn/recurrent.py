@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from plexp.nn.layout import Observations
 
-MOST_PADDING = 2
-"""Number of padded steps for each step up to which padding costs less than it saves."""
+MOST_PADDING = 4
+"""Padded steps for each step up to which padding saves time: an update of net=lstm with sequences of up to 128 steps takes 0.41
+instead of 1.67 s, and 0.40 s with 8."""
 
 
 @dataclass(frozen=True)

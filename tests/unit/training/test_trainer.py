@@ -38,7 +38,7 @@ class Script:
         self.episodes = [Episode(1.0, 2)] * self.ended.pop(0)
         observations = torch.where(valid, 1.0, 1000.0)[..., None]
         self.seen.append("collect")
-        return SimpleNamespace(observations=observations, valid=valid, num_valid=self.steps.pop(0))
+        return SimpleNamespace(earlier=None, observations=observations, valid=valid, num_valid=self.steps.pop(0))
 
     def update(self, rollout: Any, progress: float) -> dict[str, float]:
         self.progress.append(progress)

@@ -174,6 +174,8 @@ def describe_type(annotation: Any) -> str:
         return " ".join([describe_type(arguments[0]), " and ".join(bounds)]).strip()
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
+    if origin is list:
+        return f"list of {describe_type(arguments[0])}"
     if origin is Union or type(annotation).__name__ == "UnionType":
         return " or ".join(map(describe_type, arguments))
     return (

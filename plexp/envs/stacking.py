@@ -44,6 +44,6 @@ def frames_of(space: spaces.Space[Any]) -> int:
     return space.frames if isinstance(space, StackedSpace) else 1
 
 
-def newest(space: spaces.Space[Any], observations: Array) -> Array:
+def newest(observations: Array, frames: int) -> Array:
     """Return the newest frames [N, *frame] of observations [N, *obs]: all of them, where they are no stacks."""
-    return observations[:, -1] if frames_of(space) > 1 else observations
+    return observations[:, -1] if frames > 1 else observations

@@ -109,8 +109,10 @@ class Core(nn.Module):
 class GRUCore(Core):
     """Gated recurrent unit (Cho et al. 2014), with the reset gate after the product, as in torch and cuDNN.
 
-    r = σ(W_r x + b_r + U_r h + c_r)        z = σ(W_z x + b_z + U_z h + c_z)
-    n = tanh(W_n x + b_n + r · (U_n h + c_n))        h' = (1 − z) · n + z · h
+        r = σ(W_r x + b_r + U_r h + c_r)        z = σ(W_z x + b_z + U_z h + c_z)
+        n = tanh(W_n x + b_n + r · (U_n h + c_n))        h' = (1 − z) · n + z · h
+
+    A state is h.
     """
 
     gates, vectors = 3, 1

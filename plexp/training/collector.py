@@ -16,7 +16,7 @@ from plexp.envs.adapter import EnvAdapter
 from plexp.envs.environment import Array, EpisodeSeed
 from plexp.envs.episodes import Episode, EpisodesInProgress
 from plexp.envs.faults import DeclaredBounds, InvalidValue, find_fault, find_illegal, locate
-from plexp.envs.stacking import frames_of
+from plexp.envs.stacking import frames_of, newest
 from plexp.errors import EnvironmentFault, Problem, TrainingError
 from plexp.nn.normalization import RewardScaler
 from plexp.training.policy import Policy, forgotten
@@ -102,7 +102,8 @@ class Collector:
         self.num_steps, self.complete_episodes, self.profile = num_steps, complete_episodes, profile or Profile()
         self.episode_seed, self.bounds = episode_seed, bounds
         self.max_rollout_steps = max_rollout_steps if complete_episodes else None
-        self.is_stacked = frames_of(env.single_observation_space) > 1
+        self.frames = frames_of(env.single_observation_space)
+        self.is_stacked = self.frames > 1
         self.device = policy.device
         self.on_cpu = self.device.type == "cpu"
         self.block_steps = BLOCK_STEPS if complete_episodes else num_steps
@@ -139,7 +140,7 @@ class Collector:
             t = step % self.block_steps
             if t == 0:
                 state_size = self.state.shape[1]
-                first = self._newest(self.observations)
+                first = newest(self.observations, self.frames)
                 blocks.append(_Block.reserve(first, self.block_steps, state_size, self._draw_noise()))
             block = blocks[-1]
             rows = torch.from_numpy(self.observations) if self.is_stacked else block.rows[t]
@@ -155,7 +156,7 @@ class Collector:
                 so_far = _Block.join(blocks)
                 raise self._locate(fault, actions, so_far.terminated | so_far.truncated) from fault
             self.profile.environment += time.perf_counter() - stepping
-            block.observations[t + 1] = self._newest(observations)
+            block.observations[t + 1] = newest(observations, self.frames)
             block.rewards[t], block.terminated[t], block.truncated[t] = rewards, terminated, truncated
             if same_step and "final_obs" in info:
                 for i in np.flatnonzero(terminated | truncated):
@@ -173,10 +174,6 @@ class Collector:
         trajectory = self._trajectory(_Block.join(blocks), actions, finals, final_index, earlier)
         self.profile.stop("acting", started)
         return trajectory
-
-    def _newest(self, observations: Array) -> Array:
-        """Return the newest frames [N, *frame] of observations [N, *obs], which are kept."""
-        return observations[:, -1] if self.is_stacked else observations
 
     def _check_length(self, step: int, waiting: Array) -> None:
         """Raise TrainingError if a trajectory of whole episodes has too many steps."""
@@ -261,7 +258,9 @@ class Collector:
         if numbers is not None:
             if final_index:
                 returned = numbers[1:].copy()
-                returned.reshape(-1, *returned.shape[2:])[final_index] = self.adapter.numbers(self._newest(final))
+                returned.reshape(-1, *returned.shape[2:])[final_index] = self.adapter.numbers(
+                    newest(final, self.frames)
+                )
                 faults.append(find_fault("observation", returned))
             resets = np.concatenate([np.ones_like(done[:1]), done]) if self.adapter.same_step else None
             faults.append(find_fault("observation", numbers, first=-1, resets=resets))
@@ -270,7 +269,7 @@ class Collector:
             raise self._locate(fault, actions[: step + 1], done, begins)
         if self.bounds is not None:
             self.bounds.look(observations[:-1])
-            self.bounds.look(self._newest(final))
+            self.bounds.look(newest(final, self.frames))
 
     def _locate(
         self, fault: EnvironmentFault, actions: list[Tensor], done: Array, begins: bool = False
@@ -302,7 +301,7 @@ class Collector:
         expected = state_dict["observations"]
         self.observations, equal = self.adapter.resimulate(self.in_progress.numbers.tolist(), columns, expected)
         self.fresh, self.not_replayed = state_dict["fresh"], np.flatnonzero(~equal).tolist()
-        self.state = state_dict.get("state", self.state).to(self.device)
+        self.state = state_dict["state"].to(self.device)
         if self.not_replayed:
             self.state = forgotten(self.state, ~equal)
         for index in self.not_replayed:

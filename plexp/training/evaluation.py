@@ -18,7 +18,7 @@ from plexp.envs.episodes import EpisodesInProgress, PlayedEpisode
 from plexp.envs.faults import DeclaredBounds, find_fault, find_illegal, locate
 from plexp.envs.generators import GlobalUse
 from plexp.envs.seeding import EpisodeSeeds
-from plexp.envs.stacking import newest
+from plexp.envs.stacking import frames_of, newest
 from plexp.errors import EnvironmentFault
 from plexp.training.policy import Policy, forgotten, noise_of
 
@@ -213,7 +213,7 @@ def _play(
         if invalid is not None:
             raise located(invalid.fault, begins=what == "observation")
         if what == "observation":
-            bounds.look(newest(adapter.env.single_observation_space, array))
+            bounds.look(newest(array, frames_of(adapter.env.single_observation_space)))
 
     try:
         observations = adapter.reset()

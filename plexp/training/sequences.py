@@ -108,10 +108,10 @@ class SequenceBatch:
         self.lengths = np.concatenate([lengths for _, lengths, _ in cuts])
         device = batch.advantages.device
         self.states = torch.cat([states for _, _, states in cuts]).to(device)
-        leaves, self.spec_of_rows = flatten(batch)
+        leaves, spec_of_rows = flatten(batch)
         order = torch.from_numpy(rows).to(device)
         self.leaves = [leaf.index_select(0, order) for leaf in leaves]
-        self.begins, self.rebuild = np.cumsum(self.lengths) - self.lengths, unflattener(self.spec_of_rows)
+        self.begins, self.rebuild = np.cumsum(self.lengths) - self.lengths, unflattener(spec_of_rows)
 
     @property
     def spec(self) -> TreeSpec:

@@ -55,6 +55,11 @@ class Trajectory:
         return {name: value for name, value in fields.items() if value is not None}
 
     @property
+    def frames(self) -> int:
+        """k, number of frames of an observation; 1 where observations are no stacks."""
+        return 1 if self.earlier is None else self.earlier.shape[1] + 1
+
+    @property
     def num_valid(self) -> int:
         """Number of environment steps in the trajectory."""
         return int(self.valid.sum())

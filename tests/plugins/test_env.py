@@ -104,6 +104,11 @@ def test_the_agent_sees_the_entries_that_it_is_to_see(vectorization: str) -> Non
     assert environment(observed=[0]).label == "plexp-tests-counter_partial"
 
 
+def test_a_wrong_type_of_entries_is_said_in_words(build: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match=r"env.observed=3: must be a valid list; give list of int ≥ 0 or null"):
+        build("env.observed=3")
+
+
 @pytest.mark.parametrize(
     ("observed", "changes", "cause"),
     [

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from plexp.envs.environment import Array
+from plexp.envs.stacking import newest
 from plexp.errors import ConfigError, Problem
 from plexp.training.replay.parts import FinalObservations, SumTree, free_memory
 from plexp.training.types import Trajectory, Transitions
@@ -132,8 +133,7 @@ class ReplayBuffer:
             for column, values in columns:
                 column[ring] = values[part]
         self.added += steps
-        last = trajectory.last_observations.numpy()
-        self._last_observations[:] = last[:, -1] if self.frames > 1 else last
+        self._last_observations[:] = newest(trajectory.last_observations.numpy(), self.frames)
         self.finals.drop_below(self.oldest * self.num_envs)
 
     @property

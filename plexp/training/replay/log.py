@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from plexp.envs.environment import Array
+from plexp.envs.stacking import newest
 from plexp.errors import writing
 from plexp.files import sync_folder
 from plexp.training.replay.buffer import ReplayBuffer
@@ -90,7 +91,7 @@ class ReplayLog:
             records=old.records + 1,
             rows=old.rows + len(trajectory.observations),
             crc=_crc(record, 0),
-            last=_newest(trajectory.last_observations.numpy(), trajectory.earlier is not None).copy(),
+            last=newest(trajectory.last_observations.numpy(), trajectory.frames).copy(),
         )
         if self.written.end - old.size >= WAITING_BYTES:
             self._write()
@@ -217,7 +218,7 @@ class ReplayLog:
         for begin, following in pairwise([*begins, len(records)]):  # at once, as a record may be a single step
             buffer.add(_joined(records[begin:following], buffer))
         last = records[-1].arrays["last_observations"] if records else None
-        return (None if last is None else _newest(last, buffer.frames > 1).copy()), crc
+        return (None if last is None else newest(last, buffer.frames).copy()), crc
 
     def _cut(self, position: Mapping[str, int]) -> None:
         """Remove everything behind a position."""
@@ -239,11 +240,6 @@ def _encode(trajectory: Trajectory, row: int, crc: int, last: Array | None) -> b
     body = b"".join(array.tobytes() for array in arrays.values())
     head = HEAD.pack(0, FORMAT, crc, len(body), row, steps, finals, continues)[4:]
     return struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + head + body
-
-
-def _newest(observations: Array, are_stacks: bool) -> Array:
-    """Return what is kept of observations [N, *obs]: of stacks the newest frames [N, *frame]."""
-    return observations[:, -1] if are_stacks else observations
 
 
 def _crc(data: bytes, at: int) -> int:
@@ -326,7 +322,7 @@ def _joined(records: Sequence[_Record], buffer: ReplayBuffer) -> Trajectory:
     arrays = [record.arrays for record in records]
     observations, offset, index = [arrays[0]["observations"]], 0, []
     for before, record in pairwise(records):
-        last = _newest(before.arrays["last_observations"], buffer.frames > 1)
+        last = newest(before.arrays["last_observations"], buffer.frames)
         observations += [last[None], record.arrays["observations"]]
     for record in records:
         index.append(record.arrays["final_index"] + offset)

@@ -201,7 +201,7 @@ def test_a_parameter_that_a_plugin_cannot_use_is_refused_with_the_reason() -> No
         (Annotated[float, Interval(gt=0, lt=1)], "float > 0 and < 1"),
         (Literal["a", "b"], "one of a, b"),
         (dict[str, Any], "dict[str, Any]"),
-        (list[int] | None, "list[int] or null"),
+        (list[int] | None, "list of int or null"),
     ],
 )
 def test_types_are_described_in_words(annotation: Any, text: str) -> None:

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from plexp.envs.seeding import EpisodeSeeds, SeededEpisodes
 from plexp.envs.stacking import StackedSpace, frames_of, newest, stack_frames
 from plexp.errors import ConfigError
+from plexp.execution.checkpoint import copied
 from plexp.nn.distributions import Categorical
 from plexp.nn.layout import ObservationReader
 from plexp.training.agent import Agent
@@ -24,7 +25,6 @@ from plexp.training.collector import Collector
 from plexp.training.frames import whole_observations
 from plexp.training.replay.buffer import PrioritizedReplay, ReplayBuffer, ReplaySpec
 from plexp.training.replay.log import ReplayLog
-from plexp.training.types import Trajectory
 
 Build = Callable[..., Any]
 SEEDS = EpisodeSeeds(11, (3,))
@@ -127,11 +127,8 @@ def test_a_buffer_keeps_each_frame_once_and_gives_the_stacks_back(mode: Autorese
 
 def test_stacks_need_the_memory_of_a_frame() -> None:
     stacked, whole = specs()
-    images = [
-        spec._replace(shape=(4, 84, 84), dtype=np.dtype(np.uint8), frames=spec.frames and 4) for spec in (stacked,)
-    ]
     full = whole._replace(shape=(4, 84, 84), dtype=np.dtype(np.uint8))
-    assert ReplayBuffer.nbytes(30_000, full) / ReplayBuffer.nbytes(30_000, images[0]) > 3.95
+    assert ReplayBuffer.nbytes(30_000, full) / ReplayBuffer.nbytes(30_000, full._replace(frames=4)) > 3.95
     with pytest.raises(
         ConfigError, match=r"there is no room for the 3 frames of an observation of each .* give 9 or more"
     ):
@@ -160,7 +157,7 @@ ANY = ("env.id=tests.support.environments:plexp-tests/Any2Any-v0", "env.num_envs
 TRAINED = {
     "ppo": ("algo=ppo", "algo.num_steps=12", "algo.num_minibatches=2"),
     "reinforce": ("algo=reinforce",),
-    "dqn": ("algo=dqn", "algo.learning_starts=20", "algo.batch_size=8", "replay.capacity=40"),
+    "dqn": ("algo=dqn", "algo.learning_starts=20", "algo.batch_size=8"),
     "dqn by priority": ("algo=dqn", "algo.learning_starts=20", "algo.batch_size=8", "replay=prioritized"),
     "dqn with a memory": ("algo=dqn", "algo.learning_starts=20", "algo.batch_size=4", "net=gru", "net.size=8"),
     "sac": ("algo=sac", "algo.learning_starts=20", "algo.batch_size=8"),
@@ -173,10 +170,8 @@ TRAINED = {
 def test_weights_are_those_of_whole_stacks(
     kind: str, sees: str, build: Build, train: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Buffers that overwrite their oldest rows draw other ones, and are left out by their capacity."""
     options = [*ANY, *TRAINED[kind], f"+env.kwargs.sees={sees}", "+env.kwargs.acts=discrete", "env.frame_stack=3"]
     options += ["env.normalize_observations=false"] if sees == "image" else []
-    options = [option for option in options if not option.startswith("replay.capacity")]
     options += ["net=cnn", "net.width=8"] if sees == "image" and "memory" not in kind else []
     weights = []
     for secretly in (False, True):
@@ -201,15 +196,21 @@ def test_a_stack_of_one_frame_is_an_observation() -> None:
     env = stack_frames(gymnasium.make("CartPole-v1"), 1)
     assert env.observation_space.shape == (1, 4) and frames_of(env.observation_space) == 1
     rows = np.zeros((5, 1, 4))
-    assert newest(env.observation_space, rows) is rows
-    space = stack_frames(gymnasium.make("CartPole-v1"), 2).observation_space
-    assert newest(space, np.arange(16).reshape(2, 2, 4)).tolist() == [[4, 5, 6, 7], [12, 13, 14, 15]]
+    assert newest(rows, frames_of(env.observation_space)) is rows
+    assert newest(np.arange(16).reshape(2, 2, 4), 2).tolist() == [[4, 5, 6, 7], [12, 13, 14, 15]]
 
 
-def test_a_resumed_collector_goes_on_with_its_frames() -> None:
-    collector, other = make_collector(MODES[0], stack_frames), make_collector(MODES[0], stack_frames)
-    trajectories: list[Trajectory] = [collector.collect() for _ in range(3)]
-    assert all(trajectory.earlier is not None for trajectory in trajectories)
-    other.collect()
-    other.observations = collector.observations
-    assert other.state_dict()["observations"].shape == (ENVS, K, 3)
+@pytest.mark.parametrize("net", ["mlp", "gru"])
+def test_a_resumed_collector_goes_on_with_its_frames_and_its_state(net: str, build: Build) -> None:
+    options = ("env=cartpole", "env.frame_stack=3", f"net={net}", "env.num_envs=2")
+    options += ("algo.num_steps=7", "algo.num_minibatches=1", "compile=false")
+    with build(*options) as first, build(*options) as second:
+        for _ in range(3):
+            first.trainer.collector.collect()
+        second.trainer.collector.load_state_dict(copied(first.trainer.collector.state_dict()))
+        assert not second.trainer.collector.not_replayed
+        one, two = (each.trainer.collector.collect() for each in (first, second))
+        assert len(torch.unique(one.earlier)) > 4 and torch.equal(one.earlier, two.earlier)
+        assert torch.equal(whole_observations(one)[0], whole_observations(two)[0])
+        if net == "gru":
+            assert one.states[0].any() and torch.equal(one.states[0], two.states[0])
